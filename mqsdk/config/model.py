@@ -1,0 +1,140 @@
+"""The immutable snapshot that everything reads. Standard library only, so that a process without a file never loads pydantic (100 ms).
+
+`mqsdk.config.load` builds it, from nothing (`Configuration()`), or from a validated file and the environment (`mqsdk.config.settings`).
+All times are seconds, all sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from mqsdk.core.actions import Tuning
+
+LIVE = {"reload": "live"}
+RESTART = {"reload": "restart"}
+
+
+def _frozen(value: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    return MappingProxyType(dict(value or {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """One configured backend. options: the whole block as the adapter gets it, secrets revealed, without the keys named here."""
+
+    name: str
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=_frozen, repr=False)
+    create: bool = True
+    lease_s: float = 10.0
+    accept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Topic patterns -> cluster; the first route that matches wins. `line` of the file, 0 without one."""
+
+    topics: tuple[str, ...]
+    cluster: str
+    line: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicRule:
+    """What must exist for the topics that match `pattern`."""
+
+    pattern: str
+    partitions: int | None = None
+    retention_s: float | None = None
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerRule:
+    """Overrides for "topic/group" pairs. values: the keys that the file gives, as written in the file, converted to units."""
+
+    pattern: str
+    values: Mapping[str, Any] = field(default_factory=_frozen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishLimits:
+    timeout_s: float = 10.0
+    window_records: int = 10_000
+    window_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reload:
+    watch: bool = True
+    every_s: float = 1.0
+    settle_s: float = 60.0
+
+
+DEFAULT_CLUSTERS: Mapping[str, Cluster] = MappingProxyType(
+    {"local": Cluster(name="local", backend="log", options=_frozen({"path": "./.mqsdk", "durability": "interval"}))}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One whole, validated configuration. `version` counts the configurations of this process, from 1. `source`: file path, "" without."""
+
+    app: str = "app"
+    environment: str = ""
+    version: int = 1
+    source: str = ""
+    clusters: Mapping[str, Cluster] = field(default_factory=lambda: DEFAULT_CLUSTERS)
+    routes: tuple[Route, ...] = (Route(topics=("*",), cluster="local"),)
+    topics: tuple[TopicRule, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=_frozen)
+    consumers: tuple[ConsumerRule, ...] = ()
+    publish: PublishLimits = PublishLimits()
+    payload_limit: int = 1024 * 1024
+    drain_timeout_s: float = 30.0
+    no_progress_s: float = 120.0
+    reload: Reload = Reload()
+    log_level: str = "INFO"
+
+    def route(self, topic: str) -> Route | None:
+        """The route of a topic, None when no pattern matches. `.retry` and `.dlq` topics: ask for the topic they belong to."""
+        for route, patterns in self._compiled_routes:
+            if any(pattern.fullmatch(topic) for pattern in patterns):
+                return route
+        return None
+
+    def topic_rule(self, topic: str) -> TopicRule:
+        """What `topics:` says for this topic: the matching entry with most literal characters, else an empty rule."""
+        matching = [rule for rule in self.topics if pattern(rule.pattern).fullmatch(topic)]
+        return max(matching, key=lambda rule: literal_length(rule.pattern), default=TopicRule(pattern=topic))
+
+    def tuning(self, topic: str, group: str, declared: Mapping[str, Any]) -> Tuning:
+        """Tuning of one consumer, strongest first: `consumers.<topic/group>`, decorator, `defaults`, built in.
+
+        declared: the decorator's explicit values by the names of Tuning; `retry` is a RetryPolicy.
+        """
+        from mqsdk.config.tuning import resolve
+
+        return resolve(self, topic, group, declared)
+
+    def with_version(self, version: int) -> Configuration:
+        return replace(self, version=version)
+
+    @cached_property
+    def _compiled_routes(self) -> tuple[tuple[Route, tuple[Any, ...]], ...]:
+        return tuple((route, tuple(pattern(text) for text in route.topics)) for route in self.routes)
+
+
+def pattern(text: str) -> Any:
+    """A compiled pattern in which `*` is any run of characters, dots too."""
+    import re
+
+    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.DOTALL)
+
+
+def literal_length(text: str) -> int:
+    return len(text.replace("*", ""))

@@ -1,0 +1,199 @@
+"""What goes into the machine of one consumer and what comes out. Data only.
+
+The unit of hand-over is a Job: some records that one worker runs one after another. Jobs keep the cost per message low (a lock or a
+queue operation per job, not per message) and lose nothing: the runtime takes the rest of a job back when its current record is slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from mqsdk.core.retry import RetryPolicy
+from mqsdk.events import Event
+from mqsdk.message import Origin
+from mqsdk.spi.events import Outcome, Partition, Progress, Record
+
+FailureKind = Literal["error", "retry", "reject", "undecodable", "timeout"]
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed. error: `Type: text`, filtered, at most 1 KiB. after_s: earliest wait asked for by `Retry(after=)`.
+
+    reject = dead-letter now, undecodable = the bytes do not fit the annotation, the rest are failed attempts.
+    place: `file.py:12 in bill`, for log lines, which never show the text.
+    """
+
+    kind: FailureKind
+    error: str
+    after_s: float | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a consumer is, fixed while it runs.
+
+    batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
+    """
+
+    topic: str
+    group: str
+    cluster: str
+    ordered: bool = False
+    batch: int | None = None
+    batch_wait_s: float = 0.0
+    is_async: bool = False
+    sparse_bytes: int = 0
+    dead_letter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What may change while it runs. Times in seconds, None = no timeout. `version` is the configuration's."""
+
+    concurrency: int = 8
+    timeout_s: float | None = 300.0
+    retry: RetryPolicy = RetryPolicy()  # noqa: RUF009 - frozen, shared on purpose
+    paused: bool = False
+    in_flight_records: int = 1000
+    in_flight_bytes: int = 64 * 1024 * 1024
+    span_records: int = 10_000
+    span_bytes: int = 64 * 1024 * 1024
+    span_age_s: float = 600.0
+    stuck_after_s: float = 120.0
+    version: int = 1
+
+
+class Job:
+    """Records of one ownership that one worker runs in this order; all at the same attempt.
+
+    batch: the handler gets all records in one call. token: unique within the machine.
+    """
+
+    __slots__ = ("attempt", "batch", "origin", "partition", "records", "token")
+
+    def __init__(self, token: int, partition: Partition, origin: Origin, records: list[Record], attempt: int, batch: bool) -> None:
+        self.token = token
+        self.partition = partition
+        self.origin = origin
+        self.records = records
+        self.attempt = attempt
+        self.batch = batch
+
+
+# --- events fed, beside those of the seam -----------------------------------------------------------------------------------------
+
+
+class Finished(NamedTuple):
+    """A job ended. Records in neither list were handled, but for those that a Returned took out of it before.
+
+    skipped: never started (ownership over, drain, an earlier record of its key failed).
+
+    elapsed_s: time the worker spent in it.
+    """
+
+    job: Job
+    failures: Sequence[tuple[Record, Failure]] = ()
+    skipped: Sequence[Record] = ()
+    elapsed_s: float = 0.0
+
+
+class Returned(NamedTuple):
+    """The runtime took these records of a running job back before they started, because the record before them is slow."""
+
+    job: Job
+    records: Sequence[Record]
+
+
+class Overdue(NamedTuple):
+    """A running record has passed its timeout (timed_out) or `stuck_after_s`. stack: code places of the handler, no values."""
+
+    job: Job
+    record: Record
+    age_s: float
+    timed_out: bool
+    stack: str = ""
+
+
+class CopyDone(NamedTuple):
+    """Result of a Copy."""
+
+    token: int
+    outcome: Outcome
+
+
+class Retuned(NamedTuple):
+    """The configuration changed; applies to every start from now on."""
+
+    tuning: Tuning
+
+
+class Pause(NamedTuple):
+    """`app.pause` / `app.resume`; independent of `Tuning.paused`."""
+
+    paused: bool
+
+
+class Drain(NamedTuple):
+    """Start nothing new; when nothing runs any more, or at the deadline (monotonic seconds), settle and answer Drained."""
+
+    deadline: float
+
+
+# --- actions returned ------------------------------------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    job: Job
+
+
+class Fence(NamedTuple):
+    """Start nothing more of this ownership; with `cancel` also tell its running calls (`message.cancelled`, async: cancel)."""
+
+    partition: Partition
+    epoch: int
+    cancel: bool
+
+
+class Cancel(NamedTuple):
+    """The running record is overdue: async handlers are cancelled, threads get `message.cancelled`."""
+
+    job: Job
+    record: Record
+
+
+class Settle(NamedTuple):
+    progress: Progress
+
+
+class Credit(NamedTuple):
+    partition: Partition
+    records: int
+    bytes: int
+
+
+class Copy(NamedTuple):
+    """Store a copy of `record` in `topic`, partition chosen by key, with `extra` headers; answered by CopyDone(token)."""
+
+    token: int
+    topic: str
+    record: Record
+    origin: Origin
+    extra: tuple[tuple[str, str], ...]
+
+
+class Report(NamedTuple):
+    """Tell observers, metrics and logs."""
+
+    event: Event
+
+
+class Drained(NamedTuple):
+    """Nothing runs and everything that ended is settled. unfinished: handlers cut short by the deadline."""
+
+    unfinished: int
+
+
+Action = Run | Fence | Cancel | Settle | Credit | Copy | Report | Drained

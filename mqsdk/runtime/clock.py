@@ -1,0 +1,22 @@
+"""Time, injected everywhere so that tests can turn it. Inside: monotonic seconds; outside: wall-clock milliseconds."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def mono(self) -> float:
+        """Monotonic seconds."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+
+
+class SystemClock:
+    mono = staticmethod(time.monotonic)
+
+    @staticmethod
+    def wall_ms() -> int:
+        return time.time_ns() // 1_000_000

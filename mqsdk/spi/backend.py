@@ -1,0 +1,188 @@
+"""The seam: what an adapter implements. One page is enough to write one.
+
+Twelve methods are required: Backend `open close producer consumer admin health`, Consumer `poll wake credit settle close`,
+Producer `publish`. `release`, `extend` and the methods of Admin are needed where the capability is claimed.
+
+Rules, each a scenario of `mqsdk.testing.conformance`:
+
+- A partition has an order, at most one owner per group with a rising epoch, and durable progress.
+- Many unsettled deliveries may be out at once; never "ack before next".
+- `poll` is the only blocking call of a Consumer; `wake()` ends it from any thread. One thread calls everything else of a Consumer.
+- A publish has three outcomes. `Rejected` only when it is certain that nothing holds the message; every doubt is `Unknown`.
+- Unread messages that are gone raise `Gap`, never silence. Results of an old epoch are `stale` and change nothing.
+- `close` is idempotent, works while `poll` or `publish` is blocked, and ends by its deadline.
+- Errors are `mqsdk.errors.BackendError` and its subclasses, the client's exception as `__cause__`.
+- Deadlines and `valid_until` are seconds of `time.monotonic()`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from mqsdk.errors import CapabilityError
+from mqsdk.spi.capabilities import Capabilities
+from mqsdk.spi.events import (
+    BackendHealth,
+    ConsumerEvent,
+    GroupInfo,
+    NewRecord,
+    Partition,
+    PartitionProgress,
+    ProducerEvent,
+    Progress,
+    Record,
+    Start,
+    Subscription,
+    TopicInfo,
+)
+
+
+class EventSink(Protocol):
+    """Where a producer puts its results. `put` is called from any thread, never blocks and never raises."""
+
+    def put(self, event: ProducerEvent, /) -> None: ...
+
+
+class Producer(ABC):
+    """Stores records. Thread-safe where `Capabilities.publish` is "inline"; else layer 2 calls it from one thread."""
+
+    @abstractmethod
+    def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
+        """Store the records in this order, per partition; put one Published per record into the event sink.
+
+        deadline: an inline producer waits for locks no longer than that, then answers Rejected. Never raises for one record's sake.
+        """
+
+
+class Consumer(ABC):
+    """Reads one subscription. All methods but `wake` are called by one thread."""
+
+    @abstractmethod
+    def poll(self, max_records: int, timeout_s: float) -> list[ConsumerEvent]:
+        """What happened since the last call, in order; empty after `timeout_s` without anything.
+
+        The only blocking call. Keeps the ownership alive: layer 2 calls it at least every lease / 3.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End a running or the next `poll` at once. Any thread, any time, also after close."""
+
+    @abstractmethod
+    def credit(self, partition: Partition, records: int, bytes: int) -> None:
+        """How much more may be delivered from this partition; 0 records = pause. Replaces the earlier credit.
+
+        `bytes` may be passed by one record, else a record larger than the limit could never be delivered.
+        """
+
+    @abstractmethod
+    def settle(self, progress: Progress) -> None:
+        """Store progress; answered by a Settled event. final=True hands the partition back."""
+
+    def release(self, partition: Partition, epoch: int, positions: Sequence[int]) -> None:
+        """Give unsettled deliveries back now. Only where `Capabilities.release` is claimed."""
+        raise NotSupported("release")
+
+    def extend(self, partition: Partition, epoch: int, positions: Sequence[int], seconds: float) -> None:
+        """Ask for more time before redelivery. Only where `Capabilities.extend` is claimed."""
+        raise NotSupported("extend")
+
+    @abstractmethod
+    def close(self, deadline: float) -> None:
+        """Leave the group, hand everything back. Idempotent; ends by the deadline."""
+
+
+class Admin:
+    """Looking and arranging. Each method is needed where its capability is claimed; thread-safe."""
+
+    def ensure_topic(self, topic: str, partitions: int | None) -> int:
+        """Create the topic unless it exists (None: the backend's default of 8) and return its number of partitions.
+
+        An existing topic with another count than asked for: UnsafeBackend(finding="partitions").
+        """
+        raise NotSupported("ensure_topic")
+
+    def partitions(self, topic: str) -> int | None:
+        """Number of partitions, None when there is no such topic."""
+        raise NotSupported("partitions")
+
+    def ensure_group(self, topic: str, group: str, start: Start = None) -> None:
+        """Create the group's progress, so that it sees what is published from now on. Idempotent."""
+        raise NotSupported("ensure_group")
+
+    def topics(self) -> list[TopicInfo]:
+        """All topics, the SDK's own (`.dlq`, `.retry`) included, sorted by name."""
+        raise NotSupported("topics")
+
+    def groups(self, topic: str) -> list[GroupInfo]:
+        raise NotSupported("groups")
+
+    def progress(self, topic: str, group: str) -> list[PartitionProgress]:
+        """One entry per partition, in order. Empty when the group does not exist."""
+        raise NotSupported("progress")
+
+    def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
+        """Move the group's progress: partition -> position. StateError while the group has members."""
+        raise NotSupported("replay")
+
+    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Record]:
+        """Up to `limit` records from this position on, without touching a group; positions before the first record begin there."""
+        raise NotSupported("read_by_position")
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first position held, position after the last)."""
+        raise NotSupported("read_by_position")
+
+    def locate(self, topic: str, partition: int, time_ms: int) -> int:
+        """First position whose publish time is at or after `time_ms`; the end if there is none."""
+        raise NotSupported("by_time")
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic with all its groups. StateError while any group has members."""
+        raise NotSupported("delete_topic")
+
+    def delete_group(self, topic: str, group: str) -> None:
+        """Delete a group's progress for ever. StateError while it has members."""
+        raise NotSupported("delete_group")
+
+
+class Backend(ABC):
+    """One configured cluster. Constructing touches nothing; `open` connects."""
+
+    kind: ClassVar[str]
+    name: str
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Valid before `open` too."""
+
+    @abstractmethod
+    def open(self, deadline: float) -> None:
+        """Import the client, connect, check. Raises Unavailable, AccessDenied, UnsafeBackend, UnsupportedFormat or MissingExtra."""
+
+    @abstractmethod
+    def close(self, deadline: float) -> None:
+        """Close everything that this backend handed out. Idempotent; ends by the deadline."""
+
+    @abstractmethod
+    def producer(self, events: EventSink) -> Producer: ...
+
+    @abstractmethod
+    def consumer(self, subscription: Subscription) -> Consumer:
+        """Join the group. The first `poll` may still be before the first Assigned."""
+
+    @abstractmethod
+    def admin(self) -> Admin: ...
+
+    @abstractmethod
+    def health(self) -> BackendHealth: ...
+
+
+class NotSupported(CapabilityError):
+    """The adapter does not claim this capability."""
+
+    def __init__(self, capability: str) -> None:
+        super().__init__(f"this backend does not support `{capability}`", capability=capability)

@@ -1,0 +1,38 @@
+"""What a backend can do, as data. The conformance suite runs what is claimed; start-up refuses or emulates what is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Claims of one backend; every claim is tested by `mqsdk.testing.conformance`.
+
+    settle: "cursor" stores the watermark and the sparse blob, "receipt" acknowledges the set.
+    sparse_bytes: room for the sparse blob, 0 = none. history: a late group sees the past. replay: positions can be reset.
+    read_by_position: `Admin.read` works. delay: "native" delivers at the due time, "ladder" offers queues of fixed delay, "none".
+    publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
+    rejects_in_order: a failed publish never lets a newer one of the partition pass it.
+    keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
+    """
+
+    settle: Literal["cursor", "receipt"]
+    publish: Literal["inline", "async"]
+    ordered: bool = True
+    history: bool = True
+    replay: bool = True
+    read_by_position: bool = True
+    by_time: bool = True
+    keeps_topic: bool = True
+    broadcast: bool = False
+    release: bool = False
+    extend: bool = False
+    attempts: bool = True
+    rejects_in_order: bool = True
+    exact_lag: bool = True
+    delay: Literal["native", "ladder", "none"] = "none"
+    sparse_bytes: int = 0
+    max_payload: int | None = None
+    name_limit: int = 249
