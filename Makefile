@@ -5,7 +5,7 @@ CODE := mqsdk adapters tests examples benchmarks
 .PHONY: demo test lint bench soak clean
 demo: .venv/.ready ; @$(BIN)/python examples/02_flights/demo.py
 test: lint ; $(BIN)/coverage run -m pytest -q $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
-lint: .venv/.ready ; $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy
+lint: .venv/.ready ; $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy $(CODE)
 bench: .venv/.ready ; $(BIN)/python -m pip install -q --group bench && $(BIN)/python benchmarks/run.py $(ARGS)
 soak: .venv/.ready ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults
 clean: ; rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage dist
