@@ -13,9 +13,13 @@ class Clock(Protocol):
     def wall_ms(self) -> int:
         """Milliseconds since 1970, UTC."""
 
+    def sleep(self, seconds: float) -> None:
+        """Wait; only callers' threads and the sender do, for repeats of a publish."""
+
 
 class SystemClock:
     mono = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
 
     @staticmethod
     def wall_ms() -> int:

@@ -1,0 +1,28 @@
+"""What a publisher does with an outcome: answer, or repeat the same message within its deadline. Pure.
+
+A repeat carries the same id and sequence and goes before anything newer of its partition, so order holds and readers can drop the copy.
+"""
+
+from __future__ import annotations
+
+from mqsdk.spi.events import Outcome, Rejected, Stored
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.5
+
+
+def repeat_after(outcome: Outcome, repeats: int, now: float, deadline: float) -> float | None:
+    """Seconds to wait before the message is sent again, None when `outcome` is the answer.
+
+    repeats: how often it was repeated already. now, deadline: monotonic seconds. A wait never ends after the deadline.
+    """
+    if isinstance(outcome, Stored) or (isinstance(outcome, Rejected) and not outcome.retryable):
+        return None
+    wait = min(FIRST_WAIT_S * 2.0 ** min(repeats, 20), LONGEST_WAIT_S)
+    return wait if now + wait < deadline else None
+
+
+def merge(earlier: Outcome | None, latest: Outcome) -> Outcome:
+    """The answer after repeats: once a send was Unknown, only Stored can take the doubt away."""
+    if earlier is None or isinstance(latest, Stored) or isinstance(earlier, (Stored, Rejected)):
+        return latest
+    return earlier

@@ -1,0 +1,88 @@
+"""The opened backends of one process, by cluster name, and where a topic lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from mqsdk.config.model import Cluster, Configuration
+from mqsdk.errors import ConfigError, PublishRejected
+from mqsdk.runtime import plugins
+from mqsdk.runtime.clock import Clock, SystemClock
+from mqsdk.spi import Backend
+
+OPEN_TIMEOUT_S = 10.0
+_OWN_SUFFIXES = (".dlq", ".retry")
+
+
+def owner_topic(topic: str) -> str:
+    """The topic that a `<topic>.<group>.dlq` or `.retry` belongs to; any other name is returned as it is. Groups hold no dots."""
+    if topic.endswith(_OWN_SUFFIXES):
+        parts = topic.rsplit(".", 2)
+        if len(parts) == 3 and parts[0]:
+            return parts[0]
+    return topic
+
+
+class Clusters:
+    """Opens a backend on first use and closes all of them together. Thread-safe."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        make_backend: Callable[[Cluster], Backend] = plugins.make_backend,
+        clock: Clock | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self._make_backend = make_backend
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._backends: dict[str, Backend] = {}
+
+    def cluster(self, name: str) -> Cluster:
+        try:
+            return self.configuration.clusters[name]
+        except KeyError:
+            known = ", ".join(sorted(self.configuration.clusters)) or "none"
+            raise ConfigError(f"no cluster is named `{name}`", where=self.configuration.source, fix=f"known: {known}") from None
+
+    def backend(self, name: str, timeout_s: float = OPEN_TIMEOUT_S) -> Backend:
+        """The opened backend of a cluster. Raises ConfigError or BackendError; a failed open is tried again at the next call."""
+        with self._lock:
+            backend = self._backends.get(name)
+            if backend is None:
+                backend = self._make_backend(self.cluster(name))
+                backend.open(self._clock.mono() + timeout_s)
+                self._backends[name] = backend
+            return backend
+
+    def name_of(self, topic: str) -> str:
+        """Cluster of a topic by its route. Raises PublishRejected(code="no_route")."""
+        route = self.configuration.route(owner_topic(topic))
+        if route is None:
+            raise PublishRejected(
+                f"no route matches topic {topic}", code="no_route", topic=topic, fix="add one to `routes:`, for example a last one for '*'"
+            )
+        return route.cluster
+
+    def of_topic(self, topic: str) -> tuple[str, Backend]:
+        """(cluster name, opened backend) of a topic. Raises as name_of and backend do."""
+        name = self.name_of(topic)
+        return name, self.backend(name)
+
+    def opened(self) -> dict[str, Backend]:
+        with self._lock:
+            return dict(self._backends)
+
+    def close(self, deadline: float) -> None:
+        """Close every opened backend. deadline: monotonic seconds. The first error is raised after all have been tried."""
+        with self._lock:
+            backends, self._backends = self._backends, {}
+        first: Exception | None = None
+        for backend in backends.values():
+            try:
+                backend.close(deadline)
+            except Exception as error:  # every backend gets its chance before the error leaves
+                first = first or error
+        if first is not None:
+            raise first
