@@ -26,6 +26,9 @@ class Handler(Protocol):
         """Run one record on the event loop. CancelledError of the worker's own cancel passes through."""
 
     def invoke_batch(self, call: Call) -> Sequence[tuple[int, Failure]]:
-        """Run `call.records` in one call; (index, failure) of those that failed, () = all handled. Undecodable ones never reach the function."""
+        """Run `call.records` in one call; (index, failure) of those that failed, () = all handled.
+
+        Undecodable ones never reach the function.
+        """
 
     async def invoke_batch_async(self, call: Call) -> Sequence[tuple[int, Failure]]: ...

@@ -1,0 +1,56 @@
+"""Everything that a test replaces: clock, chance, backends, executors, observers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mqsdk.config.model import Cluster
+from mqsdk.core.actions import Tuning
+from mqsdk.events import Event
+from mqsdk.runtime import plugins
+from mqsdk.runtime.clock import Clock, SystemClock
+from mqsdk.runtime.handler import Handler
+from mqsdk.runtime.workers import Results, Workers
+from mqsdk.spi import Backend, Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """A consumer as the API declared it. tuning: the decorator's explicit values by the names of Tuning."""
+
+    topic: str
+    group: str
+    handler: Handler
+    ordered: bool = False
+    batch: int | None = None
+    batch_wait_s: float = 0.0
+    start: Start = None
+    dead_letter: str | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}/{self.group}"
+
+
+class MakeWorkers(Protocol):
+    def __call__(self, declared: Declared, results: Results, tuning: Tuning, /) -> Workers: ...
+
+
+def _ignore(event: Event) -> None:
+    """No observer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """make_workers: None = threads and an event loop. threaded: False = nothing runs by itself, the owner calls `step`."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=random.Random)
+    make_backend: Callable[[Cluster], Backend] = plugins.make_backend
+    make_workers: MakeWorkers | None = None
+    threaded: bool = True
+    observe: Callable[[Event], None] = _ignore

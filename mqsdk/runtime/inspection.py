@@ -1,0 +1,66 @@
+"""What `app.consumers()`, `app.lag()` and `app.health()` return: frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from mqsdk.spi import BackendHealth, PartitionProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The longest running handler of a consumer: message id, seconds since it started, and code places (no values)."""
+
+    id: str
+    age_s: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """One consumer of this process. in_flight: messages received and not finished. lag: messages of the whole group, None if unknown."""
+
+    topic: str
+    group: str
+    cluster: str
+    state: Literal["joining", "running", "draining", "restarting", "stopped"]
+    concurrency: int
+    in_flight: int
+    partitions: tuple[int, ...]
+    lag: int | None
+    paused: bool
+    last_settled_at: datetime | None
+    oldest: Oldest | None
+    config: int
+    handled: int
+    failed: int
+    dead_lettered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a group is behind: messages not settled, seconds since the oldest of them was published (0.0 without any)."""
+
+    messages: int
+    seconds: float
+    partitions: tuple[PartitionProgress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """live: the process makes progress or may still. ready: RUNNING and every consumer joined. problems: sentences for people."""
+
+    live: bool
+    ready: bool
+    clusters: dict[str, BackendHealth]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """How a stop ended. unfinished: handlers cut short by the deadline. clean: every last settle and submitted publish is confirmed."""
+
+    unfinished: int = 0
+    clean: bool = True

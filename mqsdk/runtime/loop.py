@@ -1,0 +1,340 @@
+"""The I/O thread of one consumer: poll -> machine.feed -> perform. The only thread that touches the adapter's Consumer and the machine.
+
+Handlers never run here, so an ownership stays alive however long they take. `step()` does one round without a thread: tests drive it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mqsdk.core.machine import Machine, MachineEvent, MachineView
+
+from mqsdk.core.actions import (
+    Action,
+    Cancel,
+    Copy,
+    CopyDone,
+    Credit,
+    Drain,
+    Drained,
+    Fence,
+    Finished,
+    Pause,
+    Report,
+    Retuned,
+    Run,
+    Settle,
+    Spec,
+    Tuning,
+)
+from mqsdk.errors import BackendError, MqError
+from mqsdk.events import Event, LinkChanged, OwnershipChanged
+from mqsdk.message import Origin
+from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.workers import Gate, Task, Workers
+from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
+
+log = logging.getLogger("mqsdk.consumer")
+
+POLL_RECORDS = 500
+LONGEST_POLL_S = 1.0
+RESTART_FIRST_S, RESTART_LONGEST_S = 1.0, 30.0
+
+
+class Copier(Protocol):
+    """Stores the copy of a dead letter; `done` may be called from any thread, at once or later."""
+
+    def __call__(self, copy: Copy, done: Callable[[Outcome], None], /) -> None: ...
+
+
+class _Results:
+    """What workers append to; wakes the I/O thread only while it sleeps, so a busy loop costs its workers no system call."""
+
+    def __init__(self) -> None:
+        self.items: deque[MachineEvent] = deque()
+        self.sleeping = False
+        self.wake: Callable[[], None] = lambda: None
+
+    def append(self, item: MachineEvent, /) -> None:
+        self.items.append(item)
+        if self.sleeping:
+            self.wake()
+
+    def take(self) -> list[MachineEvent]:
+        taken: list[MachineEvent] = []
+        try:
+            while True:
+                taken.append(self.items.popleft())
+        except IndexError:
+            return taken
+
+
+class ConsumerLoop:
+    """Runs one consumer. `retune`, `pause`, `drain`, `view` and `running` may be called from any thread; the rest is the loop's own."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        machine: Machine,
+        connect: Callable[[], Consumer],
+        make_workers: Callable[[_Results], Workers],
+        copier: Copier,
+        clock: Clock,
+        observe: Callable[[Event], None],
+        tuning: Tuning,
+        lease_s: float,
+    ) -> None:
+        self.name = name
+        self._machine = machine
+        self._connect = connect
+        self._consumer = connect()
+        self._results = _Results()
+        self._results.wake = self._wake
+        self._workers = make_workers(self._results)
+        self._copier = copier
+        self._clock = clock
+        self._observe = observe
+        self._tuning = tuning
+        self._longest_poll_s = min(LONGEST_POLL_S, lease_s / 3)
+        self._gates: dict[tuple[Partition, int], Gate] = {}
+        self._valid_until = float("inf")
+        self._drained: Drained | None = None
+        self._drain_deadline = float("inf")
+        self._unanswered: set[tuple[Partition, int]] = set()
+        self._closed = False
+        self._restarts = 0
+        self.joined = threading.Event()
+        self.finished = threading.Event()
+        self.failure: str = ""
+
+    # --- control, any thread ----------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._consumer.wake()
+
+    def _tell(self, event: MachineEvent) -> None:
+        self._results.append(event)
+        self._consumer.wake()
+
+    def retune(self, tuning: Tuning) -> None:
+        self._tell(Retuned(tuning))
+
+    def pause(self, paused: bool) -> None:
+        self._tell(Pause(paused))
+
+    def drain(self, deadline: float) -> None:
+        """Start nothing new, settle what ends; `finished` is set when it is over, at `deadline` (monotonic seconds) at the latest."""
+        self._drain_deadline = min(self._drain_deadline, deadline)
+        self._tell(Drain(deadline))
+
+    @property
+    def spec(self) -> Spec:
+        return self._machine.spec
+
+    def view(self) -> MachineView:
+        return self._machine.view()
+
+    def running(self) -> list[tuple[float, Record, Origin, str]]:
+        """(started, record, origin, stack) of every running call, oldest first."""
+        found = [
+            (running.call.started, running.call.record, running.call.origin, self._workers.stack(running))
+            for running in self._workers.running()
+            if running.call.started and running.call.record is not None
+        ]
+        return sorted(found, key=lambda item: item[0])
+
+    # --- the thread -------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Thread main: steps until drained. An error, ours or the adapter's, restarts the consumer with backoff; it never dies silently."""
+        while self._drained is None:
+            try:
+                self.step(self._longest_poll_s)
+            except Exception as error:
+                self._restart(error)
+        self._await_last_settles()
+        self.finished.set()
+
+    def _await_last_settles(self) -> None:
+        """Nothing runs any more; the answers to the last settles tell whether the stop is clean."""
+        try:
+            while self._unanswered and self._clock.mono() < self._drain_deadline:
+                for event in self._consumer.poll(0, 0.05):
+                    self._note_answer(event)
+        except BackendError as error:
+            log.warning("consumer %s: the last settle is not confirmed: %s", self.name, type(error).__name__)
+
+    def _note_answer(self, event: MachineEvent) -> None:
+        if isinstance(event, Settled) and event.outcome != "failed":
+            self._unanswered.discard((event.partition, event.epoch))
+
+    def step(self, longest_s: float) -> None:
+        """One round: wait for something to happen, decide, act."""
+        events = self._gather(longest_s)
+        now = self._clock.mono()
+        self._perform(self._machine.feed(now, events))
+        self.joined.set()
+
+    def _gather(self, longest_s: float) -> list[MachineEvent]:
+        results = self._results
+        results.sleeping = True
+        timeout = 0.0 if results.items else self._timeout(longest_s)
+        polled = self._consumer.poll(POLL_RECORDS, timeout)
+        results.sleeping = False
+        for event in polled:
+            self._note(event)
+        events: list[MachineEvent] = [*polled, *results.take()]
+        self._note_ends(events)
+        events += self._workers.scan(self._clock.mono(), self._tuning.stuck_after_s)
+        return events
+
+    def _timeout(self, longest_s: float) -> float:
+        now = self._clock.mono()
+        due = self._machine.due()
+        scan = self._workers.next_scan(now, self._tuning.stuck_after_s)
+        waits = [longest_s]
+        if due is not None:
+            waits.append(due - now)
+        if scan is not None:
+            waits.append(scan)
+        return max(0.0, min(waits))
+
+    def _note_ends(self, events: list[MachineEvent]) -> None:
+        ended = sum(1 for event in events if type(event) is Finished)
+        if ended:
+            self._workers.ended(ended)
+        for event in events:
+            if type(event) is Retuned:
+                self._tuning = event.tuning
+                self._workers.resize(event.tuning.concurrency)
+
+    def _note(self, event: ConsumerEvent) -> None:
+        """Keep the start gates, and tell observers what a person would want to see."""
+        if isinstance(event, Renewed):
+            self._valid_until = event.valid_until
+            for gate in self._gates.values():
+                if gate.valid_until:  # a fenced gate stays shut
+                    gate.valid_until = event.valid_until
+        elif isinstance(event, Assigned):
+            self._gates[event.partition, event.epoch] = Gate(event.valid_until)
+            self._owned(event.partition, event.epoch, "assigned")
+        elif isinstance(event, Revoking):
+            self._owned(event.partition, event.epoch, "revoking")
+        elif isinstance(event, Lost):
+            self._owned(event.partition, event.epoch, "lost")
+        elif isinstance(event, Settled):
+            self._note_answer(event)
+        elif isinstance(event, Link):
+            self._observe(LinkChanged(self._machine.spec.cluster, event.up, str(event.error) if event.error else ""))
+
+    def _owned(self, partition: Partition, epoch: int, change: str) -> None:
+        spec = self._machine.spec
+        self._observe(OwnershipChanged(spec.topic, spec.group, spec.cluster, partition.number, epoch, change))
+
+    # --- actions ----------------------------------------------------------------------------------------------------------------
+
+    def _perform(self, actions: list[Action]) -> None:
+        started = False
+        for action in actions:
+            if type(action) is Run:
+                self._start(action)
+                started = True
+            elif type(action) is Credit:
+                self._consumer.credit(action.partition, action.records, action.bytes)
+            elif type(action) is Settle:
+                self._settle(action)
+            else:
+                self._perform_rare(action)
+        if started:
+            self._workers.flush()
+
+    def _start(self, action: Run) -> None:
+        job = action.job
+        gate = self._gates.get((job.partition, job.origin.epoch)) or Gate(0.0)
+        timeout_s = self._tuning.timeout_s
+        self._workers.start(Task(job, gate, float("inf") if timeout_s is None else timeout_s))
+
+    def _settle(self, action: Settle) -> None:
+        progress = action.progress
+        if progress.final:
+            self._unanswered.add((progress.partition, progress.epoch))
+        try:
+            self._consumer.settle(progress)
+        except BackendError as error:
+            self._results.append(Settled(progress.partition, progress.epoch, progress.token, "failed", str(error)))
+        if progress.final:
+            self._gates.pop((progress.partition, progress.epoch), None)
+
+    def _perform_rare(self, action: Action) -> None:
+        if isinstance(action, Fence):
+            gate = self._gates.get((action.partition, action.epoch))
+            if gate is not None:
+                gate.valid_until = 0.0
+            if action.cancel:
+                self._workers.cancel_ownership(action.partition, action.epoch)
+                self._gates.pop((action.partition, action.epoch), None)
+        elif isinstance(action, Cancel):
+            self._workers.cancel_record(action.job, action.record)
+        elif isinstance(action, Copy):
+            self._copy(action)
+        elif isinstance(action, Report):
+            self._observe(action.event)
+        elif isinstance(action, Drained):
+            self._drained = action
+
+    def _copy(self, action: Copy) -> None:
+        token = action.token
+        try:
+            self._copier(action, lambda outcome: self._tell(CopyDone(token, outcome)))
+        except MqError as error:
+            self._tell(CopyDone(token, Unknown(error.what)))
+
+    # --- ends -------------------------------------------------------------------------------------------------------------------
+
+    def _restart(self, error: Exception) -> None:
+        """The adapter's consumer (or this loop) failed: drop every ownership, connect anew after a backoff."""
+        wait = min(RESTART_FIRST_S * 2.0 ** min(self._restarts, 10), RESTART_LONGEST_S)
+        self._restarts += 1
+        self._unanswered.clear()
+        self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
+        log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
+        for partition, epoch in list(self._gates):
+            self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch)]))
+        self._close_consumer(self._clock.mono() + wait)
+        self._wait_before_restart(wait)
+        if self._drained is None:
+            self._reconnect()
+
+    def _reconnect(self) -> None:
+        try:
+            self._consumer = self._connect()
+            self._restarts, self.failure = 0, ""
+        except Exception as error:  # the closed consumer refuses the next poll, which leads here again after a longer wait
+            log.error("consumer %s cannot connect: %s", self.name, type(error).__name__)
+
+    def _wait_before_restart(self, wait: float) -> None:
+        end = self._clock.mono() + wait
+        while self._drained is None and (left := end - self._clock.mono()) > 0:
+            self._clock.sleep(min(left, 0.1))
+            self._perform(self._machine.feed(self._clock.mono(), self._results.take()))
+
+    def _close_consumer(self, deadline: float) -> None:
+        try:
+            self._consumer.close(deadline)
+        except Exception as error:
+            log.warning("consumer %s: closing failed: %s", self.name, type(error).__name__)
+
+    def close(self, deadline: float) -> tuple[int, bool]:
+        """After the thread has ended: stop workers, leave the group. (handlers still running, clean)."""
+        if self._closed:
+            return 0, True
+        self._closed = True
+        unfinished = self._drained.unfinished if self._drained is not None else 0
+        still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if unfinished else deadline)
+        self._consumer.close(deadline)
+        return max(unfinished, still), self._drained is not None and not self._unanswered

@@ -1,0 +1,378 @@
+"""Owns what runs in a process: opened clusters, publishers, consumer loops. Start order, readiness, and the stop checklist.
+
+The API's App holds one; nothing here knows decorators or payload types.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mqsdk.core.machine import Machine
+
+from mqsdk.config.model import Configuration
+from mqsdk.core.actions import Copy, Spec, Tuning
+from mqsdk.errors import BackendError, CapabilityError, MqError, PublishRejected, PublishUnknown, StateError
+from mqsdk.runtime.clusters import Clusters
+from mqsdk.runtime.environment import Declared, Environment
+from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, StopReport
+from mqsdk.runtime.loop import ConsumerLoop
+from mqsdk.runtime.publisher import Draft, Publisher
+from mqsdk.runtime.workers import Results, ThreadWorkers, Workers
+from mqsdk.spi import Backend, BackendHealth, Capabilities, Outcome, Rejected, Stored, Subscription, Unknown
+
+if TYPE_CHECKING:
+    from mqsdk.runtime.tasks import EventLoop
+
+
+class Supervisor:
+    """One per opened App. Methods are called by one thread at a time, but for `publisher`, which any thread may call."""
+
+    def __init__(self, configuration: Configuration, environment: Environment, app: str) -> None:
+        self.configuration = configuration
+        self.environment = environment
+        self.app = app
+        self.clusters = Clusters(configuration, environment.make_backend, environment.clock)
+        self.loops: list[tuple[Declared, ConsumerLoop]] = []
+        self._threads: list[threading.Thread] = []
+        self._publishers: dict[str, Publisher] = {}
+        self._by_topic: dict[str, Publisher] = {}
+        self._lock = threading.Lock()
+        self._event_loop: EventLoop | None = None
+        self._draining = False
+        # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
+        self._incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
+
+    # --- publishing -------------------------------------------------------------------------------------------------------------
+
+    def publisher(self, topic: str) -> Publisher:
+        """The publisher of the topic's cluster. Raises PublishRejected(no_route), ConfigError or BackendError."""
+        return self._by_topic.get(topic) or self._find_publisher(topic)
+
+    def _find_publisher(self, topic: str) -> Publisher:
+        name = self.clusters.name_of(topic)
+        publisher = self.publisher_of(name)
+        self._by_topic[topic] = publisher
+        return publisher
+
+    def publisher_of(self, cluster: str) -> Publisher:
+        """The publisher of a cluster by its name."""
+        with self._lock:
+            publisher = self._publishers.get(cluster)
+            if publisher is None:
+                backend = self.clusters.backend(cluster)
+                publisher = Publisher(
+                    self.clusters.cluster(cluster),
+                    backend,
+                    clock=self.environment.clock,
+                    incarnation=self._incarnation,
+                    sticky=self.environment.rng.getrandbits(16),
+                    limits=self.configuration.publish,
+                    topic_rule=lambda topic: self.configuration.topic_rule(topic),
+                    threaded=self.environment.threaded,
+                )
+                self._publishers[cluster] = publisher
+            return publisher
+
+    def flush(self, timeout_s: float | None) -> bool:
+        """Wait until everything submitted has its answer; False at the timeout."""
+        clock = self.environment.clock
+        end = None if timeout_s is None else clock.mono() + timeout_s
+        return all(publisher.flush(None if end is None else max(0.0, end - clock.mono())) for publisher in list(self._publishers.values()))
+
+    # --- start ------------------------------------------------------------------------------------------------------------------
+
+    def start(self, declared: Sequence[Declared], timeout_s: float) -> None:
+        """Start consumers; returns when each has joined its group.
+
+        Raises CapabilityError, ConfigError, BackendError, or StateError when one has not joined in time; what was started is stopped then.
+        """
+        self._draining = False
+        plans = [self._plan(one) for one in declared]  # everything that can be refused is refused before anything runs
+        deadline = self.environment.clock.mono() + timeout_s
+        try:
+            for one, backend, spec in plans:
+                self._launch(one, backend, spec)
+            self._await_joined(deadline)
+        except BaseException:
+            self.stop(0.0)
+            raise
+
+    def _plan(self, declared: Declared) -> tuple[Declared, Backend, Spec]:
+        try:
+            cluster, backend = self.clusters.of_topic(declared.topic)
+        except PublishRejected as error:
+            raise CapabilityError(error.what, where=f"consumer {declared.name}", fix=error.fix, consumer=declared.name) from error
+        check_capabilities(declared, backend.capabilities, cluster)
+        spec = Spec(
+            topic=declared.topic,
+            group=declared.group,
+            cluster=cluster,
+            ordered=declared.ordered,
+            batch=declared.batch,
+            batch_wait_s=declared.batch_wait_s,
+            is_async=declared.handler.is_async,
+            sparse_bytes=backend.capabilities.sparse_bytes,
+            dead_letter=declared.dead_letter,
+        )
+        return declared, backend, spec
+
+    def _launch(self, declared: Declared, backend: Backend, spec: Spec) -> None:
+        cluster = self.clusters.cluster(spec.cluster)
+        self._ensure(declared, backend, create=cluster.create, cluster=spec.cluster)
+        tuning = self.tuning(declared)
+        subscription = Subscription(
+            topics=(declared.topic,),
+            group=declared.group,
+            ordered=declared.ordered,
+            start=declared.start,
+            lease_s=cluster.lease_s,
+            instance=f"{self.app}@{socket.gethostname()}:{os.getpid()}",
+        )
+        loop = ConsumerLoop(
+            name=declared.name,
+            machine=Machine(spec, tuning, self.environment.rng),
+            connect=lambda: backend.consumer(subscription),
+            make_workers=lambda results: self._make_workers(declared, results, tuning),
+            copier=lambda copy, done: self._copy(copy, spec, done),
+            clock=self.environment.clock,
+            observe=self.environment.observe,
+            tuning=tuning,
+            lease_s=cluster.lease_s,
+        )
+        self.loops.append((declared, loop))
+        if self.environment.threaded:
+            thread = threading.Thread(target=loop.run, name=f"mqsdk-{declared.name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _ensure(self, declared: Declared, backend: Backend, *, create: bool, cluster: str) -> None:
+        admin = backend.admin()
+        if create:
+            admin.ensure_topic(declared.topic, self.configuration.topic_rule(declared.topic).partitions)
+            admin.ensure_group(declared.topic, declared.group, declared.start)
+        elif admin.partitions(declared.topic) is None or declared.group not in {info.group for info in admin.groups(declared.topic)}:
+            raise CapabilityError(
+                f"topic {declared.topic} or its group {declared.group} does not exist and `create` is false",
+                where=f"cluster {cluster}",
+                fix=f"mqsdk groups ensure {declared.topic} {declared.group}, or create: true",
+                capability="create",
+                cluster=cluster,
+                consumer=declared.name,
+            )
+
+    def _make_workers(self, declared: Declared, results: Results, tuning: Tuning) -> Workers:
+        if self.environment.make_workers is not None:
+            return self.environment.make_workers(declared, results, tuning)
+        clock, handler = self.environment.clock, declared.handler
+        if not handler.is_async:
+            return ThreadWorkers(handler, clock, results, f"mqsdk-{declared.name}", tuning.concurrency, declared.ordered)
+        from mqsdk.runtime.tasks import LoopWorkers
+
+        return LoopWorkers(handler, clock, results, self.event_loop(), tuning.concurrency, declared.ordered)
+
+    def event_loop(self) -> EventLoop:
+        """The App's own event loop, started on first need."""
+        from mqsdk.runtime.tasks import EventLoop
+
+        if self._event_loop is None:
+            self._event_loop = EventLoop(f"mqsdk-{self.app}-loop")
+        return self._event_loop
+
+    def has_event_loop(self) -> bool:
+        return self._event_loop is not None
+
+    def _await_joined(self, deadline: float) -> None:
+        if not self.environment.threaded:
+            return
+        for declared, loop in self.loops:
+            if not loop.joined.wait(max(0.0, deadline - self.environment.clock.mono())):
+                raise StateError(f"consumer {declared.name} did not join its group in time", where=loop.failure, state="OPEN")
+
+    def tuning(self, declared: Declared) -> Tuning:
+        return self.configuration.tuning(declared.topic, declared.group, declared.tuning)
+
+    def _copy(self, copy: Copy, spec: Spec, done: Callable[[Outcome], None]) -> None:
+        """Store a dead letter: in the topic's own cluster, or where `dead_letter=` is routed."""
+        publisher = self.publisher(copy.topic) if spec.dead_letter is not None else self.publisher_of(spec.cluster)
+        record = copy.record
+        draft = Draft(
+            key=record.key,
+            value=record.value,
+            id=record.id or f"{spec.cluster}:{spec.topic}:{copy.origin.partition}:{record.ref}",
+            content_type=record.content_type,
+            headers=record.headers,
+            extra=copy.extra,
+        )
+        future = publisher.submit(copy.topic, draft, self.configuration.publish.timeout_s)
+        future.add_done_callback(lambda ended: done(_outcome(ended.exception())))
+
+    # --- while running ----------------------------------------------------------------------------------------------------------
+
+    def apply(self, configuration: Configuration) -> None:
+        """Give running consumers the live keys of a new configuration. One reference is swapped; nobody sees half of it."""
+        self.configuration = configuration
+        self.clusters.configuration = configuration
+        self._by_topic = {}
+        for declared, loop in self.loops:
+            loop.retune(self.tuning(declared))
+
+    def pause(self, topic: str, group: str, paused: bool) -> None:
+        """Stop or resume starting handlers of one consumer. Raises StateError when it does not run here."""
+        for declared, loop in self.loops:
+            if (declared.topic, declared.group) == (topic, group):
+                loop.pause(paused)
+                return
+        raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
+
+    def lag(self, topic: str, group: str) -> Lag:
+        """Lag of a group anywhere, running here or not; zero messages when the group does not exist."""
+        _, backend = self.clusters.of_topic(topic)
+        progress = tuple(backend.admin().progress(topic, group))
+        oldest = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
+        seconds = 0.0 if oldest is None else max(0.0, (self.environment.clock.wall_ms() - oldest) / 1000)
+        return Lag(sum(one.messages for one in progress), seconds, progress)
+
+    def consumers(self, with_lag: bool = True) -> list[ConsumerInfo]:
+        return [self._info(declared, loop, with_lag) for declared, loop in self.loops]
+
+    def _info(self, declared: Declared, loop: ConsumerLoop, with_lag: bool) -> ConsumerInfo:
+        view, clock, tuning = loop.view(), self.environment.clock, self.tuning(declared)
+        settled = view.last_settled_at
+        at = None if settled is None else datetime.fromtimestamp(clock.wall_ms() / 1000 - (clock.mono() - settled), UTC)
+        return ConsumerInfo(
+            topic=declared.topic,
+            group=declared.group,
+            cluster=loop.spec.cluster,
+            state=self._state(loop),
+            concurrency=tuning.concurrency,
+            in_flight=view.records,
+            partitions=tuple(sorted(one.partition.number for one in view.partitions)),
+            lag=self._lag_or_none(declared) if with_lag else None,
+            paused=view.paused,
+            last_settled_at=at,
+            oldest=oldest(loop, clock.mono()),
+            config=self.configuration.version,
+            handled=view.handled,
+            failed=view.failed,
+            dead_lettered=view.dead_lettered,
+        )
+
+    def _state(self, loop: ConsumerLoop) -> str:
+        if loop.finished.is_set():
+            return "stopped"
+        if loop.failure:
+            return "restarting"
+        if self._draining:
+            return "draining"
+        return "running" if loop.joined.is_set() else "joining"
+
+    def _lag_or_none(self, declared: Declared) -> int | None:
+        try:
+            return self.lag(declared.topic, declared.group).messages
+        except MqError:
+            return None
+
+    def health(self, running: bool) -> Health:
+        """running: the App's state is RUNNING."""
+        found: dict[str, BackendHealth] = {}
+        problems: list[str] = []
+        for name, backend in self.clusters.opened().items():
+            try:
+                found[name] = backend.health()
+            except BackendError as error:
+                found[name] = BackendHealth(ok=False)
+                problems.append(f"cluster {name}: {error.what}")
+        for declared, loop in self.loops:
+            if loop.failure:
+                problems.append(f"consumer {declared.name} is restarting: {loop.failure}")
+            elif not loop.joined.is_set():
+                problems.append(f"consumer {declared.name} has not joined its group")
+        return Health(live=True, ready=running and not problems, clusters=found, problems=tuple(problems))
+
+    # --- stop -------------------------------------------------------------------------------------------------------------------
+
+    def stop(self, timeout_s: float) -> StopReport:
+        """Drain: start nothing, wait for running handlers, settle, hand back, leave. Ends at the timeout at the latest (seconds)."""
+        self._draining = True
+        clock = self.environment.clock
+        deadline = clock.mono() + timeout_s
+        for _, loop in self.loops:
+            loop.drain(deadline)  # all at once, so that they share the time
+        unfinished, clean = 0, True
+        for _, loop in self.loops:
+            self._finish(loop, deadline)
+            cut, settled = loop.close(deadline)
+            unfinished += cut
+            clean = clean and settled
+        self.loops, self._threads = [], []
+        return StopReport(unfinished, clean)
+
+    def hurry(self) -> None:
+        """End a running stop now: a second signal came."""
+        for _, loop in self.loops:
+            loop.drain(self.environment.clock.mono())
+
+    def _finish(self, loop: ConsumerLoop, deadline: float) -> None:
+        if self.environment.threaded:
+            # The loop ends by itself at the deadline; the second more is for its last settle.
+            loop.finished.wait(max(0.0, deadline - self.environment.clock.mono()) + 1.0)
+        else:
+            while not loop.finished.is_set():
+                loop.step(0.0)
+
+    def close(self, timeout_s: float) -> StopReport:
+        """Stop, flush, close clients. Idempotent."""
+        clock = self.environment.clock
+        deadline = clock.mono() + timeout_s
+        report = self.stop(timeout_s) if self.loops else StopReport()
+        flushed = all([publisher.close(deadline) for publisher in self._publishers.values()])
+        self._publishers, self._by_topic = {}, {}
+        if self._event_loop is not None:
+            self._event_loop.close(max(0.1, deadline - clock.mono()))
+            self._event_loop = None
+        self.clusters.close(max(deadline, clock.mono() + 1.0))
+        return replace(report, clean=report.clean and flushed)
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    if error is None:
+        return Stored()
+    if isinstance(error, PublishRejected):
+        return Rejected(error.code, error.what, error.retryable)
+    if isinstance(error, PublishUnknown):
+        return Unknown(error.what)
+    return Unknown(error.what if isinstance(error, MqError) else type(error).__name__)
+
+
+def oldest(loop: ConsumerLoop, now: float) -> Oldest | None:
+    """The longest running handler of a loop."""
+    running = loop.running()
+    if not running:
+        return None
+    started, record, origin, stack = running[0]
+    return Oldest(record.id or f"{origin.cluster}:{origin.topic}:{origin.partition}:{record.ref}", now - started, stack)
+
+
+def check_capabilities(declared: Declared, capabilities: Capabilities, cluster: str) -> None:
+    """Refuse what the backend cannot do and layer 2 does not emulate. Raises CapabilityError."""
+    wanted: list[tuple[bool, str, str]] = [
+        (declared.ordered and not capabilities.ordered, "ordered", "keeps no order per key"),
+        (declared.start == "earliest" and not capabilities.history, "history", 'keeps no history, so from_="earliest" cannot be honoured'),
+        (isinstance(declared.start, datetime) and not capabilities.by_time, "by_time", "finds no position by time, so from_ cannot be one"),
+    ]
+    for missing, capability, reason in wanted:
+        if missing:
+            raise CapabilityError(
+                f"consumer {declared.name} asks for something that cluster {cluster} cannot do: it {reason}",
+                where=f"cluster {cluster}",
+                fix="leave the argument out, or route the topic to another cluster",
+                capability=capability,
+                cluster=cluster,
+                consumer=declared.name,
+            )

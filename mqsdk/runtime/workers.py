@@ -1,0 +1,304 @@
+"""Where handlers run: threads for sync functions, one shared event loop for async ones.
+
+The I/O thread of a consumer hands a Job over as a Task and gets a Finished back through `results`; both directions cost per job, not per
+message. Only the I/O thread calls the methods of a Workers object; workers touch nothing but their own Task, Call and `results`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
+from mqsdk.message import Call
+from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.handler import Handler
+from mqsdk.spi import Partition, Record
+
+# A record that runs longer than this must not keep the others of its job waiting: they go back to the machine.
+SLOW_S = 0.005
+
+
+class Gate:
+    """Start gate of one ownership: nothing starts at or after `valid_until` (monotonic seconds). Written by the I/O thread only."""
+
+    __slots__ = ("valid_until",)
+
+    def __init__(self, valid_until: float) -> None:
+        self.valid_until = valid_until
+
+
+class Task:
+    """A job on its way through a worker. `queue` holds what has not started; both ends are popped without a lock (deque is atomic)."""
+
+    __slots__ = ("gate", "job", "queue", "timeout_s")
+
+    def __init__(self, job: Job, gate: Gate, timeout_s: float) -> None:
+        self.job = job
+        self.gate = gate
+        self.timeout_s = timeout_s
+        self.queue: deque[Record] = deque(job.records)
+
+    def take_rest(self) -> list[Record]:
+        """Everything that has not started, in order."""
+        rest: deque[Record] = deque()
+        try:
+            while True:
+                rest.appendleft(self.queue.pop())
+        except IndexError:
+            return list(rest)
+
+
+class Running:
+    """What one worker is doing; read by the I/O thread to find slow and overdue calls."""
+
+    __slots__ = ("call", "reported", "task", "thread_id")
+
+    def __init__(self, thread_id: int = 0) -> None:
+        self.call = Call()
+        self.task: Task | None = None
+        self.thread_id = thread_id
+        self.reported: tuple[Any, bool] | None = None
+
+
+ScanEvent = Returned | Overdue
+
+
+class Results(Protocol):
+    """Where workers put what ended; `append` wakes the I/O thread when it sleeps."""
+
+    def append(self, finished: Finished, /) -> None: ...
+
+
+class Workers(ABC):
+    """The executor of one consumer."""
+
+    @abstractmethod
+    def start(self, task: Task) -> None:
+        """Queue a task; never blocks."""
+
+    def flush(self) -> None:  # noqa: B027 - most executors have nothing to flush
+        """Called once after a round of `start`."""
+
+    def ended(self, jobs: int) -> None:  # noqa: B027 - only threads are counted
+        """Called with the number of jobs whose Finished was read."""
+
+    @abstractmethod
+    def resize(self, concurrency: int) -> None:
+        """How many calls may run at once; a running call is never cut by it."""
+
+    @abstractmethod
+    def running(self) -> Iterator[Running]:
+        """Workers that may be inside a call."""
+
+    @abstractmethod
+    def interrupt(self, running: Running) -> None:
+        """Make a running call stop early: async calls are cancelled, threads see `message.cancelled`."""
+
+    @abstractmethod
+    def close(self, deadline: float) -> int:
+        """Stop the workers; how many calls still run at the deadline (monotonic seconds)."""
+
+    def scan(self, now: float, stuck_after_s: float) -> list[ScanEvent]:
+        """Rests of jobs whose current record is slow, and calls that passed their timeout or `stuck_after_s`."""
+        events: list[ScanEvent] = []
+        for running in self.running():
+            task, call, started = running.task, running.call, running.call.started
+            if task is None or started == 0.0:
+                continue
+            if now - started > SLOW_S and task.queue and not task.job.batch and (rest := task.take_rest()):
+                events.append(Returned(task.job, rest))
+            events += self._overdue(running, task, call, now, stuck_after_s)
+        return events
+
+    def _overdue(self, running: Running, task: Task, call: Call, now: float, stuck_after_s: float) -> list[ScanEvent]:
+        record, timed_out = call.record, now >= call.deadline
+        if record is None or not (timed_out or now - call.started > stuck_after_s) or running.reported == (record, timed_out):
+            return []
+        running.reported = (record, timed_out)
+        return [Overdue(task.job, record, now - call.started, timed_out, self.stack(running))]
+
+    def next_scan(self, now: float, stuck_after_s: float) -> float | None:
+        """Seconds until `scan` may find something, None when nothing runs."""
+        soonest: float | None = None
+        for running in self.running():
+            task, call, started = running.task, running.call, running.call.started
+            if task is None or started == 0.0:
+                continue
+            wait = SLOW_S if task.queue else min(_not_past(call.deadline, now), _not_past(started + stuck_after_s, now))
+            soonest = wait if soonest is None else min(soonest, wait)
+        return soonest
+
+    def cancel_ownership(self, partition: Partition, epoch: int) -> None:
+        """Interrupt the calls of an ownership that is over."""
+        for running in self.running():
+            task = running.task
+            if task is not None and task.job.partition == partition and task.job.origin.epoch == epoch:
+                self.interrupt(running)
+
+    def cancel_record(self, job: Job, record: Record) -> None:
+        """Interrupt the call of one record, if it still runs."""
+        for running in self.running():
+            if running.task is not None and running.task.job is job and running.call.record is record:
+                self.interrupt(running)
+
+    def stack(self, running: Running) -> str:
+        """Code places of a running handler, innermost last; no values."""
+        return _places(sys._current_frames().get(running.thread_id))
+
+
+def _not_past(moment: float, now: float) -> float:
+    """Seconds until a moment; one that has passed was reported already and does not ask for another scan."""
+    return moment - now if moment > now else float("inf")
+
+
+def _places(frame: Any) -> str:
+    """`file:line in function` per frame, walked by hand: traceback.extract_stack reads source files."""
+    places: list[str] = []
+    while frame is not None and len(places) < 40:
+        code = frame.f_code
+        places.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
+        frame = frame.f_back
+    return "\n".join(reversed(places))
+
+
+class ThreadWorkers(Workers):
+    """Sync handlers. Threads are started when jobs need them, up to `concurrency`.
+
+    They are daemons, so that a hung handler cannot keep the process alive.
+    """
+
+    def __init__(self, handler: Handler, clock: Clock, results: Results, name: str, concurrency: int, ordered: bool) -> None:
+        self._handler = handler
+        self._clock = clock
+        self._results = results
+        self._name = name
+        self._concurrency = concurrency
+        self._ordered = ordered
+        self._queue: SimpleQueue[Task | None] = SimpleQueue()
+        self._threads: dict[threading.Thread, Running] = {}
+        self._surplus = 0
+        self._started = 0
+        self._outstanding = 0
+
+    def start(self, task: Task) -> None:
+        self._outstanding += 1
+        self._queue.put(task)
+        self._grow_to_need()
+
+    def ended(self, jobs: int) -> None:
+        self._outstanding -= jobs
+
+    def _grow_to_need(self) -> None:
+        # Counted by jobs given out and come back, both seen by this thread: whether a thread looks idle is a race, and a job behind a
+        # hung handler would then wait although a thread could be started for it.
+        while len(self._threads) - self._surplus < min(self._concurrency, self._outstanding):
+            self._grow()
+
+    def _grow(self) -> None:
+        self._started += 1
+        running = Running()
+        thread = threading.Thread(target=self._work, args=(running,), name=f"{self._name}-{self._started}", daemon=True)
+        self._threads[thread] = running
+        thread.start()
+
+    def resize(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._bury()
+        while len(self._threads) - self._surplus > concurrency:
+            self._surplus += 1
+            self._queue.put(None)
+        self._grow_to_need()
+
+    def _bury(self) -> None:
+        for thread in [thread for thread in self._threads if not thread.is_alive()]:
+            del self._threads[thread]
+            self._surplus -= 1
+
+    def running(self) -> Iterator[Running]:
+        return iter(list(self._threads.values()))
+
+    def interrupt(self, running: Running) -> None:
+        running.call.cancelled = True
+
+    def close(self, deadline: float) -> int:
+        for _ in range(len(self._threads) - self._surplus):
+            self._queue.put(None)
+        self._surplus = len(self._threads)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - self._clock.mono()))
+        return sum(1 for thread in self._threads if thread.is_alive())
+
+    def _work(self, running: Running) -> None:
+        running.thread_id = threading.get_ident()
+        get, append, mono = self._queue.get, self._results.append, self._clock.mono
+        run = run_batch if self._handler.batch else run_each
+        while (task := get()) is not None:
+            running.task = task
+            began = mono()
+            finished = run(task, running.call, self._handler, mono, self._ordered)
+            finished = finished._replace(elapsed_s=mono() - began)
+            running.task = None
+            append(finished)
+
+
+def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
+    """Run the records of a task one by one. The hot loop of sync handlers: no lock, one clock reading per record."""
+    job, gate, timeout_s, invoke, pop = task.job, task.gate, task.timeout_s, handler.invoke, task.queue.popleft
+    failures: list[tuple[Record, Failure]] = []
+    skipped: list[Record] = []
+    call.origin = job.origin
+    call.attempt = job.attempt
+    try:
+        while True:
+            record = pop()
+            now = mono()
+            if now >= gate.valid_until or (ordered and failures and any(record.key == failed.key for failed, _ in failures)):
+                skipped.append(record)
+                continue
+            call.cancelled = False
+            call.deadline = now + timeout_s
+            call.record = record
+            call.started = now
+            failure = invoke(call)
+            if failure is not None:
+                failures.append((record, failure))
+    except IndexError:
+        call.started = 0.0
+        call.record = None
+    return Finished(job, failures, skipped)
+
+
+def run_batch(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
+    """Run all records of a task in one call."""
+    job, records = task.job, list(task.queue)
+    task.queue.clear()
+    now = mono()
+    if now >= task.gate.valid_until:
+        return Finished(job, (), records)
+    begin_batch(task, call, records, now)
+    failed = handler.invoke_batch(call)
+    end_batch(call)
+    return Finished(job, [(records[index], failure) for index, failure in failed])
+
+
+def begin_batch(task: Task, call: Call, records: list[Record], now: float) -> None:
+    """Set the call up for a batch; `record` is its first, so that reports name a message."""
+    call.origin = task.job.origin
+    call.attempt = task.job.attempt
+    call.cancelled = False
+    call.deadline = now + task.timeout_s
+    call.records = records
+    call.record = records[0]
+    call.started = now
+
+
+def end_batch(call: Call) -> None:
+    call.started = 0.0
+    call.record = None
+    call.records = None
