@@ -101,10 +101,15 @@ class Finished(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """The runtime took these records of a running job back before they started, because the record before them is slow."""
+    """The runtime took these records of a running job back before they started, because the record before them is slow.
+
+    handled: records of the job that ended well before the slow one, if the runtime knows; they are settled now and their keys go on,
+    and Finished no longer speaks of them. Failed and skipped ones are left to Finished.
+    """
 
     job: Job
     records: Sequence[Record]
+    handled: Sequence[Record] = ()
 
 
 class Overdue(NamedTuple):
@@ -191,9 +196,13 @@ class Report(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """Nothing runs and everything that ended is settled. unfinished: handlers cut short by the deadline."""
+    """Nothing runs and everything that ended is settled; the last action of a machine.
+
+    unfinished: handlers cut short by the deadline. unsettled: partitions whose last settle was not confirmed by then.
+    """
 
     unfinished: int
+    unsettled: int = 0
 
 
 Action = Run | Fence | Cancel | Settle | Credit | Copy | Report | Drained
