@@ -331,13 +331,13 @@ class Supervisor:
         clock = self.environment.clock
         deadline = clock.mono() + timeout_s
         report = self.stop(timeout_s) if self.loops else StopReport()
-        flushed = all([publisher.close(deadline) for publisher in self._publishers.values()])
+        flushed = [publisher.close(deadline) for publisher in self._publishers.values()]
         self._publishers, self._by_topic = {}, {}
         if self._event_loop is not None:
             self._event_loop.close(max(0.1, deadline - clock.mono()))
             self._event_loop = None
         self.clusters.close(max(deadline, clock.mono() + 1.0))
-        return replace(report, clean=report.clean and flushed)
+        return replace(report, clean=report.clean and all(flushed))
 
 
 def _outcome(error: BaseException | None) -> Outcome:

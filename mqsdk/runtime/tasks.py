@@ -15,7 +15,7 @@ from mqsdk.core.actions import Failure, Finished
 from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
-from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_batch
+from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_batch, place, thread_stack
 from mqsdk.spi import Record
 
 
@@ -38,6 +38,10 @@ class EventLoop:
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float | None = None) -> Any:
         """Run a coroutine there and wait for its result; any thread but the loop's own."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    def stack(self) -> str:
+        """What the loop's thread is doing now."""
+        return thread_stack(self._thread.ident or 0)
 
     def is_current(self) -> bool:
         return threading.current_thread() is self._thread
@@ -186,7 +190,17 @@ class LoopWorkers(Workers):
 
     def stack(self, running: Running) -> str:
         task = running.task_of_loop if isinstance(running, _RunningTask) else None
-        if task is None:
+        return "" if task is None else _awaited(task.get_coro()) or self._loop.stack()
+
+
+def _awaited(coroutine: Any) -> str:
+    """Where a suspended task waits, outermost first. `Task.get_stack` shows its first frame only. "" while the task is on the processor."""
+    places: list[str] = []
+    while coroutine is not None and len(places) < 40:
+        frame = getattr(coroutine, "cr_frame", None)
+        if frame is not None:
+            places.append(place(frame))
+        if getattr(coroutine, "cr_running", False):
             return ""
-        frames = task.get_stack(limit=40)
-        return "\n".join(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" for frame in frames)
+        coroutine = getattr(coroutine, "cr_await", None)
+    return "\n".join(places)

@@ -149,7 +149,7 @@ class Workers(ABC):
 
     def stack(self, running: Running) -> str:
         """Code places of a running handler, innermost last; no values."""
-        return _places(sys._current_frames().get(running.thread_id))
+        return thread_stack(running.thread_id)
 
 
 def _not_past(moment: float, now: float) -> float:
@@ -157,12 +157,17 @@ def _not_past(moment: float, now: float) -> float:
     return moment - now if moment > now else float("inf")
 
 
-def _places(frame: Any) -> str:
-    """`file:line in function` per frame, walked by hand: traceback.extract_stack reads source files."""
+def place(frame: Any) -> str:
+    """`file:line in function` of one frame."""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def thread_stack(thread_id: int) -> str:
+    """Code places of a thread, innermost last. Walked by hand: traceback.extract_stack reads source files."""
+    frame: Any = sys._current_frames().get(thread_id)
     places: list[str] = []
     while frame is not None and len(places) < 40:
-        code = frame.f_code
-        places.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
+        places.append(place(frame))
         frame = frame.f_back
     return "\n".join(reversed(places))
 

@@ -1,0 +1,162 @@
+"""Async workers: concurrency, timeouts by cancellation, foreign cancels, batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from mqsdk.core.actions import Failure, Job, Overdue
+from mqsdk.message import Call, Origin
+from mqsdk.runtime.clock import SystemClock
+from mqsdk.runtime.tasks import EventLoop, LoopWorkers
+from mqsdk.runtime.workers import Gate, Task
+from mqsdk.spi import Partition, Record
+from tests.runtime.test_workers import BOUND_S, Collected, records
+
+ORIGIN = Origin("orders", "billing", "local", 0, 1)
+
+
+class Each:
+    """An async handler from a coroutine function of the record."""
+
+    is_async = True
+
+    def __init__(self, function: Callable[[Record], Awaitable[Failure | None]], batch: bool = False) -> None:
+        self.function = function
+        self.batch = batch
+
+    def invoke(self, call: Call) -> Failure | None:
+        raise AssertionError("not sync")
+
+    async def invoke_async(self, call: Call) -> Failure | None:
+        return await self.function(call.record)
+
+    def invoke_batch(self, call: Call) -> Any:
+        raise AssertionError("not sync")
+
+    async def invoke_batch_async(self, call: Call) -> Sequence[tuple[int, Failure]]:
+        failures = [(index, await self.function(record)) for index, record in enumerate(call.records)]
+        return [(index, failure) for index, failure in failures if failure is not None]
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    made = EventLoop("test-loop")
+    yield made
+    assert made.close(BOUND_S)
+
+
+def job(items: list[Record], *, token: int = 1, batch: bool = False, timeout_s: float = float("inf"), gate: Gate | None = None) -> Task:
+    return Task(Job(token, Partition("orders", 0), ORIGIN, items, 1, batch), gate or Gate(float("inf")), timeout_s)
+
+
+def workers(
+    loop: EventLoop, function: Any, *, concurrency: int = 4, ordered: bool = False, batch: bool = False
+) -> tuple[LoopWorkers, Collected]:
+    results = Collected()
+    return LoopWorkers(Each(function, batch), SystemClock(), results, loop, concurrency, ordered), results
+
+
+def test_calls_overlap_up_to_the_concurrency(loop: EventLoop) -> None:
+    running, peak = 0, 0
+
+    async def handle(record: Record) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    made, results = workers(loop, handle, concurrency=3)
+    for token in range(10):
+        made.start(job(records("a"), token=token))
+    made.flush()
+    results.wait_for(10)
+    assert peak == 3
+    assert sorted(finished.job.token for finished in results) == list(range(10))
+
+
+def test_an_overdue_call_is_cancelled_and_counts_as_a_failed_attempt(loop: EventLoop) -> None:
+    cleaned: list[int] = []
+
+    async def never_ends(record: Record) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append(record.position)
+
+    made, results = workers(loop, never_ends)
+    one = job(records("a"), timeout_s=0.001)
+    made.start(one)
+    made.flush()
+    reports: list[Any] = []
+    end = time.monotonic() + BOUND_S
+    while not reports and time.monotonic() < end:
+        reports = made.scan(time.monotonic(), 120.0)
+    (report,) = reports
+    assert isinstance(report, Overdue)
+    assert report.timed_out
+    assert "never_ends" in report.stack
+    made.cancel_record(one.job, report.record)
+    results.wait_for(1)
+    ((record, failure),) = results[0].failures
+    assert failure.kind == "timeout"
+    assert cleaned == [record.position]
+
+
+def test_a_cancel_that_is_not_ours_is_an_ordinary_failure(loop: EventLoop) -> None:
+    async def cancels_itself(record: Record) -> None:
+        raise asyncio.CancelledError
+
+    made, results = workers(loop, cancels_itself)
+    made.start(job(records("a", "b")))
+    made.flush()
+    results.wait_for(1)
+    assert [failure.kind for _, failure in results[0].failures] == ["error", "error"]
+
+
+def test_a_fenced_ownership_cancels_running_calls_and_starts_nothing_more(loop: EventLoop) -> None:
+    started = asyncio.Event()
+
+    async def handle(record: Record) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    made, results = workers(loop, handle)
+    gate = Gate(float("inf"))
+    made.start(job(records("a", "b"), gate=gate))
+    made.flush()
+    loop.run(asyncio.wait_for(started.wait(), BOUND_S))
+    gate.valid_until = 0.0
+    made.cancel_ownership(Partition("orders", 0), 1)
+    results.wait_for(1)
+    assert len(results[0].failures) == 1
+    assert len(results[0].skipped) == 1
+
+
+def test_in_an_ordered_job_a_failed_key_stops_its_later_records(loop: EventLoop) -> None:
+    async def handle(record: Record) -> Failure | None:
+        return Failure("error", "no") if record.position == 0 else None
+
+    made, results = workers(loop, handle, ordered=True)
+    items = records("a", "b", "a")
+    made.start(job(items))
+    made.flush()
+    results.wait_for(1)
+    assert results[0].skipped == [items[2]]
+
+
+def test_a_batch_is_one_call_with_partial_failure(loop: EventLoop) -> None:
+    async def handle(record: Record) -> Failure | None:
+        return Failure("error", "no") if record.position == 1 else None
+
+    made, results = workers(loop, handle, batch=True)
+    items = records("a", "b", "c")
+    made.start(job(items, batch=True))
+    made.flush()
+    results.wait_for(1)
+    assert [record for record, _ in results[0].failures] == [items[1]]

@@ -1,0 +1,227 @@
+"""Workers on their own: what a task's records become, the start gate, slow and overdue calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
+from mqsdk.message import Call, Origin
+from mqsdk.runtime.clock import SystemClock
+from mqsdk.runtime.workers import Gate, Task, ThreadWorkers
+from mqsdk.spi import Partition, Record
+
+ORIGIN = Origin("orders", "billing", "local", 0, 1)
+BOUND_S = 3.0
+
+
+class Collected(list[Finished]):
+    """Results of workers, with a wait for the nth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = threading.Condition()
+
+    def append(self, finished: Finished, /) -> None:
+        with self.changed:
+            super().append(finished)
+            self.changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self) >= count, BOUND_S), f"{len(self)} of {count} jobs ended"
+
+
+class Each:
+    """A sync handler from a function of the record."""
+
+    is_async = False
+    batch = False
+
+    def __init__(self, function: Callable[[Record], Failure | None]) -> None:
+        self.function = function
+
+    def invoke(self, call: Call) -> Failure | None:
+        return self.function(call.record)
+
+    async def invoke_async(self, call: Call) -> Failure | None:
+        raise AssertionError("not async")
+
+    def invoke_batch(self, call: Call) -> Any:
+        raise AssertionError("not batch")
+
+    async def invoke_batch_async(self, call: Call) -> Any:
+        raise AssertionError("not batch")
+
+
+def records(*keys: str) -> list[Record]:
+    return [Record(position, key.encode(), b"") for position, key in enumerate(keys)]
+
+
+def task(items: list[Record], *, valid_until: float = float("inf"), timeout_s: float = float("inf"), token: int = 1) -> Task:
+    return Task(Job(token, Partition("orders", 0), ORIGIN, items, 1, batch=False), Gate(valid_until), timeout_s)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., tuple[ThreadWorkers, Collected]]]:
+    made: list[ThreadWorkers] = []
+
+    def start(
+        function: Callable[[Record], Failure | None], *, concurrency: int = 4, ordered: bool = False
+    ) -> tuple[ThreadWorkers, Collected]:
+        results = Collected()
+        workers = ThreadWorkers(Each(function), SystemClock(), results, "test", concurrency, ordered)
+        made.append(workers)
+        return workers, results
+
+    yield start
+    for workers in made:
+        assert workers.close(time.monotonic() + BOUND_S) == 0
+
+
+def test_a_task_runs_its_records_in_order_and_reports_failures(started: Any) -> None:
+    seen: list[int] = []
+    failure = Failure("error", "ValueError: no")
+
+    def handle(record: Record) -> Failure | None:
+        seen.append(record.position)
+        return failure if record.position == 1 else None
+
+    workers, results = started(handle)
+    items = records("a", "b", "c")
+    workers.start(task(items))
+    results.wait_for(1)
+    assert seen == [0, 1, 2]
+    assert results[0].failures == [(items[1], failure)]
+    assert results[0].skipped == []
+
+
+def test_after_a_failure_later_records_of_the_key_are_skipped_when_ordered(started: Any) -> None:
+    seen: list[int] = []
+
+    def handle(record: Record) -> Failure | None:
+        seen.append(record.position)
+        return Failure("error", "no") if record.position == 0 else None
+
+    workers, results = started(handle, ordered=True)
+    items = records("a", "b", "a", "c", "a")
+    workers.start(task(items))
+    results.wait_for(1)
+    assert seen == [0, 1, 3]
+    assert results[0].skipped == [items[2], items[4]]
+
+
+def test_nothing_starts_after_the_gate_is_shut(started: Any) -> None:
+    workers, results = started(lambda record: pytest.fail("started"))
+    items = records("a", "b")
+    workers.start(task(items, valid_until=0.0))
+    results.wait_for(1)
+    assert results[0].skipped == items
+
+
+def test_a_gate_shut_in_the_middle_stops_the_rest(started: Any) -> None:
+    gate = Gate(float("inf"))
+
+    def handle(record: Record) -> None:
+        gate.valid_until = 0.0
+
+    workers, results = started(handle)
+    one = task(records("a", "b", "c"))
+    one.gate = gate
+    workers.start(one)
+    results.wait_for(1)
+    assert [record.position for record in results[0].skipped] == [1, 2]
+
+
+def test_the_rest_of_a_job_is_taken_back_when_its_record_is_slow(started: Any) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def handle(record: Record) -> None:
+        inside.set()
+        assert go.wait(BOUND_S)
+
+    workers, results = started(handle)
+    items = records("a", "b", "c")
+    workers.start(task(items))
+    assert inside.wait(BOUND_S)
+    returned = [event for event in workers.scan(time.monotonic() + 1.0, 120.0) if isinstance(event, Returned)]
+    assert [list(event.records) for event in returned] == [items[1:]]
+    go.set()
+    results.wait_for(1)
+    assert results[0].failures == []
+    assert results[0].skipped == []
+
+
+def test_an_overdue_call_is_reported_once_with_its_stack_and_told_to_stop(started: Any) -> None:
+    go, inside = threading.Event(), threading.Event()
+
+    def a_slow_handler(record: Record) -> None:
+        inside.set()
+        assert go.wait(BOUND_S)
+
+    workers, results = started(a_slow_handler)
+    (item,) = records("a")
+    one = task([item], timeout_s=0.5)
+    workers.start(one)
+    assert inside.wait(BOUND_S)
+    later = time.monotonic() + 1.0
+    (report,) = workers.scan(later, 120.0)
+    assert isinstance(report, Overdue)
+    assert report.record is item
+    assert report.timed_out
+    assert "a_slow_handler" in report.stack
+    assert workers.scan(later, 120.0) == []
+    workers.cancel_record(one.job, item)
+    assert [running.call.cancelled for running in workers.running()] == [True]
+    go.set()
+    results.wait_for(1)
+
+
+def test_a_job_behind_a_hung_handler_gets_a_thread_of_its_own(started: Any) -> None:
+    go = threading.Event()
+
+    def handle(record: Record) -> None:
+        if record.key == b"hung":
+            assert go.wait(BOUND_S)
+
+    workers, results = started(handle, concurrency=2)
+    workers.start(task(records("hung")))
+    workers.start(task(records("quick"), token=2))
+    results.wait_for(1)
+    assert [finished.job.token for finished in results] == [2]
+    go.set()
+    results.wait_for(2)
+
+
+def test_concurrency_bounds_running_calls_and_may_grow_and_shrink(started: Any) -> None:
+    running, peak, lock, go = 0, 0, threading.Lock(), threading.Semaphore(0)
+    entered = threading.Semaphore(0)
+
+    def handle(record: Record) -> None:
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        entered.release()
+        assert go.acquire(timeout=BOUND_S)
+        with lock:
+            running -= 1
+
+    workers, results = started(handle, concurrency=2)
+    for token in range(6):
+        workers.start(task(records("a"), token=token))
+    for _ in range(2):
+        assert entered.acquire(timeout=BOUND_S)
+    assert not entered.acquire(timeout=0.05)
+    workers.resize(3)
+    assert entered.acquire(timeout=BOUND_S)
+    assert peak == 3
+    workers.resize(1)
+    for _ in range(6):
+        go.release()
+    results.wait_for(6)
+    assert peak == 3
