@@ -82,7 +82,10 @@ DEFAULT_CLUSTERS: Mapping[str, Cluster] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One whole, validated configuration. `version` counts the configurations of this process, from 1. `source`: file path, "" without."""
+    """One whole, validated configuration. `version` counts the configurations of this process, from 1. `source`: file path, "" without.
+
+    masked: dotted keys whose value came through `${...}` and is never shown.
+    """
 
     app: str = "app"
     environment: str = ""
@@ -99,6 +102,7 @@ class Configuration:
     no_progress_s: float = 120.0
     reload: Reload = Reload()
     log_level: str = "INFO"
+    masked: frozenset[str] = frozenset()
 
     def route(self, topic: str) -> Route | None:
         """The route of a topic, None when no pattern matches. `.retry` and `.dlq` topics: ask for the topic they belong to."""

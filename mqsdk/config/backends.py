@@ -1,0 +1,48 @@
+"""Which backends can be named in `backend:`, and which keys each takes. Read when a file is loaded, never at import."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from mqsdk.config.problems import suggestion
+
+GROUP = "mqsdk"
+EMBEDDED = "log"
+LATER = frozenset({"kafka", "rabbitmq", "redis"})
+COMMON_KEYS = frozenset({"servers", "tls", "auth", "options"})
+
+
+@cache
+def installed() -> dict[str, EntryPoint]:
+    """Entry points by backend name. The embedded log is always among them: it ships in this distribution."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    return {EMBEDDED: EntryPoint(EMBEDDED, "mqsdk_log", GROUP), **found}
+
+
+def refusal(name: str) -> tuple[str, str] | None:
+    """(what, fix) when no such backend can be opened here."""
+    known = sorted(installed())
+    if name in known:
+        return None
+    if name in LATER:
+        return "this backend is not built in this version of mqsdk", f"known here: {', '.join(known)}"
+    return "there is no such backend", suggestion(name, known)
+
+
+@cache
+def keys_of(name: str) -> Collection[str] | None:
+    """Keys that a cluster of this kind takes beside those of every cluster; None when the adapter does not say."""
+    entry = installed().get(name)
+    try:
+        options = getattr(entry.load(), "Options", None) if entry else None
+    except Exception:
+        # An adapter that cannot be imported is reported where it is opened, with its own reason.
+        return None
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        return None
+    own = {field.name for field in dataclasses.fields(options)}
+    # The embedded log has no address, no encryption and no client.
+    return frozenset(own if name == EMBEDDED else own | COMMON_KEYS)

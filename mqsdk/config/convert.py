@@ -1,0 +1,101 @@
+"""From `Settings` (pydantic, keys as in the file) to `Configuration` (plain data, units in the names)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from mqsdk.config import model, rules
+from mqsdk.config.problems import dotted
+from mqsdk.config.references import revealed
+from mqsdk.config.settings import ClusterKeys, ConsumerKeys, RetryKeys, Settings
+from mqsdk.config.sources import Session
+
+
+def configuration_of(settings: Settings, session: Session) -> model.Configuration:
+    """The snapshot of these settings. session: the load that made them, for lines and for what must not be shown."""
+    return model.Configuration(
+        app=settings.app,
+        environment=settings.environment,
+        source=session.document.file if session.document is not None else "",
+        clusters=MappingProxyType({name: _cluster(name, block) for name, block in settings.clusters.items()}),
+        routes=tuple(
+            model.Route(topics=tuple(route.topics), cluster=route.cluster, line=_line(session, number))
+            for number, route in enumerate(settings.routes)
+        ),
+        topics=tuple(
+            model.TopicRule(pattern=pattern, partitions=topic.partitions, groups=tuple(topic.groups))
+            for pattern, topic in settings.topics.items()
+        ),
+        defaults=_consumer(settings.defaults),
+        consumers=tuple(model.ConsumerRule(pattern=pattern, values=_consumer(block)) for pattern, block in settings.consumers.items()),
+        publish=model.PublishLimits(
+            timeout_s=settings.publish.timeout,
+            window_records=settings.publish.window.records,
+            window_bytes=settings.publish.window.bytes,
+        ),
+        payload_limit=settings.limits.payload,
+        drain_timeout_s=settings.drain.timeout,
+        no_progress_s=settings.watchdog.no_progress,
+        reload=model.Reload(watch=settings.reload.watch, every_s=settings.reload.every, settle_s=settings.reload.settle),
+        log_level=settings.observability.log_level,
+        masked=frozenset(dotted(path) for path in session.masked),
+    )
+
+
+def _line(session: Session, number: int) -> int:
+    """Line of a route, 0 when it does not stand in a file."""
+    if session.document is None:
+        return 0
+    for prefix in (("profiles", session.environment), ()):
+        path = (*prefix, "routes", number)
+        if session.document.has(path):
+            return session.document.place(path)[0]
+    return 0
+
+
+def _cluster(name: str, block: ClusterKeys) -> model.Cluster:
+    given = {key: value for key, value in _given(block).items() if key not in rules.CLUSTER_KEYS}
+    return model.Cluster(
+        name=name,
+        backend=block.backend,
+        options=MappingProxyType(revealed(given)),
+        create=block.create,
+        lease_s=block.lease,
+        accept=tuple(block.accept),
+    )
+
+
+def _given(block: BaseModel) -> dict[str, Any]:
+    """The keys that were given, further blocks as mappings."""
+    values = {name: getattr(block, name) for name in block.model_fields_set}
+    return {name: _given(value) if isinstance(value, BaseModel) else value for name, value in values.items() if value is not None}
+
+
+_CONSUMER_NAMES: Mapping[str, str] = {"timeout": "timeout_s"}
+_BACKOFF_NAMES: Mapping[str, str] = {"base": "base_s", "max": "max_s"}
+
+
+def _consumer(block: ConsumerKeys) -> Mapping[str, Any]:
+    """The given keys by the names of Tuning; `retry` stays a mapping of its given sub-keys."""
+    values: dict[str, Any] = {}
+    for name in sorted(block.model_fields_set):
+        value = getattr(block, name)
+        if name == "retry":
+            values["retry"] = _retry(value)
+        elif name == "in_flight":
+            values |= {f"in_flight_{part}": getattr(value, part) for part in sorted(value.model_fields_set)}
+        else:
+            values[_CONSUMER_NAMES.get(name, name)] = value
+    return MappingProxyType(values)
+
+
+def _retry(block: RetryKeys) -> Mapping[str, Any]:
+    values = {name: getattr(block, name) for name in sorted(block.model_fields_set)}
+    if "backoff" in values:
+        backoff = values["backoff"]
+        values["backoff"] = MappingProxyType({_BACKOFF_NAMES.get(name, name): getattr(backoff, name) for name in sorted(backoff.model_fields_set)})
+    return MappingProxyType(values)

@@ -1,0 +1,291 @@
+"""A YAML file as plain data that still knows its lines. Untrusted until proven otherwise: every bound is checked before work is done.
+
+PyYAML composes nodes (with marks); the values are built here, because its constructor takes the last of two equal keys silently, makes
+booleans of `yes` and `on`, and numbers of `1:30` and `010`. Nothing of the content gets into a problem's text but key names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from mqsdk.config.problems import Path, dotted
+from mqsdk.errors import ConfigError, Problem
+
+MAX_BYTES = 1024 * 1024
+MAX_ALIASES = 100
+MAX_DEPTH = 50
+MAX_VALUES = 20_000  # PyYAML reads about 30,000 values a second in pure Python; a real file has a few hundred
+
+_MERGE = "tag:yaml.org,2002:merge"
+_QUOTED = re.compile(r"""(['"])[^<>'"]{2,}\1""")
+
+
+@dataclass(frozen=True)
+class Document:
+    """The data of one file, the problems found while building it, and where each key stands."""
+
+    file: str
+    data: dict[str, Any]
+    root: Node | None
+    problems: tuple[Problem, ...] = ()
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """(line, column), from 1, of the key at `path`; of the nearest parent that exists when it does not. (1, 1) for the whole file."""
+        return self._walk(path)[0]
+
+    def has(self, path: Path) -> bool:
+        """Whether the file itself gives this key."""
+        return self._walk(path)[1]
+
+    def _walk(self, path: Path) -> tuple[tuple[int, int], bool]:
+        node, place = self.root, (1, 1)
+        for part in path:
+            found = _child(node, part)
+            if found is None:
+                return place, False
+            marked, node = found
+            place = _place(marked)
+        return place, node is not None or not path
+
+
+def _place(node: Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _child(node: Node | None, part: str | int) -> tuple[Node, Node] | None:
+    """(the node to point at, the child) of a mapping's key or a list's index; a mapping's own keys before merged ones."""
+    if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    if not isinstance(node, MappingNode):
+        return None
+    for key, value in node.value:
+        if key.tag != _MERGE and isinstance(key, ScalarNode) and key.value == part:
+            return key, value
+    for key, value in node.value:
+        if key.tag == _MERGE:
+            for source in value.value if isinstance(value, SequenceNode) else [value]:
+                found = _child(source, part)
+                if found is not None:
+                    return found
+    return None
+
+
+def read(path: str | FilePath) -> Document:
+    """Read and build one file. ConfigError when it cannot be read or is no YAML; smaller problems are in the document."""
+    file = str(path)
+    text = _decoded(_content(file), file)
+    loader = _Composer(text)
+    loader.file = file
+    try:
+        root = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line, column = _line_column(text, error.position)
+        raise _refused(file, "holds a character that YAML does not allow", "remove the control character", line, column) from None
+    except yaml.MarkedYAMLError as error:
+        raise _syntax(file, text, error) from None
+    finally:
+        loader.dispose()
+    if root is None:
+        return Document(file, {}, None)
+    if not isinstance(root, MappingNode):
+        raise _refused(file, "must be a mapping of keys", "for example `app: shop`", *_place(root))
+    builder = _Builder(file)
+    return Document(file, builder.mapping(root, ()), root, tuple(builder.problems))
+
+
+def _refused(file: str, what: str, fix: str, line: int = 0, column: int = 0) -> ConfigError:
+    return ConfigError.of([Problem(key="", what=what, fix=fix, file=file, line=line, column=column)])
+
+
+def _content(file: str) -> bytes:
+    try:
+        # O_NONBLOCK: a named pipe must be refused, not waited for.
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise _refused(file, "there is no such file", "give the path of a configuration file, or make one with `mqsdk init`") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
+        raise _refused(file, f"cannot be opened: {reason}", "check the path and the permissions") from None
+    try:
+        _check_trust(file, os.fstat(handle))
+        with os.fdopen(os.dup(handle), "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _refused(file, f"cannot be read: {error.strerror}", "check the disk and the permissions") from None
+    finally:
+        os.close(handle)
+    if len(content) > MAX_BYTES:
+        raise _refused(file, "is larger than 1 MiB", "a configuration holds settings only; check the path")
+    return content
+
+
+def _check_trust(file: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise _refused(file, "is a directory", "give the path of the file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise _refused(file, "is not a regular file", "pipes and devices are not read")
+    if status.st_mode & 0o022:
+        who = "everybody" if status.st_mode & 0o002 else "its group"
+        raise _refused(file, f"can be written by {who}", f"chmod go-w {file}")
+    # Root reads what an operator mounts into a container, whoever owns it; anybody else trusts himself and root only.
+    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
+        raise _refused(file, "belongs to another user", "own the file that you configure a process with")
+
+
+def _decoded(content: bytes, file: str) -> str:
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise _refused(file, "begins with a byte order mark", "save it as UTF-8 without BOM", 1, 1)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, column = _line_column(content[: error.start].decode("utf-8"), error.start)
+        raise _refused(file, "is not UTF-8", "save it as UTF-8", line, column) from None
+
+
+def _line_column(text: str, position: int) -> tuple[int, int]:
+    before = text[:position]
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _syntax(file: str, text: str, error: yaml.MarkedYAMLError) -> ConfigError:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return _refused(file, "a tab where YAML wants spaces", "indent with spaces", line, column)
+    # PyYAML quotes alias, anchor and tag names: an unquoted password that begins with * or ! would be shown.
+    what = _QUOTED.sub("...", error.problem or "cannot be parsed")
+    return _refused(file, f"not valid YAML: {what}", "check indentation, colons and quotes; quote texts that begin with * & ! % @", line, column)
+
+
+class _Composer(yaml.SafeLoader):
+    """Composes nodes only, with true/false as the only booleans and decimal numbers as the only numbers."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own class attribute
+    file = ""
+    aliases = depth = values = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        event = self.peek_event()
+        self.values += 1
+        self.aliases += isinstance(event, yaml.AliasEvent)
+        for count, limit, name in ((self.aliases, MAX_ALIASES, "aliases"), (self.values, MAX_VALUES, "values")):
+            if count > limit:
+                mark = event.start_mark
+                raise _refused(self.file, f"has more than {limit:,} {name}", "a configuration needs fewer", mark.line + 1, mark.column + 1)
+        if self.depth >= MAX_DEPTH:
+            mark = event.start_mark
+            raise _refused(self.file, f"is nested deeper than {MAX_DEPTH} levels", "check the brackets", mark.line + 1, mark.column + 1)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
+        finally:
+            self.depth -= 1
+
+
+_NULL, _BOOL, _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
+_DIGITS = list("-+0123456789.")
+for _tag, _pattern, _first in (
+    (_NULL, r"~|null|", ["~", "n", ""]),
+    (_BOOL, r"true|false", ["t", "f"]),
+    (_INT, r"[-+]?(?:0|[1-9][0-9]*)", _DIGITS),
+    (_FLOAT, r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", _DIGITS),
+    (_MERGE, r"<<", ["<"]),
+):
+    _Composer.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)  # type: ignore[no-untyped-call]
+
+
+class _Builder:
+    """Plain data from nodes; collects what is wrong instead of stopping at it."""
+
+    def __init__(self, file: str) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
+        self._built = 0
+        self._open: set[int] = set()
+
+    def _problem(self, node: Node, path: Path, what: str, fix: str) -> None:
+        line, column = _place(node)
+        self.problems.append(Problem(dotted(path), what, fix, self._file, line, column))
+
+    def _value(self, node: Node, path: Path) -> Any:
+        self._built += 1
+        if self._built > MAX_VALUES:
+            fix = "use fewer aliases inside aliases"
+            raise _refused(self._file, f"aliases expand to more than {MAX_VALUES:,} values", fix, *_place(node))
+        if id(node) in self._open:
+            self._problem(node, path, "an alias refers to itself", "write the value out")
+            return {}
+        self._open.add(id(node))
+        try:
+            if isinstance(node, MappingNode):
+                return self.mapping(node, path)
+            if isinstance(node, SequenceNode):
+                return [self._value(item, (*path, number)) for number, item in enumerate(node.value)]
+            return self._scalar(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
+        """The keys of one mapping: merged ones first, so that its own win."""
+        result: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                result = {**self._merged(value, path), **result}
+                continue
+            name = self._key(key, path)
+            if name is None:
+                continue
+            if name in lines:
+                self._problem(key, (*path, name), f"duplicate key, given before in line {lines[name]}", "remove one of the two")
+                continue
+            lines[name] = key.start_mark.line + 1
+            if isinstance(value, ScalarNode) and value.style is None and value.value == "":
+                self._problem(key, (*path, name), "has no value", "write one, or remove the key")
+                continue
+            result[name] = self._value(value, (*path, name))
+        return result
+
+    def _merged(self, node: Node, path: Path) -> dict[str, Any]:
+        sources = node.value if isinstance(node, SequenceNode) else [node]
+        merged: dict[str, Any] = {}
+        for source in sources:
+            value = self._value(source, path)
+            if isinstance(value, dict):
+                merged = {**value, **merged}
+            else:
+                self._problem(source, path, "`<<` takes mappings only", "write for example `<<: *base`")
+        return merged
+
+    def _key(self, node: Node, path: Path) -> str | None:
+        if isinstance(node, ScalarNode) and node.tag == _STR and node.value:
+            return str(node.value)
+        self._problem(node, path, "a key is text", "put it into quotes")
+        return None
+
+    def _scalar(self, node: Node, path: Path) -> Any:
+        text = str(node.value)
+        if node.tag == _STR:
+            return text
+        if node.tag == _NULL:
+            return None
+        if node.tag == _BOOL and text in ("true", "false"):
+            return text == "true"
+        try:
+            if node.tag == _INT:
+                return int(text)
+            if node.tag == _FLOAT:
+                return float(text)
+        except ValueError:
+            self._problem(node, path, "not a number", "write decimal digits")
+            return None
+        self._problem(node, path, "tags (`!`) are not supported", "quote the text if it begins with !")
+        return None

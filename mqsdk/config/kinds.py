@@ -1,0 +1,115 @@
+"""Kinds of values in the file: each a function that pydantic runs before its own check, with a text for the reader and no value in it.
+
+pydantic alone would take `true` for 1 and "3.0" for 3, and its texts speak of schemas.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BeforeValidator
+
+from mqsdk import units
+from mqsdk.config.secret import Secret
+
+
+def _plain(value: object) -> object:
+    # A text that came through ${...} is wrapped so that it is never shown; here it is only read.
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+def _kind(check: Callable[[Any], Any]) -> BeforeValidator:
+    return BeforeValidator(lambda value: check(_plain(value)))
+
+
+def whole(low: int, high: int) -> BeforeValidator:
+    """An int within the bounds; decimal text (variables, references) counts as one."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
+        return value
+
+    return _kind(check)
+
+
+def number(low: float, high: float) -> BeforeValidator:
+    """A finite number within the bounds; decimal text counts as one."""
+
+    def check(value: Any) -> float:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value):
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(value)
+
+    return _kind(check)
+
+
+def flag() -> BeforeValidator:
+    """true or false, nothing else: `yes`, `on` and 1 are texts and numbers."""
+
+    def check(value: Any) -> bool:
+        if value in ("true", "false"):
+            return bool(value == "true")
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+
+    return _kind(check)
+
+
+def duration(low: float, high: float, *, none: bool = False) -> BeforeValidator:
+    """Seconds from a duration within the bounds. none: `none` and `null` mean no limit."""
+
+    def check(value: Any) -> float | None:
+        if none and value in (None, "none"):
+            return None
+        seconds = units.seconds(value) if value is not None else math.nan
+        if not low <= seconds <= high:
+            raise ValueError(f"must be a duration from {units.duration_text(low)} to {units.duration_text(high)}")
+        return seconds
+
+    return _kind(check)
+
+
+def size(low: int, high: int) -> BeforeValidator:
+    """Bytes within the bounds."""
+
+    def check(value: Any) -> int:
+        found = units.size(value)
+        if not low <= found <= high:
+            raise ValueError(f"must be a size from {low:,} to {high:,} bytes")
+        return found
+
+    return _kind(check)
+
+
+def text(pattern: str, wanted: str) -> BeforeValidator:
+    """Text of one shape. wanted: what to write, for the reader."""
+    shape = re.compile(pattern, re.ASCII)
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not shape.fullmatch(value):
+            raise ValueError(f"must be {wanted}")
+        return value
+
+    return _kind(check)
+
+
+def choice(*names: str) -> BeforeValidator:
+    """One of the names; case does not matter, the name as listed is the value."""
+    listed = {name.lower(): name for name in names}
+
+    def check(value: Any) -> str:
+        found = listed.get(value.lower()) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return found
+
+    return _kind(check)

@@ -1,0 +1,104 @@
+"""`${env:NAME}` and `${file:PATH}` in texts. `$${` is a literal `${`. Files are read at each load, so a changed secret is taken by a reload."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mqsdk.config.problems import Finding, Path
+from mqsdk.config.secret import Secret
+
+MAX_SECRET_BYTES = 64 * 1024
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+
+
+class _Unset:
+    """Stands for a value whose reference does not resolve."""
+
+
+_UNSET = _Unset()
+
+
+@dataclass
+class Resolver:
+    """Replaces references in nested data. Texts that had one become Secret, so that nothing downstream shows them.
+
+    lenient: references are dropped unread, for looking at a profile that is not in use.
+    """
+
+    environ: Mapping[str, str]
+    lenient: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    masked: set[Path] = field(default_factory=set)
+    dropped: set[Path] = field(default_factory=set)
+
+    def resolve(self, value: Any, path: Path = ()) -> Any:
+        """A copy of `value` without references; keys whose reference fails are left out and reported."""
+        if isinstance(value, str):
+            return self._text(value, path) if "${" in value else value
+        if isinstance(value, Mapping):
+            items = ((name, self.resolve(item, (*path, name))) for name, item in value.items())
+            return {name: item for name, item in items if item is not _UNSET}
+        if isinstance(value, list):
+            found = [self.resolve(item, (*path, number)) for number, item in enumerate(value)]
+            return [item for item in found if item is not _UNSET]
+        return value
+
+    def _text(self, text: str, path: Path) -> Any:
+        self.masked.add(path)
+        if self.lenient:
+            self.dropped.add(path)
+            return _UNSET
+        before = len(self.findings)
+        result = _REFERENCE.sub(lambda match: self._one(match, path), text)
+        if len(self.findings) > before:
+            self.dropped.add(path)
+            return _UNSET
+        return Secret(result)
+
+    def _one(self, match: re.Match[str], path: Path) -> str:
+        if match[0] == "$${":
+            return "${"
+        kind, colon, name = (match[1] or "").partition(":")
+        if colon and kind == "env" and name:
+            return self._variable(name, path)
+        if colon and kind == "file" and name:
+            return self._file(name, path)
+        self.findings.append(Finding(path, "holds a `${` that is no reference", "write ${env:NAME}, ${file:PATH}, or $${ for a literal ${"))
+        return ""
+
+    def _variable(self, name: str, path: Path) -> str:
+        value = self.environ.get(name)
+        if value is None:
+            self.findings.append(Finding(path, f"the variable {name[:80]} is not set", "set it in the environment of the process"))
+            return ""
+        return value
+
+    def _file(self, name: str, path: Path) -> str:
+        try:
+            # O_NONBLOCK: a named pipe must not stop the start.
+            with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+                content = stream.read(MAX_SECRET_BYTES + 1)
+            if content is None or len(content) > MAX_SECRET_BYTES:
+                raise ValueError("longer than 64 KiB" if content else "a pipe")
+            text = content.decode("utf-8")
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or "not a short UTF-8 text"
+            self.findings.append(Finding(path, f"the file {name[:200]} cannot be read: {reason}", "check the path and the permissions"))
+            return ""
+        # Editors and `echo` end a file with a newline that no password has.
+        return text.removesuffix("\n").removesuffix("\r")
+
+
+def revealed(value: Any) -> Any:
+    """A copy in which every Secret is its text: what an adapter gets."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, Mapping):
+        return {name: revealed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [revealed(item) for item in value]
+    return value

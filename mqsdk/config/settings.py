@@ -1,0 +1,290 @@
+"""The file as a frozen model. Each key carries its default, one line of meaning, its unit, and whether a running process takes a change.
+
+`mqsdk.Settings`. Only here and in `kinds` is pydantic used; everything else reads `mqsdk.config.model.Configuration`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mqsdk.config import kinds, sources
+from mqsdk.config.model import LIVE, RESTART
+from mqsdk.config.secret import Secret
+
+if TYPE_CHECKING:
+    from mqsdk.config.model import Configuration
+
+_MIB = 1024 * 1024
+_DAY = 86_400.0
+_NAME = kinds.text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name: letters, digits, `.`, `_`, `-`, at most 64")
+_ANY_TEXT = kinds.text(r"(?s).{1,4096}", "text, not empty")
+
+Text = Annotated[str, _ANY_TEXT]
+Flag = Annotated[bool, kinds.flag()]
+
+
+def live(default: Any, meaning: str, unit: str = "") -> Any:
+    """A key that a reload applies at once."""
+    return Field(default, description=meaning, json_schema_extra={**LIVE, "unit": unit})
+
+
+def restart(default: Any, meaning: str, unit: str = "") -> Any:
+    """A key that a running process refuses to change."""
+    return Field(default, description=meaning, json_schema_extra={**RESTART, "unit": unit})
+
+
+def block(model: type[BaseModel]) -> Any:
+    return Field(default_factory=model)
+
+
+class Block(BaseModel):
+    """A mapping of known keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Tls(Block):
+    """One TLS block for every kind of backend."""
+
+    ca: Text | None = live(None, "file with the certificates that are trusted; default: the system's")
+    cert: Text | None = live(None, "file with the client's certificate")
+    key: Text | None = live(None, "file with the client's private key")
+    verify: Flag = live(True, "false: the server's certificate is not checked, a loud warning at each start")
+
+
+class Auth(Block):
+    """Credentials of one cluster."""
+
+    mechanism: Text | None = live(None, "SASL mechanism, for example SCRAM-SHA-512")
+    user: Text | None = live(None, "user name")
+    password: Secret | None = live(None, "secret; best by reference: `${file:/run/secrets/name}` or `${env:NAME}`")
+    token: Secret | None = live(None, "secret, in place of user and password")
+
+
+class ClusterKeys(BaseModel):
+    """One backend. Keys beyond these are the adapter's own and are checked against its `Options`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    backend: Text = restart(..., "kind of backend: the name of an installed adapter; `log` is the embedded one")
+    servers: list[Text] | None = live(None, "addresses host:port")
+    tls: Tls | None = live(None, "encrypt: {} with defaults, or ca, cert, key, verify")
+    auth: Auth | None = live(None, "mechanism, user, password, token")
+    options: dict[str, Any] | None = live(None, "to the client library as they are")
+    create: Flag = restart(True, "missing topics and groups are created at start; false: they are refused by name")
+    lease: Annotated[float, kinds.duration(0.1, 3600)] = restart(
+        10.0, "a frozen or dead consumer loses its partitions after this time", "duration"
+    )
+    accept: list[Text] = restart([], "findings about the backend's settings that this cluster may have, by code")
+
+
+class BackoffKeys(Block):
+    """The wait before the next attempt."""
+
+    base: Annotated[float, kinds.duration(0, _DAY)] = live(1.0, "wait after the first failed attempt", "duration")
+    factor: Annotated[float, kinds.number(1, 100)] = live(2.0, "each further wait is longer by this factor")
+    max: Annotated[float, kinds.duration(0, 30 * _DAY)] = live(60.0, "longest wait", "duration")
+    jitter: Annotated[float, kinds.number(0, 1)] = live(0.2, "a wait is up to this share longer, by chance")
+
+
+def _no_follow(value: object) -> object:
+    if value is True or value == "true":
+        raise ValueError("is not built in this version of mqsdk: leave it out or write false")
+    return value
+
+
+class RetryKeys(Block):
+    """How often and when a failed message runs again, and what then."""
+
+    attempts: Annotated[int, kinds.whole(1, 1_000_000)] = live(10, "attempts in total, the first one included")
+    backoff: BackoffKeys = block(BackoffKeys)
+    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop")] = live(
+        "dead_letter", "after the last attempt: dead_letter or drop (halt_key and halt_partition are not built in this version)"
+    )
+    dlq_follow_key: Annotated[bool, kinds.BeforeValidator(_no_follow), kinds.flag()] = live(
+        False, "later messages of a key with dead letters follow them; true is not built in this version"
+    )
+
+
+class InFlightKeys(Block):
+    """How much of a consumer may be fetched and not yet settled."""
+
+    records: Annotated[int, kinds.whole(1, 1_000_000)] = live(1000, "messages held at once per consumer")
+    bytes: Annotated[int, kinds.size(1024, 4096 * _MIB)] = live(64 * _MIB, "bytes held at once per consumer", "size")
+
+
+class ConsumerKeys(Block):
+    """Settings of consumers; in `defaults` for all, in `consumers` for a pair of topic and group."""
+
+    concurrency: Annotated[int, kinds.whole(1, 10_000)] = live(8, "handlers at once in one process")
+    timeout: Annotated[float | None, kinds.duration(0.001, 365 * _DAY, none=True)] = live(
+        300.0, "time for one call of the handler; none: no limit", "duration"
+    )
+    retry: RetryKeys = block(RetryKeys)
+    paused: Flag = live(False, "true: fetch nothing, keep the place")
+    in_flight: InFlightKeys = block(InFlightKeys)
+
+
+_PATTERNS = kinds.text(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}", "a topic name, `*` for any run of characters")
+
+
+class RouteKeys(Block):
+    """Topics and the cluster that holds them."""
+
+    topics: Annotated[list[Annotated[str, _PATTERNS]], Field(min_length=1)] = live(..., "topic names, `*` is any run of characters")
+    cluster: Text = live(..., "name of a cluster")
+
+
+_GROUP = kinds.text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}", "a group name: letters, digits, `_`, `-`, at most 120")
+
+
+class TopicKeys(Block):
+    """What must exist for the topics of a pattern."""
+
+    partitions: Annotated[int | None, kinds.whole(1, 10_000)] = restart(None, "partitions of a new topic; default: the backend's (8)")
+    groups: list[Annotated[str, _GROUP]] = restart([], "groups that are created ahead of their first consumer")
+
+
+class WindowKeys(Block):
+    """What `publish_nowait` and `publish_async` may have under way."""
+
+    records: Annotated[int, kinds.whole(1, 1_000_000)] = live(10_000, "messages under way")
+    bytes: Annotated[int, kinds.size(1024, 4096 * _MIB)] = live(64 * _MIB, "bytes under way", "size")
+
+
+class PublishKeys(Block):
+    """Publishing."""
+
+    timeout: Annotated[float, kinds.duration(0.001, 3600)] = live(10.0, "time for one publish, repeats included", "duration")
+    window: WindowKeys = block(WindowKeys)
+
+
+class LimitsKeys(Block):
+    """Limits of a message."""
+
+    # The embedded log stores records of up to 8 MiB, key and headers included.
+    payload: Annotated[int, kinds.size(1, 7 * _MIB)] = live(_MIB, "largest payload", "size")
+
+
+class DrainKeys(Block):
+    """Stopping."""
+
+    timeout: Annotated[float, kinds.duration(0, _DAY)] = live(30.0, "time for running handlers to end at a stop", "duration")
+
+
+class WatchdogKeys(Block):
+    """Finding out that nothing moves."""
+
+    no_progress: Annotated[float, kinds.duration(0.1, 30 * _DAY)] = live(
+        120.0, "a handler that runs longer, or a backlog without progress for so long, is reported", "duration"
+    )
+
+
+class ReloadKeys(Block):
+    """Taking a changed file while running."""
+
+    watch: Flag = live(True, "look at the file by itself")
+    every: Annotated[float, kinds.duration(0.1, _DAY)] = live(1.0, "how often", "duration")
+    settle: Annotated[float, kinds.duration(0, 30 * _DAY)] = live(
+        60.0, "after a route changed its cluster, how long the old one must stay empty", "duration"
+    )
+
+
+class ObservabilityKeys(Block):
+    """What is told about the process."""
+
+    log_level: Annotated[str, kinds.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")] = live(
+        "INFO", "lowest level that `mqsdk run` logs: DEBUG, INFO, WARNING, ERROR, CRITICAL"
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration as a frozen model. `Settings.load(path, env=)` reads a file; `Settings(app=..., clusters=...)` takes values.
+
+    Beneath explicit values stand the variables `MQSDK_*`, the profile, the file and the defaults. Raises ConfigError with every problem.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+    version: Annotated[int, kinds.whole(1, 1)] = restart(1, "version of this file's format")
+    app: Annotated[str, _NAME] = restart("app", "name of the application, in client ids and metrics")
+    environment: str = restart("", "selects profiles.<name>; MQSDK_ENV and --env are stronger")
+    clusters: dict[str, ClusterKeys] = Field(default_factory=dict)
+    routes: list[RouteKeys] = Field(default_factory=list)
+    topics: dict[str, TopicKeys] = Field(default_factory=dict)
+    defaults: ConsumerKeys = block(ConsumerKeys)
+    consumers: dict[str, ConsumerKeys] = Field(default_factory=dict)
+    publish: PublishKeys = block(PublishKeys)
+    limits: LimitsKeys = block(LimitsKeys)
+    drain: DrainKeys = block(DrainKeys)
+    watchdog: WatchdogKeys = block(WatchdogKeys)
+    reload: ReloadKeys = block(ReloadKeys)
+    observability: ObservabilityKeys = block(ObservabilityKeys)
+
+    _session: sources.Session = PrivateAttr()
+
+    def __init__(self, **values: Any) -> None:
+        session = sources.current() or sources.Session.of_variables(os.environ)
+        with sources.using(session):
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                session.rejected(error.errors(include_input=False, include_url=False))
+        session.raise_problems()
+        self._session = session
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, env: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the file and what stands over it. path None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults. ConfigError if unusable."""
+        from mqsdk.config.load import load_settings
+
+        return load_settings(path, environ=environ, environment=env)
+
+    def configuration(self) -> Configuration:
+        """The snapshot that the runtime reads."""
+        from mqsdk.config.convert import configuration_of
+
+        return configuration_of(self, self._session)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Strongest first. pydantic-settings merges mappings deeply and replaces lists.
+
+        Its own source for variables is not used: it ignores unknown names, and a list that is no JSON fails without naming the key.
+        """
+        session = sources.current()
+        layers = session.layers() if session is not None else ()
+        return (init_settings, *(Layer(settings_cls, data) for data in layers))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        session = sources.current()
+        return session.resolved(data) if session is not None and isinstance(data, dict) else data
+
+
+class Layer(PydanticBaseSettingsSource):
+    """One mapping as a source."""
+
+    def __init__(self, settings_cls: type[BaseSettings], data: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._data = data
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._data.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self._data)

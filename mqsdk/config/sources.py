@@ -1,0 +1,133 @@
+"""One load under way: the layers that make the configuration, what was found wrong, and where each finding stands.
+
+The session is in a context variable only while `Settings` is being built, because pydantic-settings builds sources in a class method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mqsdk.config import rules, variables
+from mqsdk.config.problems import Finding, Path, dotted, findings_of
+from mqsdk.config.references import Resolver
+from mqsdk.config.variables import Variables
+from mqsdk.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from mqsdk.config.document import Document
+
+_current: ContextVar[Session | None] = ContextVar("mqsdk_config_session", default=None)
+
+DEFAULT_CLUSTERS = {"local": {"backend": "log", "path": "./.mqsdk", "durability": "interval"}}
+
+
+def current() -> Session | None:
+    return _current.get()
+
+
+@contextmanager
+def using(session: Session) -> Iterator[None]:
+    """Let `Settings` that are built inside read this session."""
+    token = _current.set(session)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@dataclass
+class Session:
+    """environment: the effective one. file: the document's data without profiles. profile: the data of the active profile.
+
+    lenient: look for what is wrong in a profile that is not in use; references are not read.
+    """
+
+    environ: Mapping[str, str]
+    variables: Variables = field(default_factory=Variables)
+    document: Document | None = None
+    environment: str = ""
+    file: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    lenient: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    masked: frozenset[Path] = frozenset()
+
+    @classmethod
+    def of_variables(cls, environ: Mapping[str, str]) -> Session:
+        """Without a file: explicit values over `MQSDK_*`."""
+        return cls(environ, variables.read(environ), environment=environ.get("MQSDK_ENV", ""))
+
+    def layers(self) -> tuple[Mapping[str, Any], ...]:
+        """Beneath explicit values, strongest first."""
+        chosen = {"environment": self.environment} if self.environment else {}
+        return (chosen, self.variables.data, self.profile, self.file)
+
+    def resolved(self, merged: dict[str, Any]) -> dict[str, Any]:
+        """The merged data as pydantic shall see it: default cluster and route filled in, references replaced."""
+        resolver = Resolver(self.environ, self.lenient)
+        self.data = resolver.resolve(self._with_routes(self._with_clusters(merged)))
+        self.masked = frozenset(resolver.masked)
+        self.findings += resolver.findings
+        self.findings += rules.findings(self.data, lenient=self.lenient)
+        self._dropped = resolver.dropped
+        return dict(self.data)
+
+    def _with_clusters(self, merged: dict[str, Any]) -> dict[str, Any]:
+        """Without clusters of its own a configuration has the embedded log; variables may still change keys of it."""
+        clusters = merged.get("clusters", {})
+        own = "clusters" in self.file or "clusters" in self.profile or (clusters != self.variables.data.get("clusters", {}))
+        if own or not isinstance(clusters, Mapping):
+            return merged
+        changed = {name: block if isinstance(block, Mapping) else {} for name, block in clusters.items()}
+        names = dict.fromkeys((*DEFAULT_CLUSTERS, *changed))
+        return {**merged, "clusters": {name: {**DEFAULT_CLUSTERS.get(name, {}), **changed.get(name, {})} for name in names}}
+
+    def _with_routes(self, merged: dict[str, Any]) -> dict[str, Any]:
+        """One cluster and no routes: everything goes there."""
+        clusters = merged.get("clusters")
+        if "routes" in merged or not isinstance(clusters, Mapping):
+            return merged
+        default = list(clusters)[:1] if len(clusters) == 1 else [name for name in DEFAULT_CLUSTERS if name in clusters and not self._has_clusters()]
+        return {**merged, "routes": [{"topics": ["*"], "cluster": default[0]}]} if default else merged
+
+    def _has_clusters(self) -> bool:
+        return "clusters" in self.file or "clusters" in self.profile
+
+    def rejected(self, errors: Iterable[Mapping[str, Any]]) -> None:
+        """Take pydantic's errors, but for keys that are missing because their reference failed."""
+        from mqsdk.config import keys
+
+        found = (rules.refined(finding) for finding in findings_of(errors, keys.known_at))
+        self.findings += [finding for finding in found if finding.path not in self._dropped]
+
+    def raise_problems(self) -> None:
+        """ConfigError with everything found, in the order of the file."""
+        problems = self.problems()
+        if problems:
+            raise ConfigError.of(problems)
+
+    def problems(self) -> list[Problem]:
+        found = [self.located(finding) for finding in self.findings]
+        built = self.document.problems if self.document is not None else ()
+        unique = dict.fromkeys((*built, *self.variables.problems, *found))
+        return sorted(unique, key=lambda problem: (problem.line == 0, problem.line, problem.column))
+
+    def located(self, finding: Finding) -> Problem:
+        """The finding with the place that its value came from: a variable, the profile, or the file itself."""
+        path, key = finding.path, dotted(finding.path)
+        variable = self.variables.name_at(path)
+        if variable is not None:
+            return Problem(key, finding.what, finding.fix, variable)
+        if self.document is None:
+            return Problem(key, finding.what, finding.fix)
+        profiled: Path = ("profiles", self.environment, *path)
+        line, column = self.document.place(profiled if self.document.has(profiled) else path)
+        return Problem(key, finding.what, finding.fix, self.document.file, line, column)
+
+    def __post_init__(self) -> None:
+        self._dropped: set[Path] = set()
