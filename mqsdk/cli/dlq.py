@@ -1,0 +1,183 @@
+"""`dlq`: list, show and purge the dead letters of a topic and group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+import click
+
+from mqsdk.cli.exits import DONE, FOUND, NotFound, Refused
+from mqsdk.cli.look import body_fields
+from mqsdk.cli.output import Column, time_text
+from mqsdk.cli.session import Family, Place, Session, changing, check_names, pass_session
+from mqsdk.runtime import deadletters, reading
+from mqsdk.runtime.deadletters import Chosen, DeadLetter
+
+REASONS = ("exhausted", "rejected", "undecodable", "crash_loop")
+PURGE_CHUNK = 1000  # letters removed by one publish: bounds what is held in memory and what an interrupted purge leaves open
+REMOVE_TIMEOUT_S = 10.0
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.command(cls=Family)
+def dlq() -> None:
+    """Look at and handle dead letters."""
+
+
+def choosing(function: F) -> F:
+    """The arguments and options that say which letters are meant."""
+    decorators = [
+        click.argument("topic"),
+        click.argument("group"),
+        click.option("--id", "ids", multiple=True, help="The letter with this message id; may be repeated."),
+        click.option("--reason", type=click.Choice(REASONS), help="Letters with this reason."),
+        click.option("--since", metavar="TIME", help="Dead since this time, or a duration ago."),
+        click.option("--limit", type=click.IntRange(1), help="At most so many."),
+        click.option("--cluster", help="Look on this cluster, whatever the route says."),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+class Selection:
+    """The chosen letters of one call."""
+
+    def __init__(self, session: Session, options: dict[str, Any]) -> None:
+        self.topic, self.group, self.limit = options["topic"], options["group"], options["limit"]
+        self.place = letters_place(session, self.topic, self.group, options["cluster"])
+        self.chosen = Chosen(tuple(options["ids"]), options["reason"], _since(options["since"]))
+
+    def letters(self) -> Iterator[DeadLetter]:
+        return islice(deadletters.letters(self.place.admin, self.topic, self.group, self.chosen), self.limit)
+
+
+def letters_place(session: Session, topic: str, group: str, cluster: str | None) -> Place:
+    """Where the letters of a pair are: its group exists, or a deleted group has left letters behind. Raises NotFound."""
+    check_names(topic, group)
+    name = cluster or session.cluster_of(topic)
+    admin = session.backend(name).admin()
+    kept = admin.partitions(deadletters.topic_of(topic, group))
+    return session.group(topic, group, cluster) if kept is None else Place(name, admin, kept)
+
+
+def _since(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(reading.parse_time(text, datetime.now(UTC)).timestamp() * 1000)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from error
+
+
+@dlq.command("list")
+@choosing
+@pass_session
+def list_letters(session: Session, /, **options: Any) -> None:
+    """Dead letters, oldest first."""
+    selection = Selection(session, options)
+    if session.out.json:
+        for letter in selection.letters():
+            session.out.document(_summary(letter))
+        return
+    columns = (
+        Column("id"),
+        Column("key"),
+        Column("reason"),
+        Column("attempts", True),
+        Column("first_at"),
+        Column("last_at"),
+        Column("error"),
+    )
+    session.out.show("letters", [_summary(letter) for letter in selection.letters()], columns, "no dead letters")
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    key = letter.record.key
+    return {
+        "id": letter.id,
+        "key": None if key is None else key.decode("utf-8", "surrogateescape"),
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "first_at": time_text(letter.first_at_ms),
+        "last_at": time_text(letter.last_at_ms),
+        "error": letter.error,
+    }
+
+
+@dlq.command("show")
+@choosing
+@click.option("--body", is_flag=True, help="Show the bodies.")
+@pass_session
+def show_letters(session: Session, /, body: bool, **options: Any) -> None:
+    """Everything known about the chosen letters; bodies with --body."""
+    selection = Selection(session, options)
+    shown = 0
+    for shown, letter in enumerate(selection.letters(), 1):
+        if shown > 1 and not session.out.json:
+            session.out.write("")
+        session.out.fields(_details(selection, letter, body))
+    if not shown:
+        raise NotFound("no dead letter matches", where=f"{selection.topic}/{selection.group}", fix="`mqsdk dlq list` shows what is there")
+
+
+def _details(selection: Selection, letter: DeadLetter, body: bool) -> dict[str, Any]:
+    record = letter.record
+    details = {
+        **_summary(letter),
+        "topic": selection.topic,
+        "group": selection.group,
+        "cluster": selection.place.cluster,
+        "partition": letter.origin_partition,
+        "position": letter.origin_position or None,
+        "headers": dict(record.headers),
+        "content_type": record.content_type,
+        "size": len(record.value),
+    }
+    return details | (body_fields(record.value) if body else {})
+
+
+@dlq.command()
+@choosing
+@changing
+@pass_session
+def purge(session: Session, /, yes: bool, dry_run: bool, **options: Any) -> int:
+    """Remove the chosen letters for ever."""
+    selection = Selection(session, options)
+    total = sum(1 for _ in selection.letters())
+    if total and not session.confirmed([f"remove {total:,} dead letters of {selection.topic}/{selection.group} for ever"], yes, dry_run):
+        return DONE
+    purged, failed = _purge(session, selection) if total else (0, 0)
+    session.out.fields({"purged": purged, "moved": 0, "skipped": 0, "failed": failed})
+    return FOUND if failed else DONE
+
+
+def _purge(session: Session, selection: Selection) -> tuple[int, int]:
+    """(removed, not confirmed): by chunks, so that an interrupted purge has removed what it said."""
+    remover = deadletters.Remover(session.backend(selection.place.cluster), selection.topic, selection.group, session.clock_ms)
+    purged = failed = 0
+    letters = selection.letters()
+    while chunk := list(islice(letters, PURGE_CHUNK)):
+        removed = remover.remove(chunk, session.timeout_s or REMOVE_TIMEOUT_S)
+        purged += removed
+        failed += len(chunk) - removed
+    return purged, failed
+
+
+@dlq.command()
+@choosing
+@click.option("--rate", help="At most so many a second, as 100/s.")
+@changing
+@pass_session
+def redrive(session: Session, /, yes: bool, dry_run: bool, rate: str | None, **options: Any) -> None:
+    """Not in this version: a copy for one group needs the group's retry topic, which consumers do not read yet."""
+    selection = Selection(session, options)
+    raise Refused(
+        "`dlq redrive` is not in this version: consumers do not read a group's retry topic yet",
+        where=f"{selection.topic}/{selection.group}",
+        fix="the letters stay as they are; `mqsdk dlq show --body` gives what is needed to publish one again",
+    )

@@ -1,0 +1,61 @@
+"""Exit codes of the command line and the one place that maps an exception to one.
+
+    0  done, nothing to report            5  refused: gate, capability, state, missing --yes
+    1  looked and found something wrong;  6  no such app, topic, group, message
+       a publish was rejected             7  outcome unknown (may be stored)
+    2  usage                              8  stop not clean
+    3  configuration or declaration       9  watchdog: no progress
+    4  backend unreachable or credentials refused
+
+Beside the table, by the conventions of shells and sysexits(3): 130 ended by Ctrl-C, 70 a defect of mqsdk itself (with its traceback).
+"""
+
+from __future__ import annotations
+
+from mqsdk.errors import (
+    AccessDenied,
+    BackendError,
+    CapabilityError,
+    ConfigError,
+    Corrupt,
+    DeclarationError,
+    MoveRefused,
+    MqError,
+    PublishError,
+    PublishManyFailed,
+    PublishUnknown,
+    StateError,
+    Unavailable,
+    UnsafeBackend,
+    UnsupportedFormat,
+)
+
+DONE, FOUND, USAGE, INVALID, UNREACHABLE, REFUSED, MISSING, UNKNOWN, NOT_CLEAN, WATCHDOG = range(10)
+DEFECT, INTERRUPTED = 70, 130
+
+
+class NotFound(MqError):
+    """There is no such app, topic, group, message or process."""
+
+
+class Refused(MqError):
+    """A command does not do what it was asked to do: not confirmed, not in this version, or a rule forbids it."""
+
+
+# First match wins, so subclasses stand before their bases.
+_BY_TYPE: tuple[tuple[type[MqError] | tuple[type[MqError], ...], int], ...] = (
+    (NotFound, MISSING),
+    ((ConfigError, DeclarationError), INVALID),
+    ((Refused, CapabilityError, StateError, MoveRefused, UnsafeBackend, UnsupportedFormat), REFUSED),
+    (Corrupt, FOUND),
+    ((Unavailable, AccessDenied, BackendError), UNREACHABLE),
+    (PublishUnknown, UNKNOWN),
+    (PublishError, FOUND),
+)
+
+
+def exit_code(error: MqError) -> int:
+    """The exit code that reports this error."""
+    if isinstance(error, PublishManyFailed):
+        return UNKNOWN if any(isinstance(outcome, PublishUnknown) for outcome in error.outcomes) else FOUND
+    return next((code for types, code in _BY_TYPE if isinstance(error, types)), FOUND)

@@ -1,0 +1,177 @@
+"""`groups` and `lag`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mqsdk.cli.exits import DONE, FOUND, Refused
+from mqsdk.cli.look import own_topics
+from mqsdk.cli.output import Column, seconds_text
+from mqsdk.cli.session import Command, Listing, Place, Session, changing, check_names, duration, pass_session
+from mqsdk.errors import StateError
+from mqsdk.spi import Admin, GroupInfo
+
+
+@click.command(cls=Listing)
+def groups() -> Any:
+    """List groups with their members; `groups ensure|delete TOPIC GROUP`."""
+
+
+@groups.command("list", hidden=True)
+@click.argument("topic", required=False)
+@pass_session
+def list_groups(session: Session, topic: str | None = None) -> None:
+    """Groups of TOPIC, of all topics without it."""
+    rows = [_row(info) for _, info in found_groups(session, topic)]
+    columns = (Column("topic"), Column("group"), Column("members", show=_members_text), Column("assignment", show=_assignment_text))
+    session.out.show("groups", rows, columns, "no groups yet: a consumer's first start or `mqsdk groups ensure` creates one")
+
+
+def found_groups(session: Session, topic: str | None, group: str | None = None) -> Iterator[tuple[Place, GroupInfo]]:
+    """Groups with the place of their topic. A named topic or group that does not exist: NotFound."""
+    if topic is not None:
+        place = session.place(topic) if group is None else session.group(topic, group)
+        yield from ((place, info) for info in place.admin.groups(topic) if group in (None, info.group))
+        return
+    for cluster in session.clusters.configuration.clusters:
+        admin = session.backend(cluster).admin()
+        for one in admin.topics():
+            yield from ((Place(cluster, admin, one.partitions), info) for info in admin.groups(one.name))
+
+
+def _row(info: GroupInfo) -> dict[str, Any]:
+    return {
+        "topic": info.topic,
+        "group": info.group,
+        "members": [{"id": one.id, "host": one.host, "pid": one.pid} for one in info.members],
+        "assignment": {str(partition): one.id for one in info.members for partition in sorted(one.partitions)},
+        "halted": [],
+    }
+
+
+def _members_text(members: list[dict[str, Any]]) -> str:
+    return ", ".join(one["id"] for one in members) or "-"
+
+
+def _assignment_text(assignment: dict[str, str]) -> str:
+    owned: dict[str, list[str]] = {}
+    for partition, member in assignment.items():
+        owned.setdefault(member, []).append(partition)
+    return "; ".join(f"{member}: {','.join(numbers)}" for member, numbers in owned.items()) or "-"
+
+
+@groups.command("ensure")
+@click.argument("topic")
+@click.argument("group")
+@changing
+@pass_session
+def ensure_group(session: Session, topic: str, group: str, yes: bool, dry_run: bool) -> None:
+    """Create TOPIC and GROUP ahead of the first start, so that GROUP sees what is published from now on."""
+    check_names(topic, group)
+    cluster = session.cluster_of(topic)
+    admin = session.backend(cluster).admin()
+    rule = session.clusters.configuration.topic_rule(topic)
+    plan = _missing(admin, cluster, topic, group)
+    if plan and not session.confirmed(plan, yes, dry_run):
+        return
+    if plan:
+        admin.ensure_topic(topic, rule.partitions)
+        admin.ensure_group(topic, group)
+    session.out.fields({"topic": topic, "group": group, "cluster": cluster, "created": bool(plan)})
+
+
+def _missing(admin: Admin, cluster: str, topic: str, group: str) -> list[str]:
+    """The steps that are still to be done; none when both exist."""
+    create_group = f"create group {group} of topic {topic}"
+    if admin.partitions(topic) is None:
+        return [f"create topic {topic} on cluster {cluster}", create_group]
+    return [] if group in [one.group for one in admin.groups(topic)] else [create_group]
+
+
+@groups.command("delete")
+@click.argument("topic")
+@click.argument("group")
+@changing
+@pass_session
+def delete_group(session: Session, topic: str, group: str, yes: bool, dry_run: bool) -> None:
+    """Delete GROUP's progress in TOPIC for ever. Its dead letters stay until they are purged."""
+    place = session.group(topic, group)
+    (info,) = [one for one in place.admin.groups(topic) if one.group == group]
+    if info.members:
+        who = ", ".join(one.id for one in info.members)
+        raise StateError(f"group {group} of topic {topic} has members", where=who, fix="stop its consumers first", state="RUNNING")
+    pending = sum(one.messages for one in place.admin.progress(topic, group))
+    plan = [f"delete group {group} of topic {topic}: its progress, and {pending:,} messages that it has not handled are lost to it"]
+    kept = [name for name in own_topics(place, topic, group) if name.endswith(".dlq")]
+    plan += [f"keep its dead letters in {name}" for name in kept]
+    if session.confirmed(plan, yes, dry_run):
+        place.admin.delete_group(topic, group)
+        session.out.fields({"topic": topic, "group": group, "deleted": True, "unhandled": pending})
+
+
+@groups.command("release")
+@click.argument("topic")
+@click.argument("group")
+@click.option("--key")
+@click.option("--as", "outcome", type=click.Choice(["retry", "dead_letter", "drop"]))
+def release(topic: str, group: str, key: str | None, outcome: str | None) -> None:
+    """Not in this version: nothing can be halted yet."""
+    raise Refused("`groups release` is not in this version", where=f"{topic}/{group}", fix="`on_exhausted: halt_*` is refused too")
+
+
+# --- lag -------------------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.argument("topic", required=False)
+@click.argument("group", required=False)
+@click.option("--max-messages", type=click.IntRange(0), help="Exit 1 if a group is further behind.")
+@click.option("--max-age", type=duration, metavar="D", help="Exit 1 if a group's oldest unhandled message is older.")
+@pass_session
+def lag(session: Session, topic: str | None, group: str | None, max_messages: int | None, max_age: float | None) -> int:
+    """How many messages, and seconds, groups are behind. `-v` shows partitions."""
+    now = session.clock_ms()
+    rows = [
+        {
+            "topic": info.topic,
+            "group": info.group,
+            "partition": one.partition,
+            "messages": one.messages,
+            "seconds": _age(one.oldest_ms, now),
+        }
+        for place, info in found_groups(session, topic, group)
+        for one in place.admin.progress(info.topic, info.group)
+    ]
+    totals = _totals(rows)
+    figures = (Column("messages", True), Column("seconds", True, seconds_text))
+    if session.out.json or session.out.verbose:
+        session.out.show("lag", rows, (Column("topic"), Column("group"), Column("partition", True), *figures), "no groups yet")
+    else:
+        session.out.show("lag", totals, (Column("topic"), Column("group"), *figures), "no groups yet")
+    over = [one for one in totals if _over(one, max_messages, max_age)]
+    for one in over:
+        session.out.warn(f"over the limit: {one['topic']}/{one['group']}")
+    return FOUND if over else DONE
+
+
+def _age(oldest_ms: int | None, now_ms: int) -> float | None:
+    return None if oldest_ms is None else max(0.0, (now_ms - oldest_ms) / 1000)
+
+
+def _totals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per group: the sum of messages and the largest age."""
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        pair = (row["topic"], row["group"])
+        one = totals.setdefault(pair, {"topic": pair[0], "group": pair[1], "messages": 0, "seconds": None})
+        one["messages"] += row["messages"]
+        one["seconds"] = max((age for age in (one["seconds"], row["seconds"]) if age is not None), default=None)
+    return list(totals.values())
+
+
+def _over(total: dict[str, Any], max_messages: int | None, max_age: float | None) -> bool:
+    too_many = max_messages is not None and total["messages"] > max_messages
+    return too_many or (max_age is not None and (total["seconds"] or 0.0) > max_age)
