@@ -1,4 +1,4 @@
-"""`make demo`, or `python demo.py [FOLDER]`: a month of flights is published while three groups in two processes work on it, and one process is killed in the middle.
+"""`make demo`, or `python demo.py [FOLDER]`: a month of flights through three groups in two processes, one of them killed in the middle.
 
 Ends by itself with a table. Exit code 0 when nothing was lost, nothing ran out of order, and every repeat is explained by the kill.
 """

@@ -1,0 +1,35 @@
+"""The consuming side of the kill test: `mqsdk run consumer:app`. An ordered handler that fails now and then and journals what it does."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+from mqsdk import App, Backoff, Message, RetryPolicy
+from mqsdk.events import DeadLettered, Event
+from mqsdk.testing.journal import Journal
+
+app = App()
+
+
+@cache
+def journal() -> Journal:
+    return Journal.in_folder(".", "consumer")
+
+
+@app.observe
+def note(event: Event) -> None:
+    if isinstance(event, DeadLettered):
+        journal().dead_letter(event.message_id, group=event.group)
+
+
+@app.consumer("work", group="workers", ordered=True, retry=RetryPolicy(attempts=50, backoff=Backoff("5ms", max="50ms")))
+def work(payload: dict[str, int], message: Message[Any]) -> None:
+    book = journal()
+    call = {"group": message.group, "attempt": message.attempt, "epoch": message.epoch}
+    book.start(message.id, key=message.key or "", partition=message.partition, **call)  # type: ignore[arg-type]
+    fails = random.random() < 0.02
+    book.end(message.id, ok=not fails, **call)  # type: ignore[arg-type]
+    if fails:
+        raise ConnectionError("one in fifty fails")

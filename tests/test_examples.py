@@ -1,0 +1,77 @@
+"""Every example is executed as its README says, with real processes on the embedded log."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.processes import MQSDK, Running, environment, mqsdk, run
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+def copied(example: str, target: Path) -> Path:
+    shutil.copytree(EXAMPLES / example, target, dirs_exist_ok=True)
+    for config in target.glob("*.yaml"):
+        config.chmod(0o600)
+    return target
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_hello_is_the_five_lines_of_the_readme() -> None:
+    lines = (EXAMPLES / "01_hello" / "hello.py").read_text()
+    assert lines in (EXAMPLES.parent / "README.md").read_text()
+
+
+def test_hello_greets_across_two_processes(tmp_path: Path) -> None:
+    folder = copied("01_hello", tmp_path)
+    with Running([*MQSDK, "run", "hello:app"], folder) as consumer:
+        published = mqsdk(folder, "publish", "hello", "world")
+        assert published.returncode == 0, published.stderr
+        consumer.wait_for("hello world")
+        assert consumer.stop() == 0
+
+
+def test_the_web_service_publishes_from_sync_and_async_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = copied("03_web", tmp_path)
+    monkeypatch.chdir(folder)
+    for name, value in environment(folder).items():
+        monkeypatch.setenv(name, value)
+    service = load(folder / "web.py")
+    with TestClient(service.web) as client:
+        assert client.put("/orders/7?cents=1250").status_code == 202
+        assert client.post("/orders", json={"id": "8", "cents": 300}).status_code == 202
+        refused = client.post("/orders", json={"id": "x" * 2000, "cents": 1})
+        assert refused.status_code == 422
+        assert "xxx" not in refused.text
+    with Running([*MQSDK, "run", "web:app"], folder) as consumer:
+        consumer.wait_for("billed order 7: 12.50")
+        consumer.wait_for("billed order 8: 3.00")
+        assert consumer.stop() == 0
+
+
+def test_the_demo_loses_nothing_and_explains_its_repeats(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    done = run([sys.executable, EXAMPLES / "02_flights" / "demo.py", folder], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kill -9 of consumer 2" in done.stdout
+    listed = mqsdk(folder, "dlq", "list", "flights", "alerts", "--json")
+    reasons = {json.loads(line)["reason"] for line in listed.stdout.splitlines()}
+    assert reasons == {"exhausted"}
