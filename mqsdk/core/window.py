@@ -5,9 +5,14 @@ A repeat carries the same id and sequence and goes before anything newer of its 
 
 from __future__ import annotations
 
-from mqsdk.spi.events import Outcome, Rejected, Stored
+from mqsdk.spi.events import Outcome, Rejected, Stored, Unknown
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.5
+
+
+def repeatable(outcome: Outcome) -> bool:
+    """True for Unknown and for rejections that may pass later."""
+    return not isinstance(outcome, Stored) and not (isinstance(outcome, Rejected) and not outcome.retryable)
 
 
 def repeat_after(outcome: Outcome, repeats: int, now: float, deadline: float) -> float | None:
@@ -15,14 +20,12 @@ def repeat_after(outcome: Outcome, repeats: int, now: float, deadline: float) ->
 
     repeats: how often it was repeated already. now, deadline: monotonic seconds. A wait never ends after the deadline.
     """
-    if isinstance(outcome, Stored) or (isinstance(outcome, Rejected) and not outcome.retryable):
+    if not repeatable(outcome):
         return None
     wait = min(FIRST_WAIT_S * 2.0 ** min(repeats, 20), LONGEST_WAIT_S)
     return wait if now + wait < deadline else None
 
 
-def merge(earlier: Outcome | None, latest: Outcome) -> Outcome:
-    """The answer after repeats: once a send was Unknown, only Stored can take the doubt away."""
-    if earlier is None or isinstance(latest, Stored) or isinstance(earlier, (Stored, Rejected)):
-        return latest
-    return earlier
+def merge(earlier: Outcome, latest: Outcome) -> Outcome:
+    """The answer after a repeat: once a send was Unknown, only Stored can take the doubt away."""
+    return earlier if isinstance(earlier, Unknown) and not isinstance(latest, Stored) else latest

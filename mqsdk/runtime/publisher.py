@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from mqsdk.core.partitioner import partition_of
-
 from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.core import window
+from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
@@ -44,9 +43,9 @@ class Draft(NamedTuple):
 
 
 class _Topic:
-    """What the publisher knows of one topic. `lock` guards the numbers only, never a wait."""
+    """What the publisher knows of one topic; numbers are changed under the publisher's lock."""
 
-    __slots__ = ("lock", "name", "partitions", "repairing", "sequences", "sticky", "sticky_left")
+    __slots__ = ("name", "partitions", "repairing", "sequences", "sticky", "sticky_left")
 
     def __init__(self, name: str, count: int, sticky: int) -> None:
         self.name = name
@@ -54,7 +53,6 @@ class _Topic:
         self.sequences = [0] * count
         self.sticky = sticky % count
         self.sticky_left = STICKY_RECORDS
-        self.lock = threading.Lock()
         self.repairing: dict[int, threading.Event] = {}
 
 
@@ -96,7 +94,7 @@ class Publisher:
         self._sink = _Sink()
         self._producer = backend.producer(self._sink)
         self._topics: dict[str, _Topic] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
         self._sender = Sender(self, limits, cluster.name) if threaded else None
         self._closed = False
@@ -155,7 +153,7 @@ class Publisher:
         if len(outcomes) == 1 and type(outcomes[0][0]) is Stored:
             return self._receipts(topic, number, drafts, outcomes[0][0])
         flat = [(outcome, offset) for outcome, length in outcomes for offset in range(length)]
-        if any(window.repeat_after(outcome, 0, self._clock.mono(), deadline) is not None for outcome, _ in flat):
+        if any(window.repeatable(outcome) for outcome, _ in flat):
             flat = self._repeat(topic, number, records, flat, deadline)
         return [self._answer(topic, number, draft, *outcome) for draft, outcome in zip(drafts, flat, strict=True)]
 
@@ -164,7 +162,6 @@ class Publisher:
         with self._lock:
             token = self._next_token
             self._next_token = token + count
-        with topic.lock:
             sequence = topic.sequences[number]
             topic.sequences[number] = sequence + count
         partition, now_ms, producer = topic.partitions[number], self._clock.wall_ms(), self._incarnation
@@ -197,40 +194,35 @@ class Publisher:
         return runs
 
     def _repeat(
-        self, topic: _Topic, number: int, records: list[NewRecord], flat: list[tuple[Outcome, int]], deadline: float
+        self, topic: _Topic, number: int, records: list[NewRecord], latest: list[tuple[Outcome, int]], deadline: float
     ) -> list[tuple[Outcome, int]]:
         """Send again, oldest first, what may be repeated; other publishers of this partition wait meanwhile."""
         gate = threading.Event()
-        with topic.lock:
-            topic.repairing.setdefault(number, gate)
-        doubts: list[Outcome | None] = [outcome for outcome, _ in flat]
+        topic.repairing.setdefault(number, gate)
+        answers = list(latest)
         repeats = 0
         try:
-            while True:
-                todo = [i for i, (outcome, _) in enumerate(flat) if window.repeat_after(outcome, repeats, 0.0, float("inf")) is not None]
-                wait = window.repeat_after(flat[todo[0]][0], repeats, self._clock.mono(), deadline) if todo else None
-                if wait is None:
-                    return flat
-                self._sleep(wait)
-                again = [records[i] for i in todo]
-                results = self._publish_each(again, deadline)
-                for i, latest in zip(todo, results, strict=True):
-                    merged = window.merge(doubts[i], latest[0])
-                    doubts[i] = merged
-                    flat[i] = latest if merged is latest[0] else (merged, 0)
+            while (wait := self._wait_before_repeat(latest, repeats, deadline)) is not None:
+                self._clock.sleep(wait)
+                todo = [i for i, (outcome, _) in enumerate(latest) if window.repeatable(outcome)]
+                for i, result in zip(todo, self._publish_each([records[i] for i in todo], deadline), strict=True):
+                    latest[i] = result
+                    answers[i] = (window.merge(answers[i][0], result[0]), result[1])
                 repeats += 1
+            return answers
         finally:
-            with topic.lock:
-                if topic.repairing.get(number) is gate:
-                    del topic.repairing[number]
+            if topic.repairing.get(number) is gate:
+                del topic.repairing[number]
             gate.set()
+
+    def _wait_before_repeat(self, latest: Sequence[tuple[Outcome, int]], repeats: int, deadline: float) -> float | None:
+        now = self._clock.mono()
+        waits = (window.repeat_after(outcome, repeats, now, deadline) for outcome, _ in latest)
+        return next((wait for wait in waits if wait is not None), None)
 
     def _publish_each(self, records: Sequence[NewRecord], deadline: float) -> list[tuple[Outcome, int]]:
         """Tokens of a subset are not consecutive, so each record gets its own call."""
         return [(outcome, 0) for record in records for outcome, _ in self._publish_once([record], deadline)]
-
-    def _sleep(self, seconds: float) -> None:
-        self._clock.sleep(seconds)
 
     def _wait_for_repair(self, topic: _Topic, number: int, deadline: float) -> Rejected | None:
         while (gate := topic.repairing.get(number)) is not None:
@@ -267,7 +259,7 @@ class Publisher:
         self._topics.pop(name, None)
 
     def _sticky_partition(self, topic: _Topic, records: int) -> int:
-        with topic.lock:
+        with self._lock:
             number = topic.sticky
             topic.sticky_left -= records
             if topic.sticky_left <= 0:
