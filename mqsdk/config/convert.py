@@ -97,5 +97,6 @@ def _retry(block: RetryKeys) -> Mapping[str, Any]:
     values = {name: getattr(block, name) for name in sorted(block.model_fields_set)}
     if "backoff" in values:
         backoff = values["backoff"]
-        values["backoff"] = MappingProxyType({_BACKOFF_NAMES.get(name, name): getattr(backoff, name) for name in sorted(backoff.model_fields_set)})
+        given = sorted(backoff.model_fields_set)
+        values["backoff"] = MappingProxyType({_BACKOFF_NAMES.get(name, name): getattr(backoff, name) for name in given})
     return MappingProxyType(values)

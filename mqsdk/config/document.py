@@ -162,7 +162,8 @@ def _syntax(file: str, text: str, error: yaml.MarkedYAMLError) -> ConfigError:
         return _refused(file, "a tab where YAML wants spaces", "indent with spaces", line, column)
     # PyYAML quotes alias, anchor and tag names: an unquoted password that begins with * or ! would be shown.
     what = _QUOTED.sub("...", error.problem or "cannot be parsed")
-    return _refused(file, f"not valid YAML: {what}", "check indentation, colons and quotes; quote texts that begin with * & ! % @", line, column)
+    fix = "check indentation, colons and quotes; quote texts that begin with * & ! % @"
+    return _refused(file, f"not valid YAML: {what}", fix, line, column)
 
 
 class _Composer(yaml.SafeLoader):
@@ -173,7 +174,7 @@ class _Composer(yaml.SafeLoader):
     aliases = depth = values = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         self.values += 1
         self.aliases += isinstance(event, yaml.AliasEvent)
         for count, limit, name in ((self.aliases, MAX_ALIASES, "aliases"), (self.values, MAX_VALUES, "values")):
@@ -185,7 +186,7 @@ class _Composer(yaml.SafeLoader):
             raise _refused(self.file, f"is nested deeper than {MAX_DEPTH} levels", "check the brackets", mark.line + 1, mark.column + 1)
         self.depth += 1
         try:
-            return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
+            return super().compose_node(parent, index)
         finally:
             self.depth -= 1
 
@@ -199,7 +200,7 @@ for _tag, _pattern, _first in (
     (_FLOAT, r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", _DIGITS),
     (_MERGE, r"<<", ["<"]),
 ):
-    _Composer.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)  # type: ignore[no-untyped-call]
+    _Composer.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 class _Builder:

@@ -93,7 +93,7 @@ def _build(session: Session) -> Settings:
 
 def _session(found: Document | None, environ: Mapping[str, str], environment: str) -> Session:
     """The layers of one document with one profile."""
-    from mqsdk.config.problems import Finding, Path
+    from mqsdk.config.problems import Finding
     from mqsdk.config.sources import Session
 
     data: dict[str, Any] = dict(found.data) if found is not None else {}
@@ -105,16 +105,19 @@ def _session(found: Document | None, environ: Mapping[str, str], environment: st
         findings.append(Finding(("profiles",), "must be a mapping of profiles", 'for example test: {app: "shop-test"}'))
         profiles = {}
     for name, profile in profiles.items():
-        path: Path = ("profiles", name)
         if not isinstance(profile, Mapping):
-            findings.append(Finding(path, "must be a mapping of keys", "write the keys that differ"))
+            findings.append(Finding(("profiles", name), "must be a mapping of keys", "write the keys that differ"))
             continue
         for key in ("profiles", "environment", "version"):
             if key in profile:
-                findings.append(Finding((*path, key), "cannot stand in a profile", "put it at the top of the file"))
+                findings.append(Finding(("profiles", name, key), "cannot stand in a profile", "put it at the top of the file"))
     profile = profiles.get(chosen, {})
     session = Session(environ, document=found, environment=chosen, file=data, findings=findings)
-    session.profile = {key: value for key, value in profile.items() if key not in ("profiles", "environment", "version")} if isinstance(profile, Mapping) else {}
+    session.profile = (
+        {key: value for key, value in profile.items() if key not in ("profiles", "environment", "version")}
+        if isinstance(profile, Mapping)
+        else {}
+    )
     return session
 
 

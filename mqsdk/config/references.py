@@ -1,4 +1,7 @@
-"""`${env:NAME}` and `${file:PATH}` in texts. `$${` is a literal `${`. Files are read at each load, so a changed secret is taken by a reload."""
+"""`${env:NAME}` and `${file:PATH}` in texts; `$${` is a literal `${`.
+
+Files are read at each load, so a reload takes a changed secret.
+"""
 
 from __future__ import annotations
 

@@ -34,10 +34,12 @@ def refined(finding: Finding) -> Finding:
     top = path[0]
     if len(path) == 1 and name == "requires":
         return Finding(path, _NOT_BUILT, "remove it")
+    if len(path) == 1 and misplaced(name):
+        return Finding(path, "unknown key", misplaced(name))
     if top == "routes" and name == "move":
         return Finding(path, _NOT_BUILT, "remove it, and change `cluster` of the route with all processes stopped")
     if top == "observability":
-        return Finding(path, _NOT_BUILT, finding.fix if "log_level" in finding.fix else "remove it; only `log_level` is taken")
+        return finding if finding.fix.startswith("did") else Finding(path, _NOT_BUILT, "remove it; only `log_level` is taken")
     if top == "topics" and name == "retention":
         return Finding(path, f"{_NOT_BUILT}: nothing is deleted by age", "remove it; `mqsdk topics delete` deletes by hand")
     if top == "defaults" or (top == "consumers" and len(path) == 3):
@@ -101,7 +103,9 @@ def _routes(data: Mapping[str, Any], lenient: bool) -> Iterator[Finding]:
     if not clusters and isinstance(data.get("clusters"), Mapping) and not lenient:
         yield Finding(("clusters",), "has no cluster", "add one, for example local: {backend: log, path: ./.mqsdk}")
     if routes is None and len(clusters) > 1:
-        yield Finding(("clusters",), "several clusters and no `routes`", f'add routes: [{{topics: ["*"], cluster: {next(iter(clusters))}}}]')
+        yield Finding(
+            ("clusters",), "several clusters and no `routes`", f'add routes: [{{topics: ["*"], cluster: {next(iter(clusters))}}}]'
+        )
     for number, route in enumerate(routes if isinstance(routes, list) else []):
         cluster = revealed(route.get("cluster")) if isinstance(route, Mapping) else None
         if isinstance(cluster, str) and cluster not in clusters:

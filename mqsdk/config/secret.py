@@ -58,7 +58,9 @@ class Secret:
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.no_info_plain_validator_function(_as_secret, serialization=core_schema.plain_serializer_function_ser_schema(repr))
+        return core_schema.no_info_plain_validator_function(
+            _as_secret, serialization=core_schema.plain_serializer_function_ser_schema(repr)
+        )
 
 
 def _as_secret(value: object) -> Secret:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 _DAY = 86_400.0
 _NAME = kinds.text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name: letters, digits, `.`, `_`, `-`, at most 64")
+_ENVIRONMENT = kinds.text(r"[A-Za-z0-9._-]{0,64}", "a name: letters, digits, `.`, `_`, `-`")
 _ANY_TEXT = kinds.text(r"(?s).{1,4096}", "text, not empty")
 
 Text = Annotated[str, _ANY_TEXT]
@@ -104,7 +105,7 @@ class RetryKeys(Block):
 
     attempts: Annotated[int, kinds.whole(1, 1_000_000)] = live(10, "attempts in total, the first one included")
     backoff: BackoffKeys = block(BackoffKeys)
-    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop")] = live(
+    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", later=("halt_key", "halt_partition"))] = live(
         "dead_letter", "after the last attempt: dead_letter or drop (halt_key and halt_partition are not built in this version)"
     )
     dlq_follow_key: Annotated[bool, kinds.BeforeValidator(_no_follow), kinds.flag()] = live(
@@ -204,6 +205,12 @@ class ObservabilityKeys(Block):
     )
 
 
+def _known_version(value: object) -> object:
+    if value not in (1, "1") or isinstance(value, bool):
+        raise ValueError("is not a version that this mqsdk reads: it reads version 1")
+    return 1
+
+
 class Settings(BaseSettings):
     """The whole configuration as a frozen model. `Settings.load(path, env=)` reads a file; `Settings(app=..., clusters=...)` takes values.
 
@@ -212,9 +219,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
 
-    version: Annotated[int, kinds.whole(1, 1)] = restart(1, "version of this file's format")
+    version: Annotated[int, kinds.BeforeValidator(_known_version)] = restart(1, "version of this file's format")
     app: Annotated[str, _NAME] = restart("app", "name of the application, in client ids and metrics")
-    environment: str = restart("", "selects profiles.<name>; MQSDK_ENV and --env are stronger")
+    environment: Annotated[str, _ENVIRONMENT] = restart("", "selects profiles.<name>; MQSDK_ENV and --env are stronger")
     clusters: dict[str, ClusterKeys] = Field(default_factory=dict)
     routes: list[RouteKeys] = Field(default_factory=list)
     topics: dict[str, TopicKeys] = Field(default_factory=dict)
@@ -231,6 +238,7 @@ class Settings(BaseSettings):
 
     def __init__(self, **values: Any) -> None:
         session = sources.current() or sources.Session.of_variables(os.environ)
+        session.explicit = frozenset(values)
         with sources.using(session):
             try:
                 super().__init__(**values)
@@ -241,7 +249,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, path: str | Path | None = None, env: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the file and what stands over it. path None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults. ConfigError if unusable."""
+        """Read the file and what stands over it. path None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults.
+
+        env: the environment, stronger than `MQSDK_ENV` and the file. Raises ConfigError with every problem.
+        """
         from mqsdk.config.load import load_settings
 
         return load_settings(path, environ=environ, environment=env)

@@ -43,6 +43,7 @@ def using(session: Session) -> Iterator[None]:
 class Session:
     """environment: the effective one. file: the document's data without profiles. profile: the data of the active profile.
 
+    explicit: sections given as arguments of `Settings`.
     lenient: look for what is wrong in a profile that is not in use; references are not read.
     """
 
@@ -56,6 +57,8 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     data: Mapping[str, Any] = field(default_factory=dict)
     masked: frozenset[Path] = frozenset()
+    dropped: set[Path] = field(default_factory=set)
+    explicit: frozenset[str] = frozenset()
 
     @classmethod
     def of_variables(cls, environ: Mapping[str, str]) -> Session:
@@ -70,40 +73,40 @@ class Session:
     def resolved(self, merged: dict[str, Any]) -> dict[str, Any]:
         """The merged data as pydantic shall see it: default cluster and route filled in, references replaced."""
         resolver = Resolver(self.environ, self.lenient)
-        self.data = resolver.resolve(self._with_routes(self._with_clusters(merged)))
+        self.data = resolver.resolve(self._completed(merged))
         self.masked = frozenset(resolver.masked)
         self.findings += resolver.findings
         self.findings += rules.findings(self.data, lenient=self.lenient)
-        self._dropped = resolver.dropped
+        self.dropped = resolver.dropped
         return dict(self.data)
 
-    def _with_clusters(self, merged: dict[str, Any]) -> dict[str, Any]:
-        """Without clusters of its own a configuration has the embedded log; variables may still change keys of it."""
+    def _completed(self, merged: dict[str, Any]) -> dict[str, Any]:
+        """With the cluster and the route that stand behind everything.
+
+        Where nobody gives clusters there is the embedded log, of which variables may still change keys. Without routes everything goes
+        to it, or to the only cluster that is given.
+        """
         clusters = merged.get("clusters", {})
-        own = "clusters" in self.file or "clusters" in self.profile or (clusters != self.variables.data.get("clusters", {}))
-        if own or not isinstance(clusters, Mapping):
+        if not isinstance(clusters, Mapping):
             return merged
-        changed = {name: block if isinstance(block, Mapping) else {} for name, block in clusters.items()}
-        names = dict.fromkeys((*DEFAULT_CLUSTERS, *changed))
-        return {**merged, "clusters": {name: {**DEFAULT_CLUSTERS.get(name, {}), **changed.get(name, {})} for name in names}}
+        default = next(iter(clusters)) if len(clusters) == 1 else None
+        if not self._is_given("clusters"):
+            clusters = {**DEFAULT_CLUSTERS, **clusters}
+            clusters["local"] = {**DEFAULT_CLUSTERS["local"], **clusters["local"]}
+            default = "local"
+        routes = merged.get("routes", [{"topics": ["*"], "cluster": default}] if default else None)
+        completed = {**merged, "clusters": clusters, "routes": routes}
+        return completed if routes is not None else {name: value for name, value in completed.items() if name != "routes"}
 
-    def _with_routes(self, merged: dict[str, Any]) -> dict[str, Any]:
-        """One cluster and no routes: everything goes there."""
-        clusters = merged.get("clusters")
-        if "routes" in merged or not isinstance(clusters, Mapping):
-            return merged
-        default = list(clusters)[:1] if len(clusters) == 1 else [name for name in DEFAULT_CLUSTERS if name in clusters and not self._has_clusters()]
-        return {**merged, "routes": [{"topics": ["*"], "cluster": default[0]}]} if default else merged
-
-    def _has_clusters(self) -> bool:
-        return "clusters" in self.file or "clusters" in self.profile
+    def _is_given(self, section: str) -> bool:
+        return section in self.explicit or section in self.profile or section in self.file
 
     def rejected(self, errors: Iterable[Mapping[str, Any]]) -> None:
         """Take pydantic's errors, but for keys that are missing because their reference failed."""
         from mqsdk.config import keys
 
         found = (rules.refined(finding) for finding in findings_of(errors, keys.known_at))
-        self.findings += [finding for finding in found if finding.path not in self._dropped]
+        self.findings += [finding for finding in found if finding.path not in self.dropped]
 
     def raise_problems(self) -> None:
         """ConfigError with everything found, in the order of the file."""
@@ -126,8 +129,8 @@ class Session:
         if self.document is None:
             return Problem(key, finding.what, finding.fix)
         profiled: Path = ("profiles", self.environment, *path)
-        line, column = self.document.place(profiled if self.document.has(profiled) else path)
+        if self.document.has(profiled):
+            path = profiled
+            key = dotted(path)
+        line, column = self.document.place(path)
         return Problem(key, finding.what, finding.fix, self.document.file, line, column)
-
-    def __post_init__(self) -> None:
-        self._dropped: set[Path] = set()
