@@ -79,7 +79,10 @@ class Consumer(ABC):
 
     @abstractmethod
     def settle(self, progress: Progress) -> None:
-        """Store progress; answered by a Settled event. final=True hands the partition back."""
+        """Store progress; answered by a Settled event. final=True hands the partition back.
+
+        Handed back without having been asked by Revoking, the consumer is about to leave: it is given no partition any more.
+        """
 
     def release(self, partition: Partition, epoch: int, positions: Sequence[int]) -> None:
         """Give unsettled deliveries back now. Only where `Capabilities.release` is claimed."""
