@@ -58,6 +58,7 @@ class SimConsumer(Consumer):
         self._owned: dict[Partition, _Owned] = {}
         self._events: list[ConsumerEvent] = []
         self._ready = threading.Condition(store.lock)
+        self.leaving = False
         self._waiting = self._woken = self._closed = False
         self._seen = self._store.clock.mono()
 
@@ -186,6 +187,8 @@ class SimConsumer(Consumer):
             return Settled(partition, epoch, token, "failed", f"sparse blob over {self._sparse_bytes} bytes")
         owned.cursor.settle(progress.watermark, progress.done, progress.high, progress.sparse)
         if progress.final:
+            # Handed back unasked means about to leave: nothing is given to it any more, the rest of the group shares at once.
+            self.leaving = self.leaving or not owned.revoked
             del self._owned[partition]
             owned.cursor.release(clean=True)
             self._rebalance(partition.topic)

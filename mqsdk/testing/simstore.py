@@ -74,6 +74,8 @@ class Owner(Protocol):
     def revoke(self, cursor: Cursor, deadline: float) -> None: ...
     def lost(self, cursor: Cursor) -> None: ...
     def nudge(self) -> None: ...
+    @property
+    def leaving(self) -> bool: ...
     def expired(self, now: float) -> bool: ...
 
 
@@ -157,25 +159,26 @@ class Group:
 
     def balance(self, now: float, handover_s: float) -> None:
         """Give free partitions to members below their share, ask members above it to hand back. Owners keep what they may."""
-        if not self.members:
+        members = [member for member in self.members if not member.leaving]
+        if not members:
             return
-        share, extra = divmod(len(self.cursors), len(self.members))
+        share, extra = divmod(len(self.cursors), len(members))
         held = Counter(cursor.owner.id for cursor in self.cursors if cursor.owner is not None)
         # Who holds most gets the larger shares, so that the fewest partitions move.
-        ranked = sorted(self.members, key=lambda member: -held[member.id])
+        ranked = sorted(members, key=lambda member: -held[member.id])
         quota = {member.id: share + (rank < extra) for rank, member in enumerate(ranked)}
         keeping: Counter[str] = Counter()
         for cursor in self.cursors:
-            if cursor.owner is not None and cursor.revoke_at is None:
+            if cursor.owner is not None and cursor.revoke_at is None and not cursor.owner.leaving:
                 keeping[cursor.owner.id] += 1
                 if keeping[cursor.owner.id] > quota[cursor.owner.id]:
                     cursor.revoke_at = now + handover_s
                     cursor.owner.revoke(cursor, cursor.revoke_at)
-        self._assign_free(quota, keeping)
+        self._assign_free(members, quota, keeping)
 
-    def _assign_free(self, quota: dict[str, int], keeping: Counter[str]) -> None:
+    def _assign_free(self, members: list[Owner], quota: dict[str, int], keeping: Counter[str]) -> None:
         free = [cursor for cursor in self.cursors if cursor.owner is None]
-        for member in self.members:
+        for member in members:
             while free and keeping[member.id] < quota[member.id]:
                 cursor = free.pop(0)
                 cursor.owner = member
@@ -183,7 +186,7 @@ class Group:
                 keeping[member.id] += 1
                 member.gained(cursor)
                 cursor.clean = False  # until this owner hands it back in order
-        for member in self.members:
+        for member in members:
             member.nudge()
 
     def next_due(self) -> float:
