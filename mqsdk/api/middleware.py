@@ -1,0 +1,121 @@
+"""Middleware: generator functions with one `yield` around the handler, put together once at start into plain nested calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from mqsdk.api.signature import place_of
+from mqsdk.api.verdict import Verdicts, returned_error
+from mqsdk.errors import DeclarationError
+
+Run = Callable[[Any, tuple[Any, ...]], Any]
+RunAsync = Callable[[Any, tuple[Any, ...]], Awaitable[Any]]
+
+
+def check(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse with DeclarationError what is not a generator function of one argument."""
+    if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        raise DeclarationError(
+            "a middleware is a generator function with one `yield` around the handler",
+            where=place_of(function),
+            fix="def m(message): yield",
+        )
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise DeclarationError("a middleware takes one argument, the message", where=place_of(function)) from None
+    return function
+
+
+class Chain:
+    """The middleware of an App in the order of declaration, the first outermost. False when empty."""
+
+    def __init__(self, functions: Sequence[Callable[..., Any]] = ()) -> None:
+        self._functions = tuple(functions)
+
+    def __bool__(self) -> bool:
+        return bool(self._functions)
+
+    def refuse_async_around(self, consumer: str, where: str) -> None:
+        """An async middleware cannot run around a sync handler, which has no event loop. Raises DeclarationError."""
+        names = [function.__name__ for function in self._functions if inspect.isasyncgenfunction(function)]
+        if names:
+            raise DeclarationError(
+                f"async middleware `{', '.join(names)}` cannot run around the sync handler of {consumer}",
+                where=where,
+                fix="make the middleware a plain generator, or the handler `async def`",
+            )
+
+    def around(self, function: Callable[..., Any], verdicts: Verdicts) -> Run:
+        """The call of a sync handler: (message or list of messages, arguments) -> what it returned."""
+        if not self._functions:
+            return lambda subject, arguments: function(*arguments)
+        run = _innermost(function, verdicts)
+        for layer in reversed(self._functions):
+            run = _layer(contextmanager(layer), run)
+        return run
+
+    def around_async(self, function: Callable[..., Any], verdicts: Verdicts) -> RunAsync:
+        """The call of an async handler; sync and async middleware may be mixed."""
+        if not self._functions:
+            return lambda subject, arguments: function(*arguments)
+        run = _innermost_async(function, verdicts)
+        for layer in reversed(self._functions):
+            run = (
+                _async_layer(asynccontextmanager(layer), run)
+                if inspect.isasyncgenfunction(layer)
+                else _mixed_layer(contextmanager(layer), run)
+            )
+        return run
+
+
+def _innermost(function: Callable[..., Any], verdicts: Verdicts) -> Run:
+    """A returned verdict is raised here already, so that every middleware sees the failure."""
+
+    def run(subject: Any, arguments: tuple[Any, ...]) -> None:
+        _judge(function(*arguments), verdicts)
+
+    return run
+
+
+def _innermost_async(function: Callable[..., Any], verdicts: Verdicts) -> RunAsync:
+    async def run(subject: Any, arguments: tuple[Any, ...]) -> None:
+        _judge(await function(*arguments), verdicts)
+
+    return run
+
+
+def _judge(value: Any, verdicts: Verdicts) -> None:
+    if value is None:
+        return
+    error = returned_error(value)
+    if error is not None:
+        raise error
+    verdicts.returned(value)
+
+
+def _layer(manager: Callable[[Any], Any], inner: Run) -> Run:
+    def run(subject: Any, arguments: tuple[Any, ...]) -> None:
+        with manager(subject):
+            inner(subject, arguments)
+
+    return run
+
+
+def _mixed_layer(manager: Callable[[Any], Any], inner: RunAsync) -> RunAsync:
+    async def run(subject: Any, arguments: tuple[Any, ...]) -> None:
+        with manager(subject):
+            await inner(subject, arguments)
+
+    return run
+
+
+def _async_layer(manager: Callable[[Any], Any], inner: RunAsync) -> RunAsync:
+    async def run(subject: Any, arguments: tuple[Any, ...]) -> None:
+        async with manager(subject):
+            await inner(subject, arguments)
+
+    return run
