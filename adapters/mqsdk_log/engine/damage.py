@@ -1,0 +1,38 @@
+"""`damage.json` of a topic: ranges of offsets that are known to be lost. Written by recovery, read by readers that meet a hole."""
+
+from __future__ import annotations
+
+import json
+
+from . import files
+
+NAME = "damage.json"
+
+
+def load(directory: int) -> dict[str, list[list[int]]]:
+    """Partition number as text -> [[start, stop], ...]; empty when there is no file or it cannot be read."""
+    try:
+        found = json.loads(files.read_all(NAME, directory))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def record(directory: int, partition: int, start: int, stop: int) -> None:
+    """Add [start, stop) unless it is known. Serialised by a flock on the topic's directory."""
+    fd = files.open_dir(".", directory)
+    try:
+        with files.locked(fd, what="the topic directory"):
+            ranges = load(directory)
+            mine = ranges.setdefault(str(partition), [])
+            if [start, stop] not in mine:
+                mine.append([start, stop])
+                mine.sort()
+                files.replace(NAME, json.dumps(ranges).encode(), directory)
+    finally:
+        files.close(fd)
+
+
+def covers(directory: int, partition: int, start: int, stop: int) -> bool:
+    """Whether any known damage lies in [start, stop)."""
+    return any(low < stop and high > start for low, high in load(directory).get(str(partition), []))

@@ -1,0 +1,266 @@
+"""A root directory: opening it safely, its topics, closing it. Survives neither a fork nor being moved while open."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import uuid as uuids
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import files, topic
+from .commit import Syncer
+from .errors import BadRoot, ClosedHandle, Gone, StaleHandle, TopicExists, UnsupportedVersion
+from .shared import Durability, Limits
+from .topic import Rules, Topic
+
+MARKER = "MQSDK"
+TOPICS = "topics"
+DEFAULT_PARTITIONS = 8
+_REFUSED_FILESYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "ncpfs", "virtiofs")
+
+
+class Log:
+    """One open root. Any thread; other processes may have it open too."""
+
+    def __init__(self, path: Path, directory: int, durability: Durability, interval_s: float, limits: Limits) -> None:
+        """Use `Log.open`."""
+        self.path = path
+        self.durability: Durability = durability
+        self.floor: Callable[[str, int], int] = _no_floor
+        self.report: Callable[[str], None] = _no_report
+        self._directory = directory
+        self._topics_directory = files.open_dir(TOPICS, directory)
+        self._syncer = Syncer(interval_s)
+        self._rules = Rules(durability, limits, self._syncer, lambda *where: self.floor(*where), lambda text: self.report(text))
+        self._mutex: Any = threading.Lock()
+        self._topics: dict[str, Topic] = {}
+        self._closed = False
+        _open_logs.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        durability: Durability = "interval",
+        interval_s: float = 0.010,
+        create: bool = True,
+        limits: Limits | None = None,
+        any_filesystem: bool = False,
+    ) -> Log:
+        """Open a root, making it when `create` is set.
+
+        durability: what an append waits for; the same in every process of one cluster. any_filesystem: allow network file systems.
+        Raises BadRoot for a symbolic link, another owner, a world-writable directory, a network file system, or no log there and not
+        `create`; UnsupportedVersion when a later version made it.
+
+        Two hooks may be set before topics are used: `floor(topic, partition)` is the lowest next offset that recovery may hand out,
+        `report(text)` is told of recoveries that cut or lost something and of failed background syncs.
+        """
+        path = Path(path)
+        directory = _open_root(path, create)
+        try:
+            _check_root(path, directory, any_filesystem)
+            _ensure_marker(path, directory, create)
+            return cls(path, directory, durability, interval_s, limits or Limits())
+        except BaseException:
+            files.close(directory)
+            raise
+
+    def topics(self) -> list[str]:
+        """Names of all topics, sorted."""
+        self._alive()
+        return sorted(name for name in files.names(self._topics_directory) if not name.startswith("."))
+
+    def topic(self, name: str) -> Topic:
+        """NoSuchTopic when there is none."""
+        found = self._topics.get(name)
+        if found is not None and not found.is_deleted:
+            return found
+        with self._mutex:
+            self._alive()
+            found = self._topics.get(name)
+            if found is not None and found.is_deleted:
+                self._topics.pop(name).close()
+                found = None
+            if found is None:
+                _check_name(name)
+                with self._root_lock():
+                    found = Topic(self._topics_directory, self.path, name, self._rules)
+                self._topics[name] = found
+            return found
+
+    def create_topic(self, name: str, partitions: int = DEFAULT_PARTITIONS) -> Topic:
+        """The topic of that name; made with `partitions` unless it exists (then its own count holds). TopicExists: differs in case only."""
+        _check_name(name)
+        self._alive()
+        with self._mutex, self._root_lock():
+            existing = self.topics()
+            if name not in existing:
+                twin = next((other for other in existing if other.casefold() == name.casefold()), None)
+                if twin is not None:
+                    raise TopicExists(f"topic {name} differs from the existing {twin} in case only; use that name or another")
+                topic.create(self._topics_directory, name, partitions, self.durability)
+        return self.topic(name)
+
+    def delete_topic(self, name: str) -> None:
+        """Remove a topic with all its records. Handles of it, in any process, raise NoSuchTopic from now on."""
+        found = self.topic(name)
+        with self._mutex:
+            self._topics.pop(name, None)
+            with self._root_lock():
+                found.mark_deleted()
+                grave = files.temporary_name(f".deleted-{name}")[:255]
+                files.rename(name, grave, self._topics_directory)
+                files.sync_dir(self._topics_directory)
+            found.close()
+            files.remove_tree(grave, self._topics_directory)
+
+    def close(self) -> None:
+        """Sync what is not durable yet (`interval`), end the syncer, close everything. Idempotent. SyncFailed after all is closed."""
+        if self._closed:
+            return
+        with self._mutex:
+            self._closed = True
+            self._syncer.close()
+            _open_logs.discard(self)
+            try:
+                if self.durability != "none":
+                    for found in self._topics.values():
+                        found.flush()
+            finally:
+                for found in self._topics.values():
+                    found.close()
+                self._end(Gone(ClosedHandle, f"the log {self.path} is closed"))
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _alive(self) -> None:
+        if self._closed:
+            self._mutex.acquire  # noqa: B018  a dead handle raises here
+
+    def _root_lock(self) -> Any:
+        return _RootLock(self._directory)
+
+    def _forget(self) -> None:
+        """In a forked child. Closing the copies leaves the parent's locks alone; LOCK_UN would drop them."""
+        gone = Gone(StaleHandle, f"the process has forked since the log {self.path} was opened; open it again in the child")
+        self._closed = True
+        for found in self._topics.values():
+            found.forget(gone)
+        self._end(gone)
+
+    def _end(self, gone: Gone) -> None:
+        files.close(self._topics_directory)
+        files.close(self._directory)
+        self._topics = {}
+        self._mutex = gone
+
+
+# The handles that a fork makes stale. Module-wide because the hook of the interpreter is, and cannot be taken back.
+_open_logs: weakref.WeakSet[Log] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for log in list(_open_logs):
+        log._forget()
+    _open_logs.clear()
+
+
+files.after_fork_in_child(_forget_all)
+
+
+class _RootLock:
+    """Exclusive flock on the marker, on a descriptor of its own, so that threads exclude each other too."""
+
+    def __init__(self, directory: int) -> None:
+        self._fd = files.open_read(MARKER, directory)
+
+    def __enter__(self) -> None:
+        try:
+            files.lock_until(self._fd, files.LOCK_EX, time.monotonic() + 30, "the root lock")
+        except BaseException:
+            files.close(self._fd)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        files.close(self._fd)
+
+
+def _open_root(path: Path, create: bool) -> int:
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_dir(path)
+    try:
+        return files.open_dir(path)
+    except FileNotFoundError:
+        raise BadRoot(f"there is no log at {path}") from None
+    except OSError as error:
+        raise BadRoot(
+            f"{path} cannot be opened as a directory ({os.strerror(error.errno or 0)}); a symbolic link is not followed"
+        ) from error
+
+
+def _check_root(path: Path, directory: int, any_filesystem: bool) -> None:
+    found = os.fstat(directory)
+    if found.st_uid != os.geteuid():
+        raise BadRoot(f"{path} belongs to user {found.st_uid}, this process runs as {os.geteuid()}; use a directory of your own")
+    if found.st_mode & stat.S_IWOTH:
+        raise BadRoot(f"{path} is writable by everybody; run: chmod o-w {path}")
+    kind = files.filesystem_type(directory)
+    if not any_filesystem and kind.startswith(_REFUSED_FILESYSTEMS):
+        raise BadRoot(f"{path} is on {kind}, where locks and flushes cannot be relied on; use a local disk")
+
+
+def _ensure_marker(path: Path, directory: int, create: bool) -> None:
+    """Make or check the file that says what this directory is. Linked into place, so the first of several processes wins."""
+    try:
+        text = files.read_all(MARKER, directory).decode("utf-8", "replace")
+    except FileNotFoundError:
+        if not create:
+            raise BadRoot(f"{path} is not a log: there is no file {MARKER} in it") from None
+        text = _make_marker(directory)
+    fields = dict(line.partition("=")[::2] for line in text.splitlines())
+    if fields.get("format") != "1":
+        raise UnsupportedVersion(f"log at {path}", fields.get("format", "nothing readable"), "1")
+    files.make_dir(TOPICS, directory)
+
+
+def _make_marker(directory: int) -> str:
+    text = f"format=1\ncreated={int(time.time() * 1000)}\nuuid={uuids.uuid4().hex}\n"
+    temporary = files.temporary_name(MARKER)
+    fd = files.open_new(temporary, directory)
+    try:
+        files.write_all(fd, text.encode(), 0)
+        os.fsync(fd)
+        files.link(temporary, MARKER, directory)
+        files.sync_dir(directory)
+    except FileExistsError:
+        return files.read_all(MARKER, directory).decode("utf-8", "replace")
+    finally:
+        files.close(fd)
+        files.unlink(temporary, directory)
+    return text
+
+
+def _check_name(name: str) -> None:
+    """A last line of defence; names were checked by the caller. ValueError for what is no plain file name."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode()) > 255:
+        raise ValueError("a topic name must be a plain file name that does not begin with a dot")
+
+
+def _no_floor(topic_name: str, partition: int) -> int:
+    return 0
+
+
+def _no_report(text: str) -> None:
+    """Nobody listens."""

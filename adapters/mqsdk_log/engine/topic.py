@@ -1,0 +1,167 @@
+"""One topic in one process: its settings file, its state page, its partitions and its sleepers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid as uuids
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import files, state
+from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, UnsupportedVersion
+from .partition import PartitionLog
+from .shared import Durability, Limits, Shared
+from .wake import DIRECTORY as WAKE
+from .wake import Waiter, Wakers
+
+SETTINGS = "topic.json"
+VERSION = 1
+MAX_PARTITIONS = 4096
+
+
+def create(topics: int, name: str, partitions: int, durability: Durability) -> None:
+    """Make the directory of a topic under a temporary name, then rename it. The caller holds the root lock."""
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise ValueError(f"partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
+    temporary = files.temporary_name(".new")
+    files.make_dir(temporary, topics)
+    directory = files.open_dir(temporary, topics)
+    try:
+        for child in (WAKE, *map(str, range(partitions))):
+            files.make_dir(child, directory)
+        settings = {"version": VERSION, "partitions": partitions, "uuid": uuids.uuid4().hex, "durability": durability, "generation": 1}
+        files.replace(SETTINGS, json.dumps(settings).encode(), directory)
+        state.ensure(directory, partitions).close()
+        files.sync_dir(directory)
+    finally:
+        files.close(directory)
+    files.rename(temporary, name, topics)
+    files.sync_dir(topics)
+
+
+def read_settings(directory: int, name: str) -> tuple[bytes, int]:
+    """(uuid, number of partitions). BadRoot when the file is damaged, UnsupportedVersion when it is newer."""
+    try:
+        found = json.loads(files.read_all(SETTINGS, directory))
+        version = found["version"]
+        if version != VERSION:
+            raise UnsupportedVersion(f"topic {name}", version, VERSION)
+        uuid, partitions = bytes.fromhex(found["uuid"]), int(found["partitions"])
+    except (ValueError, KeyError, TypeError):
+        raise BadRoot(f"{SETTINGS} of topic {name} is damaged; restore it from a copy") from None
+    if len(uuid) != 16 or not 1 <= partitions <= MAX_PARTITIONS:
+        raise BadRoot(f"{SETTINGS} of topic {name} is damaged; restore it from a copy")
+    return uuid, partitions
+
+
+class Topic:
+    """A topic of an open log. Any thread. Partitions are opened on first use."""
+
+    def __init__(self, topics: int, root: Path, name: str, rules: Rules) -> None:
+        self.name = name
+        self.path = root / "topics" / name
+        self.durability: Durability = rules.durability
+        try:
+            self._directory: Any = files.open_dir(name, topics)
+        except FileNotFoundError:
+            raise NoSuchTopic(f"there is no topic {name}") from None
+        self.uuid, self.partition_count = read_settings(self._directory, name)
+        files.make_dir(WAKE, self._directory)
+        self._page = state.ensure(self._directory, self.partition_count)
+        self._wakers = Wakers(self._directory, self._page)
+        self._shared = Shared(
+            name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
+            lambda number: rules.floor(name, number), rules.report,
+        )  # fmt: skip
+        self._mutex: Any = threading.Lock()
+        self._partitions: dict[int, PartitionLog] = {}
+        self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
+
+    @property
+    def is_deleted(self) -> bool:
+        return self._page.is_deleted
+
+    def partition(self, number: int) -> PartitionLog:
+        """Partition 0 to partition_count - 1; the same object for every caller. IndexError outside."""
+        found = self._partitions.get(number)
+        if found is not None:
+            return found
+        if not 0 <= number < self.partition_count:
+            raise IndexError(f"topic {self.name} has partitions 0 to {self.partition_count - 1}, not {number}")
+        with self._mutex:
+            if number not in self._partitions:
+                self._partitions[number] = PartitionLog(self._shared, number)
+            return self._partitions[number]
+
+    def waiter(self) -> Waiter:
+        """A place to sleep until something is appended to this topic; one per consumer, closed by its owner."""
+        with self._mutex:
+            waiter = Waiter(self._directory, self._page)
+            self._waiters.add(waiter)
+            return waiter
+
+    def wake_all(self) -> None:
+        """Wake every sleeping consumer of this topic, in any process."""
+        self._wakers.wake_all()
+
+    def mark_deleted(self) -> None:
+        """Under every partition's lock in turn: no append that was answered comes after it."""
+        self._page.mark_deleted()
+        for number in range(self.partition_count):
+            fd = files.open_create(f"{number}/lock", self._directory)
+            try:
+                with files.locked(fd, what=f"{self.name}/{number}"):
+                    self._page.slot(number)[state.TAG] = 0
+            finally:
+                files.close(fd)
+        self._wakers.wake_all()
+
+    def flush(self) -> None:
+        """Sync every opened partition. SyncFailed."""
+        for partition in list(self._partitions.values()):
+            partition.sync()
+
+    def close(self) -> None:
+        for partition in self._partitions.values():
+            partition.close()
+        for waiter in list(self._waiters):
+            waiter.close()
+        self._end(Gone(ClosedHandle, f"topic {self.name}: the log is closed"))
+        self._page.close()
+
+    def forget(self, gone: Gone) -> None:
+        """In a forked child: close the copies of all descriptors, fail from now on."""
+        for partition in self._partitions.values():
+            partition.forget(gone)
+        for waiter in list(self._waiters):
+            for fd in waiter.fds():
+                files.close(fd)
+            waiter.forget(gone)
+        self._end(gone)
+
+    def _end(self, gone: Gone) -> None:
+        for fd in (*self._wakers.fds(), self._directory):
+            files.close(fd)
+        self._wakers.forget(gone)
+        self._directory = self._mutex = gone
+
+
+class Rules:
+    """What a log hands to each of its topics."""
+
+    def __init__(
+        self,
+        durability: Durability,
+        limits: Limits,
+        syncer: Any,
+        floor: Callable[[str, int], int],
+        report: Callable[[str], None],
+    ) -> None:
+        self.durability = durability
+        self.limits = limits
+        self.syncer = syncer
+        self.floor = floor
+        self.report = report
