@@ -1,0 +1,75 @@
+"""What the benchmark modules share: how a case is declared, the payload, and waiting for a counter."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+PAYLOAD = (b'{"order":"7f3a9c","customer":"c-10442","items":[{"sku":"A-1","n":2},{"sku":"B-7","n":1}],"cents":12950,"note":"' + b"x" * 120)[
+    :120
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a case. `target`: at least (or at most) so much; None: for comparison only. `over`: what it is divided by."""
+
+    name: str
+    unit: str
+    target: float | None = None
+    at_most: bool = False
+    over: tuple[str, ...] = ()
+
+    def met(self, value: float) -> bool | None:
+        if self.target is None:
+            return None
+        return value <= self.target if self.at_most else value >= self.target
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement, run in a fresh process in an empty folder. `run` returns a value for each metric."""
+
+    name: str
+    run: Callable[[], dict[str, float]]
+    metrics: tuple[Metric, ...]
+
+
+class Counter:
+    """Counts calls from many threads at the price of one `next` (30 ns), so that a no-op handler stays one."""
+
+    def __init__(self) -> None:
+        self._numbers: Iterator[int] = itertools.count()
+        self.tick = self._numbers.__next__
+
+    @property
+    def value(self) -> int:
+        reduced: Any = self._numbers.__reduce__()
+        return int(reduced[1][0])
+
+
+def rate(value: Callable[[], int], total: int, timeout_s: float = 120.0, every_s: float = 0.002) -> float:
+    """Steps a second of a counter that runs up to `total`, from its first step seen to its last."""
+    deadline = time.monotonic() + timeout_s
+    while value() == 0:
+        _pause(every_s, deadline)
+    first, began = value(), time.perf_counter()
+    while value() < total:
+        _pause(every_s, deadline)
+    return (total - first) / (time.perf_counter() - began)
+
+
+def _pause(every_s: float, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError("the benchmark did not end in time")
+    time.sleep(every_s)
+
+
+def timed(work: Callable[[], object], count: int) -> float:
+    """`count` things done by one call of `work`, a second."""
+    began = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - began)
