@@ -1,0 +1,88 @@
+"""What is known of a message that has failed, and what happens next. Pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mqsdk.core.actions import Failure, Tuning
+from mqsdk.core.retry import RetryPolicy
+
+Reason = Literal["exhausted", "rejected", "undecodable"]
+
+_AT_ONCE: dict[str, Reason] = {"reject": "rejected", "undecodable": "undecodable"}
+
+
+class Attempt:
+    """failed: failed attempts so far. first_at, last_at: monotonic seconds of failures seen by this process, None for none.
+
+    retry_at: when the next one may start; None: not known yet (counts restored from an earlier owner), so a whole backoff from now.
+    """
+
+    __slots__ = ("error", "failed", "first_at", "last_at", "retry_at")
+
+    def __init__(self, failed: int, retry_at: float | None = None) -> None:
+        self.failed = failed
+        self.retry_at = retry_at
+        self.error = ""
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+
+    def fail(self, now: float, number: int, error: str) -> None:
+        """Attempt `number` failed."""
+        self.failed = number
+        self.error = error
+        self.last_at = now
+        if self.first_at is None:
+            self.first_at = now
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """Run again after `delay_s`, measured from the failure."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Copy to the dead letters, then settle."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Settle; the message is gone for this group."""
+
+
+Verdict = RetryAfter | DeadLetter | Drop
+
+
+def decide(policy: RetryPolicy, failed: int, failure: Failure, jitter: float) -> Verdict:
+    """What follows failed attempt number `failed` (from 1). jitter: a draw from [0, 1)."""
+    reason = _AT_ONCE.get(failure.kind)
+    if reason is not None:
+        return DeadLetter(reason)
+    ended = exhausted(policy, failed)
+    if ended is not None:
+        return ended
+    if failure.after_s is not None:
+        return RetryAfter(failure.after_s)
+    return RetryAfter(policy.backoff.delay_s(failed, jitter))
+
+
+def exhausted(policy: RetryPolicy, failed: int) -> DeadLetter | Drop | None:
+    """The end of a message with so many failed attempts, None while it may run again."""
+    if failed < policy.attempts:
+        return None
+    return Drop() if policy.on_exhausted == "drop" else DeadLetter("exhausted")
+
+
+def accept(tuning: Tuning) -> Tuning:
+    """The same tuning. Raises ValueError for what a machine cannot carry out: `halt_*` must never turn into a dead letter."""
+    if tuning.retry.on_exhausted not in ("dead_letter", "drop"):
+        raise ValueError(f"on_exhausted={tuning.retry.on_exhausted!r} is not supported by this version; use dead_letter or drop")
+    if tuning.concurrency < 1 or tuning.in_flight_records < 1 or tuning.in_flight_bytes < 1:
+        raise ValueError("concurrency, in_flight records and in_flight bytes are at least 1")
+    return tuning

@@ -1,0 +1,190 @@
+"""What becomes of messages that failed: a retry after a wait, a dead letter confirmed before the settle, or nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mqsdk.core import attempts, deadletter
+from mqsdk.core.actions import Copy, CopyDone, Failure
+from mqsdk.core.attempts import Attempt, DeadLetter, Drop, RetryAfter
+from mqsdk.core.desk import Desk
+from mqsdk.core.partition import Ownership
+from mqsdk.events import DeadLetterDelayed, DeadLettered, Dropped, Retried
+from mqsdk.message import Origin
+from mqsdk.spi.events import Outcome, Record, Rejected, Stored
+
+COPY_FIRST_S, COPY_LONGEST_S = 1.0, 30.0
+USED_UP = "attempts used up before this owner took over"
+
+
+class _Copying:
+    """A dead letter on its way. tries: how often storing it was not confirmed."""
+
+    __slots__ = ("attempts", "copy", "error", "ownership", "reason", "tries")
+
+    def __init__(self, ownership: Ownership, copy: Copy, failed: int, reason: str, error: str) -> None:
+        self.ownership = ownership
+        self.copy = copy
+        self.attempts = failed
+        self.reason = reason
+        self.error = error
+        self.tries = 0
+
+
+class Failing:
+    """Retries and dead letters of one consumer. `changed(now, ownership)` is called when records became ready or settled."""
+
+    def __init__(self, desk: Desk, changed: Callable[[float, Ownership], None]) -> None:
+        self._desk = desk
+        self._changed = changed
+        self._copies: dict[int, _Copying] = {}
+
+    # --- failed attempts --------------------------------------------------------------------------------------------------------
+
+    def failed(self, now: float, ownership: Ownership, number: int, failures: Sequence[tuple[Record, Failure]]) -> None:
+        """Attempt `number` of these records failed. Of a key that fails more than once, later records wait behind the first."""
+        unfinished: set[bytes | None] = set()
+        behind: list[Record] = []
+        for record, failure in sorted(failures, key=lambda pair: pair[0].position):
+            if self._fail(now, ownership, record, number, failure):
+                if self._desk.spec.ordered and record.key in unfinished:
+                    behind.append(record)
+                else:
+                    self._wait(now, ownership, record)
+            if record.position in ownership.attempts:
+                unfinished.add(record.key)
+        if behind:
+            ownership.queue.back(behind)
+            self.take_due(now, ownership)
+
+    def _fail(self, now: float, ownership: Ownership, record: Record, number: int, failure: Failure) -> bool:
+        """Note the failure; True when the record is to run again."""
+        desk = self._desk
+        desk.counters.failed += 1
+        ownership.dirty = True
+        attempt = ownership.attempts.setdefault(record.position, Attempt(0))
+        attempt.fail(now, number, failure.error)
+        verdict = attempts.decide(desk.tuning.retry, number, failure, desk.rng.random())
+        if not isinstance(verdict, RetryAfter):
+            self._finish(now, ownership, record, verdict)
+            return False
+        attempt.retry_at = now + verdict.delay_s
+        desk.counters.retried += 1
+        names = self._names(ownership.origin, record)
+        desk.report(Retried(*names, number, verdict.delay_s, failure.error))
+        return True
+
+    def take_due(self, now: float, ownership: Ownership) -> None:
+        """Records with failed attempts whose turn in the queue has come."""
+        due = ownership.queue.due
+        while due:
+            self._wait(now, ownership, due.pop(0))
+
+    def _wait(self, now: float, ownership: Ownership, record: Record) -> None:
+        """Run it again at its time, not earlier, or end it if its attempts are used up."""
+        if ownership.fenced:
+            return
+        attempt = ownership.attempts[record.position]
+        policy = self._desk.tuning.retry
+        ended = attempts.exhausted(policy, attempt.failed)
+        if ended is not None:
+            self._finish(now, ownership, record, ended)
+            return
+        if attempt.retry_at is None:
+            attempt.retry_at = now + policy.backoff.delay_s(attempt.failed, self._desk.rng.random())
+        if attempt.retry_at <= now:
+            ownership.queue.again.append(record)
+            self._changed(now, ownership)
+            return
+        self._park(now, ownership, record)
+        self._desk.timers.at(attempt.retry_at, self._retry_due, ownership, record)
+
+    def _retry_due(self, now: float, ownership: Ownership, record: Record) -> None:
+        if not ownership.gone:
+            self._wait(now, ownership, record)
+
+    def _park(self, now: float, ownership: Ownership, record: Record) -> None:
+        ownership.park([record, *ownership.queue.block(record.key)], now)
+
+    # --- the end of a message ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, now: float, ownership: Ownership, record: Record, verdict: DeadLetter | Drop) -> None:
+        attempt = ownership.attempts[record.position]
+        if isinstance(verdict, Drop):
+            self._desk.counters.dropped += 1
+            self._desk.report(Dropped(*self._names(ownership.origin, record), attempt.failed, attempt.error or USED_UP))
+            self._settle(now, ownership, record)
+            return
+        if not ownership.fenced:
+            self._park(now, ownership, record)
+        ownership.copying += 1
+        self._copy(_Copying(ownership, self._letter(now, ownership, record, attempt, verdict.reason), *self._why(attempt, verdict)))
+
+    @staticmethod
+    def _why(attempt: Attempt, verdict: DeadLetter) -> tuple[int, str, str]:
+        return attempt.failed, verdict.reason, attempt.error or USED_UP
+
+    def _letter(self, now: float, ownership: Ownership, record: Record, attempt: Attempt, reason: str) -> Copy:
+        desk = self._desk
+        first = now if attempt.first_at is None else attempt.first_at
+        last = now if attempt.last_at is None else attempt.last_at
+        extra = deadletter.headers(
+            ownership.origin,
+            record,
+            attempts=attempt.failed,
+            reason=reason,
+            error=attempt.error or USED_UP,
+            first_at_ms=desk.wall_ms(first),
+            last_at_ms=desk.wall_ms(last),
+        )
+        return Copy(0, deadletter.topic(desk.spec), record, ownership.origin, extra)
+
+    def _settle(self, now: float, ownership: Ownership, record: Record) -> None:
+        ownership.end([record])
+        self._changed(now, ownership)
+        if not ownership.fenced:
+            self.take_due(now, ownership)
+
+    def _names(self, origin: Origin, record: Record) -> tuple[str, str, str, str]:
+        return origin.topic, origin.group, origin.cluster, deadletter.message_id(origin, record)
+
+    # --- copies -----------------------------------------------------------------------------------------------------------------
+
+    def _copy(self, copying: _Copying) -> None:
+        token = self._desk.token()
+        self._copies[token] = copying
+        self._desk.actions.append(copying.copy._replace(token=token))
+
+    def copied(self, now: float, event: CopyDone) -> None:
+        """The result of a Copy; only `Stored` settles the original."""
+        copying = self._copies.pop(event.token, None)
+        if copying is None or copying.ownership.gone:
+            return
+        ownership, record = copying.ownership, copying.copy.record
+        if isinstance(event.outcome, Stored):
+            ownership.copying -= 1
+            self._desk.counters.dead_lettered += 1
+            names = self._names(ownership.origin, record)
+            self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error))
+            self._settle(now, ownership, record)
+        else:
+            self._delay(now, copying, event.outcome)
+
+    def _delay(self, now: float, copying: _Copying, outcome: Outcome) -> None:
+        """Not stored for certain: try again, a second copy of one origin does no harm, a lost one would."""
+        wait = min(COPY_FIRST_S * 2.0 ** min(copying.tries, 16), COPY_LONGEST_S)
+        copying.tries += 1
+        if copying.tries == 1:
+            what = f"{outcome.code}: {outcome.what}" if isinstance(outcome, Rejected) else getattr(outcome, "what", "")
+            names = self._names(copying.ownership.origin, copying.copy.record)
+            self._desk.report(DeadLetterDelayed(*names, deadletter.clean(what)))
+        self._desk.timers.at(now + wait, self._copy_again, copying.ownership, copying)
+
+    def _copy_again(self, now: float, ownership: Ownership, copying: _Copying) -> None:
+        if not ownership.gone:
+            self._copy(copying)
+
+    def forget(self, ownership: Ownership) -> None:
+        """The ownership is over: its copies may still be stored, nobody waits for them."""
+        for token in [token for token, copying in self._copies.items() if copying.ownership is ownership]:
+            del self._copies[token]

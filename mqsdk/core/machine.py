@@ -1,0 +1,341 @@
+"""The state machine of one consumer: `feed(now, events) -> actions`. The only file that knows all the others of `core`.
+
+No thread, clock, lock or log: the runtime feeds it from one thread (`view` and `spec` may be read from any) and performs what it answers.
+
+Life of a partition: Assigned -> Batch... -> Revoking (nothing starts, what runs may end, the last Settle is final) or Lost (state
+dropped at once). What still runs then is an orphan: its result changes nothing, and an ordered consumer keeps its key blocked until it has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mqsdk.core.actions import (
+    Action,
+    Cancel,
+    CopyDone,
+    Drain,
+    Drained,
+    Fence,
+    Finished,
+    Overdue,
+    Pause,
+    Retuned,
+    Returned,
+    Spec,
+    Tuning,
+)
+from mqsdk.core.attempts import accept
+from mqsdk.core.credit import Credits
+from mqsdk.core.deadletter import message_id
+from mqsdk.core.desk import Desk, Draws
+from mqsdk.core.failing import Failing
+from mqsdk.core.lanes import Lanes
+from mqsdk.core.partition import Ownership
+from mqsdk.core.settling import Settling
+from mqsdk.core.span import SpanGuard
+from mqsdk.core.starting import RunningJob, Starter
+from mqsdk.core.view import MachineView, view_of
+from mqsdk.events import GapSeen, Stuck
+from mqsdk.message import Origin
+from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Partition, Record, Renewed, Revoking, Settled
+
+__all__ = ["Machine", "MachineEvent", "MachineView"]
+
+MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | Retuned | Pause | Drain
+
+# The last settle of a revoked partition must arrive before the deadline.
+MARGIN_S = 0.05
+
+
+class Machine:
+    """One consumer.
+
+    rng: has `.random()`, for jitter. wall_offset_s: Unix time minus monotonic time, for the times in dead letters.
+    Raises ValueError for a tuning that it cannot carry out (`halt_*`), here and when a Retuned is fed.
+    """
+
+    def __init__(self, spec: Spec, tuning: Tuning, rng: Draws, wall_offset_s: float = 0.0) -> None:
+        self.spec = spec
+        self._desk = Desk(spec, tuning, rng, wall_offset_s)
+        self._owned: dict[Partition, Ownership] = {}
+        self._credits = Credits(tuning)
+        self._starter = Starter(self._desk)
+        self._settling = Settling(self._desk, self._end_lost)
+        self._failing = Failing(self._desk, self._touch)
+        self._span = SpanGuard(self._desk, self._touch)
+        self._paused = False
+        self._drain_by: float | None = None
+        self._is_over = False
+        self._handlers: dict[type, Callable[[float, Any], None]] = {
+            Assigned: self._assigned,
+            Renewed: self._renewed,
+            Link: self._nothing,
+            Revoking: self._revoking,
+            Lost: self._lost,
+            Batch: self._batch,
+            Gap: self._gap,
+            Settled: self._settling.answered,
+            Finished: self._finished,
+            Returned: self._returned,
+            Overdue: self._overdue,
+            CopyDone: self._failing.copied,
+            Retuned: self._retuned,
+            Pause: self._pause,
+            Drain: self._drain,
+        }
+        self._apply_pause()
+
+    # --- what the runtime calls -------------------------------------------------------------------------------------------------
+
+    def feed(self, now: float, events: Sequence[MachineEvent]) -> list[Action]:
+        """Take in what happened, in order, and all that is due by `now` (monotonic seconds). Returns what to do, in order."""
+        self._desk.actions = []
+        if self._is_over:
+            return []
+        handlers = self._handlers
+        for event in events:
+            handlers[type(event)](now, event)
+        for due, ownership, subject in self._desk.timers.take(now):
+            due(now, ownership, subject)
+        self._leave_when_done(now)
+        self._starter.start(now)
+        self._settling.tick(now)
+        self._desk.actions += self._credits.refresh(now)
+        self._drained_when_done(now)
+        return self._desk.actions
+
+    def due(self) -> float | None:
+        """Monotonic time of the next timer, None without one: `feed(now, [])` then does what is due."""
+        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._drain_by)
+        return None if self._is_over else min((moment for moment in moments if moment is not None), default=None)
+
+    def view(self) -> MachineView:
+        """A snapshot for people; any thread."""
+        is_paused = self._paused or self._desk.tuning.paused
+        return view_of(list(self._owned.values()), self._desk.counters, self._settling.last_stored_at, is_paused)
+
+    # --- ownership --------------------------------------------------------------------------------------------------------------
+
+    def _assigned(self, now: float, event: Assigned) -> None:
+        earlier = self._owned.get(event.partition)
+        if earlier is not None:
+            if earlier.epoch >= event.epoch:
+                return
+            self._end_lost(now, earlier)
+        spec = self.spec
+        origin = Origin(spec.topic, spec.group, spec.cluster, event.partition.number, event.epoch)
+        ownership = Ownership(event, origin, self._credits.open(event.partition), spec.ordered, spec.batch is not None)
+        ownership.account.is_open = not self._desk.is_stopped
+        self._starter.hold_orphans(ownership)
+        self._owned[event.partition] = ownership
+        if self._drain_by is not None:
+            self._hand_back(now, ownership, self._drain_by)
+
+    def _revoking(self, now: float, event: Revoking) -> None:
+        ownership = self._current(event.partition, event.epoch)
+        if ownership is not None:
+            self._hand_back(now, ownership, event.deadline - min(MARGIN_S, max(0.0, event.deadline - now) / 10))
+
+    def _hand_back(self, now: float, ownership: Ownership, deadline: float) -> None:
+        """Start nothing more of it; settle for the last time when nothing runs, at the deadline at the latest."""
+        if ownership.deadline is not None and ownership.deadline <= deadline:
+            return
+        ownership.deadline = deadline
+        self._desk.timers.at(deadline, self._deadline_passed, ownership)
+        if not ownership.fenced:
+            ownership.fenced = True
+            ownership.account.is_open = False
+            ownership.account.touched = True
+            self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=False))
+
+    def _deadline_passed(self, now: float, ownership: Ownership, _: object) -> None:
+        if not ownership.gone and ownership.deadline is not None and ownership.deadline <= now:
+            self._leave(now, ownership)
+
+    def _renewed(self, now: float, event: Renewed) -> None:
+        for ownership in self._owned.values():
+            ownership.valid_until = event.valid_until
+            self._starter.offer(ownership)
+
+    def _leave_when_done(self, now: float) -> None:
+        for ownership in [one for one in self._owned.values() if one.fenced and not one.running and not one.copying]:
+            self._leave(now, ownership)
+
+    def _leave(self, now: float, ownership: Ownership) -> None:
+        """The end of an ownership in order. At the deadline of a drain, a partition whose handler still runs ends with the process."""
+        if ownership.running:
+            self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=True))
+        if ownership.running and self._drain_by is not None and self._drain_by <= now:
+            self._settling.last(now, ownership)
+        else:
+            self._settling.final(now, ownership)
+        self._forget(ownership)
+
+    def _lost(self, now: float, event: Lost) -> None:
+        ownership = self._current(event.partition, event.epoch)
+        if ownership is not None:
+            self._end_lost(now, ownership)
+
+    def _end_lost(self, now: float, ownership: Ownership) -> None:
+        self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=True))
+        self._settling.forget(ownership)
+        self._forget(ownership)
+
+    def _forget(self, ownership: Ownership) -> None:
+        ownership.gone = ownership.fenced = True
+        del self._owned[ownership.partition]
+        self._credits.close(ownership.partition)
+        self._desk.timers.forget(ownership)
+        self._failing.forget(ownership)
+
+    def _current(self, partition: Partition, epoch: int) -> Ownership | None:
+        ownership = self._owned.get(partition)
+        return ownership if ownership is not None and ownership.epoch == epoch else None
+
+    # --- records ----------------------------------------------------------------------------------------------------------------
+
+    def _batch(self, now: float, event: Batch) -> None:
+        ownership = self._current(event.partition, event.epoch)
+        if ownership is None or not event.records:
+            return
+        ownership.account.use(now, len(event.records), event.bytes)
+        if ownership.fenced:
+            return
+        records = ownership.receive(event.records, event.bytes)
+        self._desk.counters.redelivered += sum([record.redelivered for record in records])
+        late = ownership.queue.add(records)
+        if late:
+            ownership.park(late, now)
+        self._failing.take_due(now, ownership)
+        self._touch(now, ownership)
+
+    def _gap(self, now: float, event: Gap) -> None:
+        ownership = self._current(event.partition, event.epoch)
+        if ownership is None:
+            return
+        start, spec = max(event.start, ownership.expected), self.spec
+        ownership.expected = max(ownership.expected, event.stop)
+        self._desk.counters.gap += ownership.skip(start, event.stop)
+        where = (spec.topic, spec.group, spec.cluster, event.partition.number)
+        self._desk.report(GapSeen(*where, event.start, event.stop, event.reason))
+        self._touch(now, ownership)
+
+    def _touch(self, now: float, ownership: Ownership) -> None:
+        """Something of it was received, settled or became ready."""
+        self._settling.note(ownership)
+        self._span.check(now, ownership)
+        self._starter.offer(ownership)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------------------
+
+    def _finished(self, now: float, event: Finished) -> None:
+        run = self._starter.finished(event)
+        if run is None:
+            return
+        ownership = run.ownership
+        if ownership.gone:
+            self._desk.counters.orphaned += len(run.records) - len(event.skipped)
+            self._free_orphans(now, run, run.records)
+            return
+        if not event.failures and not event.skipped:
+            self._desk.counters.handled += len(run.records)
+            ownership.end(run.records)
+        else:
+            self._finished_in_part(now, run, event)
+        self._failing.take_due(now, ownership)
+        self._touch(now, ownership)
+
+    def _finished_in_part(self, now: float, run: RunningJob, event: Finished) -> None:
+        ownership = run.ownership
+        expected = {record.position for record in run.records}
+        failures = [pair for pair in event.failures if pair[0].position in expected]
+        skipped = run.remove(event.skipped)
+        run.remove([record for record, _ in failures])
+        self._desk.counters.handled += len(run.records)
+        ownership.end(run.records)
+        if not ownership.fenced:
+            ownership.queue.back(skipped)
+        self._failing.failed(now, ownership, run.job.attempt, failures)
+
+    def _returned(self, now: float, event: Returned) -> None:
+        run = self._starter.find(event.job)
+        if run is None:
+            return
+        ownership, handled, records = run.ownership, run.remove(event.handled), run.remove(event.records)
+        if ownership.gone:
+            self._desk.counters.orphaned += len(handled)
+            self._free_orphans(now, run, [*handled, *records])
+            return
+        self._desk.counters.handled += len(handled)
+        ownership.end(handled)
+        if not ownership.fenced:
+            ownership.queue.back(records)
+        self._failing.take_due(now, ownership)
+        self._touch(now, ownership)
+
+    def _free_orphans(self, now: float, run: RunningJob, records: Sequence[Record]) -> None:
+        """Handlers of an earlier ownership have returned: their keys may go on."""
+        ownership = self._owned.get(run.job.partition)
+        if ownership is not None and isinstance(ownership.queue, Lanes):
+            ownership.queue.end(records)
+            self._failing.take_due(now, ownership)
+            self._touch(now, ownership)
+
+    def _overdue(self, now: float, event: Overdue) -> None:
+        run = self._starter.find(event.job)
+        if run is None:
+            return
+        kind = (event.record.position, event.timed_out)
+        if kind not in run.reported:
+            run.reported.add(kind)
+            origin, identity = event.job.origin, message_id(event.job.origin, event.record)
+            where = (origin.topic, origin.group, origin.cluster, identity)
+            self._desk.report(Stuck(*where, event.job.attempt, event.age_s, event.stack))
+        if event.timed_out and not run.ownership.fenced:
+            self._block(now, run.ownership, event.record)
+        if event.timed_out:
+            self._desk.actions.append(Cancel(event.job, event.record))
+
+    def _block(self, now: float, ownership: Ownership, record: Record) -> None:
+        """What waits for this key may wait long: it must not use up what may be in flight."""
+        if record.position not in ownership.parked:
+            ownership.park([record, *ownership.queue.block(record.key)], now)
+            self._touch(now, ownership)
+
+    # --- control ----------------------------------------------------------------------------------------------------------------
+
+    def _nothing(self, now: float, event: object) -> None:
+        """The runtime reports it."""
+
+    def _retuned(self, now: float, event: Retuned) -> None:
+        self._desk.tuning = accept(event.tuning)
+        self._credits.retune(event.tuning)
+        self._apply_pause()
+        for ownership in self._owned.values():
+            self._touch(now, ownership)
+
+    def _pause(self, now: float, event: Pause) -> None:
+        self._paused = event.paused
+        self._apply_pause()
+
+    def _apply_pause(self) -> None:
+        self._desk.is_stopped = self._paused or self._desk.tuning.paused or self._drain_by is not None
+        for ownership in self._owned.values():
+            ownership.account.is_open = not (self._desk.is_stopped or ownership.fenced or ownership.spanned)
+            ownership.account.touched = True
+
+    def _drain(self, now: float, event: Drain) -> None:
+        self._drain_by = event.deadline if self._drain_by is None else min(self._drain_by, event.deadline)
+        self._apply_pause()
+        for ownership in self._owned.values():
+            self._hand_back(now, ownership, self._drain_by)
+
+    def _drained_when_done(self, now: float) -> None:
+        if self._drain_by is None:
+            return
+        unsettled = self._settling.unconfirmed()
+        if now >= self._drain_by or not (self._owned or len(self._starter) or unsettled):
+            self._is_over = True
+            self._desk.actions.append(Drained(len(self._starter), unsettled))

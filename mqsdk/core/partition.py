@@ -1,0 +1,226 @@
+"""State of one ownership of one partition: what was received, what is settled, what waits. Decides nothing about time or retries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+from mqsdk.core import sparse
+from mqsdk.core.attempts import Attempt
+from mqsdk.core.credit import Account
+from mqsdk.core.lanes import Fifo, Lanes, Queue
+from mqsdk.core.watermark import Range, Watermark
+from mqsdk.message import Origin
+from mqsdk.spi.events import Assigned, Partition, Progress, Record
+
+_SIZE = attrgetter("size")
+
+
+class Parked(NamedTuple):
+    """A record that waits behind a failure: it counts to the span of the partition, not to what is in flight."""
+
+    size: int
+    since: float
+
+
+class Ownership:
+    """One (partition, epoch). Changed by the machine only; `gone` ones are kept by running jobs alone.
+
+    expected: position after the last one received. attempts: what has failed and is not settled. running: jobs out. copying: dead
+    letters under way. fenced: nothing starts any more. fresh: ranges settled since the last Progress.
+    """
+
+    __slots__ = (
+        "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at", "fresh", "gone",
+        "listed", "origin", "parked", "parked_bytes", "partition", "queue", "restored_until", "running", "settle_failures", "settle_not_before",
+        "settled_at", "spanned", "unanswered", "valid_until", "watermark",
+    )  # fmt: skip
+
+    def __init__(self, assigned: Assigned, origin: Origin, account: Account, ordered: bool, batch: bool) -> None:
+        self.partition: Partition = assigned.partition
+        self.epoch = assigned.epoch
+        self.origin = origin
+        self.account = account
+        self.expected = assigned.position
+        self.valid_until = assigned.valid_until
+        self.watermark = Watermark(assigned.position)
+        self.attempts: dict[int, Attempt] = {}
+        self.queue: Queue = Lanes(self.attempts) if ordered else Fifo(self.attempts, spans_chunks=batch)
+        self._rising = not ordered and not batch
+        self.restored_until = assigned.position
+        self._restore(assigned)
+        self.parked: dict[int, Parked] = {}
+        self.parked_bytes = 0
+        self.running = 0
+        self.copying = 0
+        self.listed = self.fenced = self.gone = self.spanned = self.dirty = self.age_watched = False
+        self.deadline: float | None = None
+        self.fill_at: float | None = None
+        self.fresh: list[Range] = []
+        self.settled_at = float("-inf")
+        self.settle_not_before = float("-inf")
+        self.settle_failures = 0
+        self.unanswered = 0
+
+    def _restore(self, assigned: Assigned) -> None:
+        saved = sparse.decode(assigned.sparse, assigned.position)
+        for start, stop in saved.ranges:
+            self.watermark.add(start, stop)
+            self.restored_until = stop
+        for position, failed in saved.attempts.items():
+            self.attempts[position] = Attempt(failed)
+
+    def may_start(self, now: float) -> bool:
+        """Workers would refuse to start anything otherwise, and hand it back at once."""
+        return not self.fenced and now < self.valid_until
+
+    # --- in ---------------------------------------------------------------------------------------------------------------------
+
+    def receive(self, records: Sequence[Record], size: int) -> Sequence[Record]:
+        """Take a batch in. Returns what is to run: without repeats and without what an earlier owner settled.
+
+        Positions between those received that never come (compaction, transaction markers) are settled at once.
+        """
+        first, last = records[0].position, records[-1].position
+        if first != self.expected or last - first + 1 != len(records) or first < self.restored_until:
+            records = self._receive_with_holes(records)
+            size = sum(map(_SIZE, records))
+        self.expected = max(self.expected, last + 1)
+        for record in [record for record in records if record.attempt > 1]:
+            self._counted_elsewhere(record)
+        self.account.receive(len(records), size)
+        return records
+
+    def _receive_with_holes(self, records: Sequence[Record]) -> list[Record]:
+        kept: list[Record] = []
+        unsettled = self.watermark.missing(records[0].position, records[-1].position + 1) if self.expected < self.restored_until else None
+        at = 0
+        for record in records:
+            position = record.position
+            if position < self.expected:
+                continue
+            if position > self.expected:
+                self.skip(self.expected, position)
+            self.expected = position + 1
+            if unsettled is not None:
+                while at < len(unsettled) and unsettled[at][1] <= position:
+                    at += 1
+                if at == len(unsettled) or position < unsettled[at][0]:
+                    continue
+            kept.append(record)
+        return kept
+
+    def _counted_elsewhere(self, record: Record) -> None:
+        known = self.attempts.get(record.position)
+        if known is None:
+            self.attempts[record.position] = Attempt(record.attempt - 1, retry_at=float("-inf"))
+        else:
+            known.failed = max(known.failed, record.attempt - 1)
+
+    def skip(self, start: int, stop: int) -> int:
+        """These positions hold nothing that can be read: settled. Returns how many of them were not settled before."""
+        count = 0
+        for left, right in self.watermark.missing(start, stop):
+            self.mark(left, right)
+            count += right - left
+        return count
+
+    # --- out --------------------------------------------------------------------------------------------------------------------
+
+    def end(self, records: Sequence[Record]) -> None:
+        """These records have a final outcome: settle them and let the next of their keys go on."""
+        if not records:
+            return
+        if self.attempts or self.parked:
+            self._end_each(records)
+        else:
+            self.account.end(len(records), sum(map(_SIZE, records)))
+        first, count = records[0].position, len(records)
+        if self._rising and records[-1].position - first + 1 == count:
+            self.mark(first, first + count)
+        else:
+            self._mark_each(records)
+        if not self.fenced:
+            self.queue.end(records)
+
+    def _end_each(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self.attempts.pop(record.position, None)
+            parked = self.parked.pop(record.position, None)
+            if parked is None:
+                self.account.end(1, record.size)
+            else:
+                self.parked_bytes -= parked.size
+
+    def _mark_each(self, records: Sequence[Record]) -> None:
+        positions = sorted([record.position for record in records])
+        start = positions[0]
+        if positions[-1] - start + 1 == len(positions):
+            self.mark(start, positions[-1] + 1)
+            return
+        stop = start
+        for position in positions:
+            if position != stop:
+                self.mark(start, stop)
+                start = position
+            stop = position + 1
+        self.mark(start, stop)
+
+    def mark(self, start: int, stop: int) -> None:
+        """Positions start to stop (excluded) are settled; none of them was before."""
+        self.watermark.add(start, stop)
+        self.dirty = True
+        fresh = self.fresh
+        if fresh and fresh[-1][1] == start:
+            fresh[-1] = (fresh[-1][0], stop)
+        else:
+            fresh.append((start, stop))
+
+    def park(self, records: Sequence[Record], now: float) -> None:
+        """Count these records to the span instead of to what is in flight, until they are settled."""
+        for record in records:
+            if record.position not in self.parked:
+                size = record.size
+                self.parked[record.position] = Parked(size, now)
+                self.parked_bytes += size
+                self.account.end(1, size)
+
+    # --- progress ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs or is ready; only what waits for a retry or a copy may be left."""
+        return not self.running and not self.account.records
+
+    @property
+    def span(self) -> int:
+        """Positions between the watermark and the last one received."""
+        return self.expected - self.watermark.low
+
+    def parked_since(self) -> float | None:
+        """Since when the oldest parked record waits."""
+        return next(iter(self.parked.values())).since if self.parked else None
+
+    def progress(self, token: int, sparse_bytes: int, final: bool) -> Progress:
+        """What is settled by now; the ranges in `done` are not told again unless they are put back into `fresh`."""
+        mark = self.watermark
+        done, self.fresh = merged(self.fresh), []
+        blob = b""
+        if sparse_bytes:
+            failed = {position: attempt.failed for position, attempt in self.attempts.items() if attempt.failed}
+            blob = sparse.encode(mark.low, mark.ranges(), failed, sparse_bytes)
+        return Progress(self.partition, self.epoch, mark.low, done, mark.high, blob, token, final)
+
+
+def merged(ranges: Sequence[Range]) -> tuple[Range, ...]:
+    """The same positions as rising ranges that do not touch."""
+    if len(ranges) < 2:
+        return tuple(ranges)
+    out: list[Range] = []
+    for start, stop in sorted(ranges):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(stop, out[-1][1]))
+        else:
+            out.append((start, stop))
+    return tuple(out)

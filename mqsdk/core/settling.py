@@ -1,0 +1,130 @@
+"""When progress is told to the backend, and what its answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mqsdk.core.actions import Settle
+from mqsdk.core.desk import Desk
+from mqsdk.core.partition import Ownership
+from mqsdk.core.watermark import Range
+from mqsdk.spi.events import Settled
+
+# While a partition is busy; each settle of the log is a system call or two, of a broker a round trip.
+EVERY_S = 0.01
+# A settle without an answer holds back the next one for so long.
+ANSWER_S = 1.0
+REPEAT_FIRST_S, REPEAT_LONGEST_S = 0.1, 5.0
+
+
+class _Sent(NamedTuple):
+    ownership: Ownership
+    done: tuple[Range, ...]
+    final: bool
+
+
+class Settling:
+    """Settles of one consumer. `stale` is called with an ownership that the backend says is over."""
+
+    def __init__(self, desk: Desk, stale: Callable[[float, Ownership], None]) -> None:
+        self._desk = desk
+        self._stale = stale
+        self._sent: dict[int, _Sent] = {}
+        self._dirty: dict[Ownership, None] = {}
+        self._finals: dict[Ownership, int] = {}
+        self.last_stored_at: float | None = None
+
+    def note(self, ownership: Ownership) -> None:
+        """Something of it may have been settled."""
+        if ownership.dirty:
+            self._dirty[ownership] = None
+
+    def unconfirmed(self) -> int:
+        """Partitions handed back whose last settle has no answer yet."""
+        return len(self._finals)
+
+    def tick(self, now: float) -> None:
+        """Settle what is due: at once where nothing else is in flight, else not more often than every EVERY_S."""
+        for ownership in list(self._dirty):
+            if ownership.gone or not ownership.dirty:
+                del self._dirty[ownership]
+            elif self._moment(ownership) <= now:
+                del self._dirty[ownership]
+                self._send(now, ownership, final=False)
+
+    def next(self) -> float | None:
+        """When `tick` has something to do; monotonic seconds."""
+        return min((self._moment(ownership) for ownership in self._dirty), default=None)
+
+    def _moment(self, ownership: Ownership) -> float:
+        moment = ownership.settle_not_before
+        if ownership.unanswered:
+            return max(moment, ownership.settled_at + ANSWER_S)
+        return moment if ownership.is_quiet else max(moment, ownership.settled_at + EVERY_S)
+
+    def final(self, now: float, ownership: Ownership) -> None:
+        """The last settle of an ownership: it is handed back."""
+        self._dirty.pop(ownership, None)
+        self._send(now, ownership, final=True)
+
+    def last(self, now: float, ownership: Ownership) -> None:
+        """What has ended so far, because the process is about to end; the partition is not handed back."""
+        self._dirty.pop(ownership, None)
+        if ownership.dirty:
+            self._send(now, ownership, final=False)
+            self._finals[ownership] = 0
+
+    def _send(self, now: float, ownership: Ownership, final: bool) -> None:
+        desk = self._desk
+        token = desk.token()
+        progress = ownership.progress(token, desk.spec.sparse_bytes, final)
+        self._sent[token] = _Sent(ownership, progress.done, final)
+        ownership.unanswered = token
+        ownership.settled_at = now
+        ownership.dirty = False
+        if final:
+            self._finals[ownership] = token
+        desk.actions.append(Settle(progress))
+
+    def answered(self, now: float, event: Settled) -> None:
+        """An answer of the backend; one that was not asked for changes nothing."""
+        sent = self._sent.pop(event.token, None)
+        if sent is None or (sent.ownership.partition, sent.ownership.epoch) != (event.partition, event.epoch):
+            return
+        ownership = sent.ownership
+        if ownership.unanswered == event.token:
+            ownership.unanswered = 0
+        if event.outcome == "stored":
+            ownership.settle_failures = 0
+            ownership.settle_not_before = float("-inf")
+            self.last_stored_at = now
+        elif event.outcome == "failed":
+            self._failed(now, ownership, sent)
+            return
+        elif not ownership.gone:
+            self._stale(now, ownership)
+        if sent.final:
+            self._finals.pop(ownership, None)
+
+    def _failed(self, now: float, ownership: Ownership, sent: _Sent) -> None:
+        wait = min(REPEAT_FIRST_S * 2.0 ** min(ownership.settle_failures, 16), REPEAT_LONGEST_S)
+        ownership.settle_failures += 1
+        ownership.settle_not_before = now + wait
+        ownership.fresh = [*sent.done, *ownership.fresh]
+        ownership.dirty = True
+        if sent.final:
+            self._desk.timers.at(now + wait, self._repeat_final, ownership)
+        elif not ownership.gone:
+            self._dirty[ownership] = None
+
+    def _repeat_final(self, now: float, ownership: Ownership, _: object) -> None:
+        if ownership in self._finals:
+            self._send(now, ownership, final=True)
+
+    def forget(self, ownership: Ownership) -> None:
+        """Lost: nothing of it is settled any more."""
+        self._dirty.pop(ownership, None)
+        self._finals.pop(ownership, None)
+        for token in [token for token, sent in self._sent.items() if sent.ownership is ownership]:
+            del self._sent[token]

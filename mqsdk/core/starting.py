@@ -1,0 +1,134 @@
+"""Which records start next, in which jobs, and what runs at the moment."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from mqsdk.core.actions import Finished, Job, Run
+from mqsdk.core.desk import Desk
+from mqsdk.core.lanes import Lanes
+from mqsdk.core.partition import Ownership
+from mqsdk.core.sizing import JobSize
+from mqsdk.spi.events import Partition, Record
+
+# Jobs out per worker: one runs, one waits in front of it, so that no worker idles until the next feed.
+JOBS_PER_WORKER = 2
+
+
+class RunningJob:
+    """A job that was given out. records: those that the machine still expects an outcome for."""
+
+    __slots__ = ("job", "ownership", "records", "reported")
+
+    def __init__(self, job: Job, ownership: Ownership) -> None:
+        self.job = job
+        self.ownership = ownership
+        self.records: list[Record] = job.records
+        self.reported: set[tuple[int, bool]] = set()
+
+    def remove(self, records: Sequence[Record]) -> list[Record]:
+        """Expect nothing more for these records; those that were expected until now."""
+        positions = {record.position for record in records}
+        found = [record for record in self.records if record.position in positions]
+        self.records = [record for record in self.records if record.position not in positions]
+        return found
+
+
+class Starter:
+    """Gives out jobs, a fair turn for each partition."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._size = JobSize(desk.spec.is_async)
+        self._running: dict[int, RunningJob] = {}
+        self._turn: deque[Ownership] = deque()
+
+    # --- what runs --------------------------------------------------------------------------------------------------------------
+
+    def find(self, job: Job) -> RunningJob | None:
+        return self._running.get(job.token)
+
+    def finished(self, event: Finished) -> RunningJob | None:
+        """Take a job out of what runs; None when it is not known (any more)."""
+        run = self._running.pop(event.job.token, None)
+        if run is not None:
+            run.ownership.running -= 1
+            self._size.observe(len(run.records) - len(event.skipped), event.elapsed_s)
+        return run
+
+    def of(self, partition: Partition) -> Iterator[RunningJob]:
+        """Jobs of this partition that still run, of whatever epoch."""
+        return (run for run in self._running.values() if run.job.partition == partition)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    # --- what starts ------------------------------------------------------------------------------------------------------------
+
+    def offer(self, ownership: Ownership) -> None:
+        """Something of it may be ready."""
+        if not ownership.listed and not ownership.fenced:
+            ownership.listed = True
+            self._turn.append(ownership)
+
+    def start(self, now: float) -> None:
+        """Give out jobs until enough are out or nothing is ready."""
+        if self._desk.is_stopped:
+            return
+        tuning, turn = self._desk.tuning, self._turn
+        free = tuning.concurrency * JOBS_PER_WORKER - len(self._running)
+        ready = sum(ownership.queue.ready for ownership in turn)
+        while free > 0 and turn:
+            ownership = turn[0]
+            job = self._next(now, ownership, ready) if ownership.may_start(now) else None
+            if job is None:
+                turn.popleft()
+                ownership.listed = False
+                continue
+            turn.rotate(-1)
+            free -= 1
+            ready -= len(job.records)
+            self._running[job.token] = RunningJob(job, ownership)
+            ownership.running += 1
+            self._desk.actions.append(Run(job))
+
+    def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
+        queue, batch = ownership.queue, self._desk.spec.batch
+        if queue.again:
+            record = queue.again.popleft()
+            queue.unblock(record.key)
+            return self._job(ownership, [record], ownership.attempts[record.position].failed + 1)
+        if not queue.ready:
+            return None
+        if batch is not None:
+            return self._next_batch(now, ownership, batch)
+        size = self._size.records(ready, self._desk.tuning.concurrency)
+        return self._job(ownership, queue.take(size), 1)
+
+    def _next_batch(self, now: float, ownership: Ownership, batch: int) -> Job | None:
+        """A full batch, or what there is once the oldest of it has waited `batch_wait_s`."""
+        queue, wait = ownership.queue, self._desk.spec.batch_wait_s
+        if wait > 0 and queue.available(batch) < batch:
+            if ownership.fill_at is None:
+                ownership.fill_at = now + wait
+                self._desk.timers.at(ownership.fill_at, self._filled, ownership)
+            if now < ownership.fill_at:
+                return None
+        ownership.fill_at = None
+        return self._job(ownership, queue.take(batch), 1)
+
+    def _filled(self, now: float, ownership: Ownership, _: object) -> None:
+        self.offer(ownership)
+
+    def _job(self, ownership: Ownership, records: list[Record], attempt: int) -> Job:
+        desk = self._desk
+        return Job(desk.token(), ownership.partition, ownership.origin, records, attempt, desk.spec.batch is not None)
+
+    # --- keys that outlive their ownership --------------------------------------------------------------------------------------
+
+    def hold_orphans(self, ownership: Ownership) -> None:
+        """Keep the keys of handlers that still run for an earlier ownership of the partition blocked in this one."""
+        if isinstance(ownership.queue, Lanes):
+            for run in self.of(ownership.partition):
+                ownership.queue.hold(run.records)

@@ -1,0 +1,88 @@
+"""What a machine shows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mqsdk.core.desk import Counters
+from mqsdk.core.partition import Ownership
+from mqsdk.spi.events import Partition
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionView:
+    """One owned partition. watermark: every position below it is settled. received: position after the last one received.
+
+    records, bytes: in flight. waiting: records behind a failure (retry, dead letter under way, blocked key). paused: over its span.
+    """
+
+    partition: Partition
+    epoch: int
+    watermark: int
+    received: int
+    records: int
+    bytes: int
+    waiting: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """One consumer at one moment.
+
+    records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.
+    last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before.
+    The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
+    redelivered by the backend's own mark; orphaned = handled under an ownership that was over; gap = lost to a Gap.
+    """
+
+    partitions: tuple[PartitionView, ...]
+    records: int
+    bytes: int
+    waiting: int
+    paused: bool
+    last_settled_at: float | None
+    handled: int
+    failed: int
+    retried: int
+    dead_lettered: int
+    dropped: int
+    redelivered: int
+    orphaned: int
+    gap: int
+
+
+def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: float | None, paused: bool) -> MachineView:
+    """The view of these ownerships."""
+    partitions = tuple(sorted((_partition(ownership) for ownership in owned), key=lambda one: one.partition))
+    return MachineView(
+        partitions=partitions,
+        records=sum(one.records for one in partitions),
+        bytes=sum(one.bytes for one in partitions),
+        waiting=sum(one.waiting for one in partitions),
+        paused=paused,
+        last_settled_at=last_settled_at,
+        handled=counters.handled,
+        failed=counters.failed,
+        retried=counters.retried,
+        dead_lettered=counters.dead_lettered,
+        dropped=counters.dropped,
+        redelivered=counters.redelivered,
+        orphaned=counters.orphaned,
+        gap=counters.gap,
+    )
+
+
+def _partition(ownership: Ownership) -> PartitionView:
+    account = ownership.account
+    return PartitionView(
+        partition=ownership.partition,
+        epoch=ownership.epoch,
+        watermark=ownership.watermark.low,
+        received=ownership.expected,
+        records=account.records,
+        bytes=account.bytes,
+        waiting=len(ownership.parked),
+        paused=ownership.spanned,
+    )
