@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from mqsdk.core.machine import Machine, MachineEvent, MachineView
-
 from mqsdk.core.actions import (
     Action,
     Cancel,
@@ -31,6 +29,7 @@ from mqsdk.core.actions import (
     Spec,
     Tuning,
 )
+from mqsdk.core.machine import Machine, MachineEvent, MachineView
 from mqsdk.errors import BackendError, MqError
 from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
@@ -173,12 +172,20 @@ class ConsumerLoop:
         if isinstance(event, Settled) and event.outcome != "failed":
             self._unanswered.discard((event.partition, event.epoch))
 
-    def step(self, longest_s: float) -> None:
-        """One round: wait for something to happen, decide, act."""
+    def step(self, longest_s: float) -> bool:
+        """One round: wait for something to happen, decide, act. False when nothing happened and nothing was due."""
         events = self._gather(longest_s)
-        now = self._clock.mono()
-        self._perform(self._machine.feed(now, events))
+        actions = self._machine.feed(self._clock.mono(), events)
+        self._perform(actions)
         self.joined.set()
+        return bool(events or actions or self._results.items)
+
+    def due(self) -> float | None:
+        """Monotonic time at which `step` has something to do even if nothing happens; None: never."""
+        now = self._clock.mono()
+        scan = self._workers.next_scan(now, self._tuning.stuck_after_s)
+        moments = (self._machine.due(), None if scan is None else now + scan)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def _gather(self, longest_s: float) -> list[MachineEvent]:
         results = self._results
@@ -194,15 +201,8 @@ class ConsumerLoop:
         return events
 
     def _timeout(self, longest_s: float) -> float:
-        now = self._clock.mono()
-        due = self._machine.due()
-        scan = self._workers.next_scan(now, self._tuning.stuck_after_s)
-        waits = [longest_s]
-        if due is not None:
-            waits.append(due - now)
-        if scan is not None:
-            waits.append(scan)
-        return max(0.0, min(waits))
+        due = self.due()
+        return longest_s if due is None else max(0.0, min(longest_s, due - self._clock.mono()))
 
     def _note_ends(self, events: list[MachineEvent]) -> None:
         ended = sum(1 for event in events if type(event) is Finished)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
 from mqsdk.message import Call
@@ -36,16 +36,40 @@ class Gate:
 class Task:
     """A job on its way through a worker. `queue` holds what has not started; both ends are popped without a lock (deque is atomic)."""
 
-    __slots__ = ("gate", "job", "queue", "timeout_s")
+    __slots__ = ("failures", "gate", "job", "queue", "returned", "skipped", "timeout_s")
 
     def __init__(self, job: Job, gate: Gate, timeout_s: float) -> None:
         self.job = job
         self.gate = gate
         self.timeout_s = timeout_s
         self.queue: deque[Record] = deque(job.records)
+        self.failures: list[tuple[Record, Failure]] = []
+        self.skipped: list[Record] = []
+        self.returned = len(job.records) == 1 or job.batch
 
-    def take_rest(self) -> list[Record]:
-        """Everything that has not started, in order."""
+    def finished(self) -> Finished:
+        return Finished(self.job, self.failures, self.skipped)
+
+    def take_back(self, call: Call) -> Returned | None:
+        """What need not wait for the current record: those behind it, and the outcome of those before it. Called by the I/O thread once.
+
+        The queue is emptied first: from then on the worker runs no other record, so `call.record` is the current one, or the one before
+        it (which then stays with Finished, as the failed and skipped ones do).
+        """
+        self.returned = True
+        rest, current = self._take_rest(), call.record
+        if current is None:
+            return Returned(self.job, rest) if rest else None
+        left = {current.position} | {record.position for record, _ in self.failures} | {record.position for record in self.skipped}
+        handled: list[Record] = []
+        for record in self.job.records:
+            if record.position == current.position:
+                break
+            if record.position not in left:
+                handled.append(record)
+        return Returned(self.job, rest, handled) if rest or handled else None
+
+    def _take_rest(self) -> list[Record]:
         rest: deque[Record] = deque()
         try:
             while True:
@@ -76,7 +100,9 @@ class Results(Protocol):
 
 
 class Workers(ABC):
-    """The executor of one consumer."""
+    """The executor of one consumer. slow_s: how long the current record of a job may take before the rest of it goes back."""
+
+    slow_s: ClassVar[float] = SLOW_S
 
     @abstractmethod
     def start(self, task: Task) -> None:
@@ -111,7 +137,7 @@ class Workers(ABC):
             task, call, started = running.task, running.call, running.call.started
             if task is None or started == 0.0:
                 continue
-            if now - started > SLOW_S and task.queue and not task.job.batch and (rest := task.take_rest()):
+            if now - started > self.slow_s and task.queue and not task.job.batch and (rest := task.take_rest()):
                 events.append(Returned(task.job, rest))
             events += self._overdue(running, task, call, now, stuck_after_s)
         return events
@@ -130,7 +156,7 @@ class Workers(ABC):
             task, call, started = running.task, running.call, running.call.started
             if task is None or started == 0.0:
                 continue
-            wait = SLOW_S if task.queue else min(_not_past(call.deadline, now), _not_past(started + stuck_after_s, now))
+            wait = self.slow_s if task.queue else min(_not_past(call.deadline, now), _not_past(started + stuck_after_s, now))
             soonest = wait if soonest is None else min(soonest, wait)
         return soonest
 
@@ -254,11 +280,10 @@ class ThreadWorkers(Workers):
 
 def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
     """Run the records of a task one by one. The hot loop of sync handlers: no lock, one clock reading per record."""
-    job, gate, timeout_s, invoke, pop = task.job, task.gate, task.timeout_s, handler.invoke, task.queue.popleft
-    failures: list[tuple[Record, Failure]] = []
-    skipped: list[Record] = []
-    call.origin = job.origin
-    call.attempt = job.attempt
+    gate, timeout_s, invoke, pop = task.gate, task.timeout_s, handler.invoke, task.queue.popleft
+    failures, skipped = task.failures, task.skipped
+    call.origin = task.job.origin
+    call.attempt = task.job.attempt
     try:
         while True:
             record = pop()
@@ -276,7 +301,7 @@ def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float]
     except IndexError:
         call.started = 0.0
         call.record = None
-    return Finished(job, failures, skipped)
+    return task.finished()
 
 
 def run_batch(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
