@@ -115,6 +115,7 @@ def main() -> int:
         for message_id in dead_letters():
             journal.dead_letter(message_id, group="alerts")
         exits = consumers.stop()
+    print("judging the journals", flush=True)
     result = summary.judge_run(Path("journals"), GROUPS, ordered=("rotations",))
     summary.show(result, published=publisher.published, publish_s=publisher.seconds, drained_s=drained_s, exits=exits)
     summary.what_next(RUN, began)

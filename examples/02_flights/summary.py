@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -119,11 +120,12 @@ _REASONS = {"crash": "handled, but not yet settled when its process was killed",
 
 
 def what_next(run: Path, began: float) -> None:
-    here = os.path.relpath(run, os.environ.get("PWD", run.parents[1]))
+    here = os.path.relpath(run, os.environ.get("PWD", run))
+    programs = os.path.relpath(Path(sys.prefix) / "bin", run)
     print(f"\nAll of it took {time.monotonic() - began:.1f} s and is kept in {here}. Look around:")
-    print(f"  cd {here} && export PATH=$PWD/../../.venv/bin:$PATH")
-    print("  mqsdk lag                                  # how far each group is")
-    print("  mqsdk dlq list flights alerts              # the dead letters, and why")
-    print("  mqsdk peek flights -n 3 --body             # messages, without touching a group")
-    print("  mqsdk offsets reset flights delays --to earliest --yes && mqsdk run app:app --only delays    # once more from the start")
-    print("  mqsdk dlq redrive flights alerts --dry-run # give them another chance")
+    print(f"  cd {here} && export PATH=$PWD/{programs}:$PATH")
+    print("  mqsdk lag                                   # how far each group is")
+    print("  mqsdk dlq list flights alerts               # the dead letters, and why")
+    print("  mqsdk dlq redrive flights alerts --dry-run  # give them another chance")
+    print("  mqsdk peek flights -n 3 --body              # messages, without touching a group")
+    print("  mqsdk offsets reset flights delays --to earliest --dry-run   # read the month once more")
