@@ -16,8 +16,10 @@ from mqsdk.spi import Admin, GroupInfo
 
 
 @click.command(cls=Listing)
-def groups() -> Any:
-    """List groups with their members; `groups ensure|delete TOPIC GROUP`."""
+@click.pass_context
+def groups(ctx: click.Context) -> Any:
+    """List groups with their members: `groups [TOPIC]`; or `groups ensure|delete TOPIC GROUP`."""
+    return groups.list(ctx)
 
 
 @groups.command("list", hidden=True)

@@ -24,8 +24,10 @@ TAIL_EVERY_S = 0.15
 
 
 @click.command(cls=Listing)
-def topics() -> Any:
-    """List topics with cluster and size; or `topics delete TOPIC`."""
+@click.pass_context
+def topics(ctx: click.Context) -> Any:
+    """List topics with cluster and size: `topics [PATTERN]`; or `topics delete TOPIC`."""
+    return topics.list(ctx)
 
 
 @topics.command("list", hidden=True)

@@ -74,7 +74,7 @@ class Commands(click.Group):
         words = list(sys.argv[1:] if args is None else args)
 
         def call() -> Any:
-            return super(Commands, self).main(words, prog_name or "mqsdk", standalone_mode=False, obj=session, **extra)
+            return super(Commands, self).main(words, "mqsdk", standalone_mode=False, obj=session, **extra)
 
         code = _guarded(session, words, call)
         session.out.flush()

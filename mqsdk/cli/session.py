@@ -193,7 +193,7 @@ class Listing(click.Group):
     DEFAULT = "list"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"invoke_without_command": True, "callback": _list_by_default, **kwargs})
+        super().__init__(*args, **{**kwargs, "invoke_without_command": True})
         self.params += common_options()
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -201,12 +201,9 @@ class Listing(click.Group):
             return self.DEFAULT, self.commands[self.DEFAULT], args
         return super().resolve_command(ctx, args)
 
-
-@click.pass_context
-def _list_by_default(ctx: click.Context) -> Any:
-    if ctx.invoked_subcommand is None and isinstance(ctx.command, Listing):
-        return ctx.invoke(ctx.command.commands[Listing.DEFAULT])
-    return None
+    def list(self, ctx: click.Context) -> Any:
+        """For the group's own callback: lists when nothing follows the command's name."""
+        return None if ctx.invoked_subcommand else ctx.invoke(self.commands[self.DEFAULT])
 
 
 class Family(click.Group):
