@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.core import window
 from mqsdk.core.partitioner import partition_of
-from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
+from mqsdk.errors import AccessDenied, BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 from mqsdk.spi import Backend, Flow, Link, NewRecord, Outcome, Partition, ProducerEvent, Published, Rejected, Stored, Unknown
@@ -297,6 +297,8 @@ class Publisher:
         def done(many: Future[list[Answer]]) -> None:
             error = many.exception()
             answer = error if error is not None else many.result()[0]
+            if isinstance(answer, BackendError):
+                answer = as_rejected(answer, topic, draft.id)
             if isinstance(answer, BaseException):
                 one.set_exception(answer)
             else:
@@ -316,6 +318,10 @@ class Publisher:
             return future
         return self._sender.submit(topic, drafts, timeout_s)
 
+    def has_room(self, records: int, size: int) -> bool:
+        """Whether a submit of so much would not wait now; a hint, for event loops, which must not block."""
+        return self._sender is None or self._sender.has_room(records, size)
+
     def flush(self, timeout_s: float | None) -> bool:
         """Wait until everything submitted has its answer; False at the timeout."""
         return self._sender is None or self._sender.flush(timeout_s)
@@ -325,6 +331,14 @@ class Publisher:
         clean = self._sender is None or self._sender.close(deadline)
         self._closed = True
         return clean
+
+
+def as_rejected(error: BackendError, topic: str, id: str) -> PublishRejected:
+    """A backend that could not be used at all: certainly nothing is stored."""
+    code = "denied" if isinstance(error, AccessDenied) else "backend"
+    answer = PublishRejected(error.what, code=code, retryable=error.retryable, topic=topic, id=id, where=error.where, fix=error.fix)
+    answer.__cause__ = error
+    return answer
 
 
 class _Parcel(NamedTuple):
@@ -366,6 +380,10 @@ class Sender:
                 self._thread.start()
             self._changed.notify_all()
         return parcel.future
+
+    def has_room(self, records: int, size: int) -> bool:
+        with self._changed:
+            return self._fits(records, size)
 
     def _fits(self, records: int, size: int) -> bool:
         empty = self._records == 0  # one parcel larger than the window must pass
