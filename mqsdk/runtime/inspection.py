@@ -8,6 +8,8 @@ from typing import Literal
 
 from mqsdk.spi import BackendHealth, PartitionProgress
 
+State = Literal["joining", "running", "draining", "restarting", "stopped"]
+
 
 @dataclass(frozen=True, slots=True)
 class Oldest:
@@ -25,7 +27,7 @@ class ConsumerInfo:
     topic: str
     group: str
     cluster: str
-    state: Literal["joining", "running", "draining", "restarting", "stopped"]
+    state: State
     concurrency: int
     in_flight: int
     partitions: tuple[int, ...]

@@ -103,8 +103,6 @@ class ConsumerLoop:
         self._gates: dict[tuple[Partition, int], Gate] = {}
         self._valid_until = float("inf")
         self._drained: Drained | None = None
-        self._drain_deadline = float("inf")
-        self._unanswered: set[tuple[Partition, int]] = set()
         self._closed = False
         self._restarts = 0
         self.joined = threading.Event()
@@ -128,7 +126,8 @@ class ConsumerLoop:
 
     def drain(self, deadline: float) -> None:
         """Start nothing new, settle what ends; `finished` is set when it is over, at `deadline` (monotonic seconds) at the latest."""
-        self._drain_deadline = min(self._drain_deadline, deadline)
+        for gate in list(self._gates.values()):  # at once, not at the loop's next round; the machine's Fence follows
+            gate.valid_until = 0.0
         self._tell(Drain(deadline))
 
     @property
@@ -156,21 +155,7 @@ class ConsumerLoop:
                 self.step(self._longest_poll_s)
             except Exception as error:
                 self._restart(error)
-        self._await_last_settles()
         self.finished.set()
-
-    def _await_last_settles(self) -> None:
-        """Nothing runs any more; the answers to the last settles tell whether the stop is clean."""
-        try:
-            while self._unanswered and self._clock.mono() < self._drain_deadline:
-                for event in self._consumer.poll(0, 0.05):
-                    self._note_answer(event)
-        except BackendError as error:
-            log.warning("consumer %s: the last settle is not confirmed: %s", self.name, type(error).__name__)
-
-    def _note_answer(self, event: MachineEvent) -> None:
-        if isinstance(event, Settled) and event.outcome != "failed":
-            self._unanswered.discard((event.partition, event.epoch))
 
     def step(self, longest_s: float) -> bool:
         """One round: wait for something to happen, decide, act. False when nothing happened and nothing was due."""
@@ -227,8 +212,6 @@ class ConsumerLoop:
             self._owned(event.partition, event.epoch, "revoking")
         elif isinstance(event, Lost):
             self._owned(event.partition, event.epoch, "lost")
-        elif isinstance(event, Settled):
-            self._note_answer(event)
         elif isinstance(event, Link):
             self._observe(LinkChanged(self._machine.spec.cluster, event.up, str(event.error) if event.error else ""))
 
@@ -261,8 +244,6 @@ class ConsumerLoop:
 
     def _settle(self, action: Settle) -> None:
         progress = action.progress
-        if progress.final:
-            self._unanswered.add((progress.partition, progress.epoch))
         try:
             self._consumer.settle(progress)
         except BackendError as error:
@@ -300,7 +281,6 @@ class ConsumerLoop:
         """The adapter's consumer (or this loop) failed: drop every ownership, connect anew after a backoff."""
         wait = min(RESTART_FIRST_S * 2.0 ** min(self._restarts, 10), RESTART_LONGEST_S)
         self._restarts += 1
-        self._unanswered.clear()
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
         for partition, epoch in list(self._gates):
@@ -334,7 +314,7 @@ class ConsumerLoop:
         if self._closed:
             return 0, True
         self._closed = True
-        unfinished = self._drained.unfinished if self._drained is not None else 0
-        still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if unfinished else deadline)
+        drained = self._drained or Drained(0, unsettled=1)
+        still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if drained.unfinished else deadline)
         self._consumer.close(deadline)
-        return max(unfinished, still), self._drained is not None and not self._unanswered
+        return max(drained.unfinished, still), drained.unsettled == 0

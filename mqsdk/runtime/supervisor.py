@@ -13,14 +13,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mqsdk.core.machine import Machine
-
 from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Copy, Spec, Tuning
+from mqsdk.core.machine import Machine
 from mqsdk.errors import BackendError, CapabilityError, MqError, PublishRejected, PublishUnknown, StateError
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
-from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, StopReport
+from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Draft, Publisher
 from mqsdk.runtime.workers import Results, ThreadWorkers, Workers
@@ -136,7 +135,7 @@ class Supervisor:
         )
         loop = ConsumerLoop(
             name=declared.name,
-            machine=Machine(spec, tuning, self.environment.rng),
+            machine=Machine(spec, tuning, self.environment.rng, self._wall_offset_s()),
             connect=lambda: backend.consumer(subscription),
             make_workers=lambda results: self._make_workers(declared, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
@@ -186,6 +185,10 @@ class Supervisor:
 
     def has_event_loop(self) -> bool:
         return self._event_loop is not None
+
+    def _wall_offset_s(self) -> float:
+        clock = self.environment.clock
+        return clock.wall_ms() / 1000 - clock.mono()
 
     def _await_joined(self, deadline: float) -> None:
         if not self.environment.threaded:
@@ -263,7 +266,7 @@ class Supervisor:
             dead_lettered=view.dead_lettered,
         )
 
-    def _state(self, loop: ConsumerLoop) -> str:
+    def _state(self, loop: ConsumerLoop) -> State:
         if loop.finished.is_set():
             return "stopped"
         if loop.failure:

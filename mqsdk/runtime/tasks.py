@@ -20,10 +20,10 @@ from mqsdk.spi import Record
 
 
 class EventLoop:
-    """A running event loop on its own daemon thread. `close` cancels what is left."""
+    """A running event loop on its own daemon thread. `close` cancels what is left. loop: one that is not running yet, None = a new one."""
 
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = asyncio.new_event_loop() if loop is None else loop
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -135,11 +135,10 @@ class LoopWorkers(Workers):
             self._pump()
 
     async def _run_each(self, running: _RunningTask, task: Task) -> Finished:
-        job, gate, call, mono, pop = task.job, task.gate, running.call, self._clock.mono, task.queue.popleft
-        failures: list[tuple[Record, Failure]] = []
-        skipped: list[Record] = []
-        call.origin = job.origin
-        call.attempt = job.attempt
+        gate, call, mono, pop = task.gate, running.call, self._clock.mono, task.queue.popleft
+        failures, skipped = task.failures, task.skipped
+        call.origin = task.job.origin
+        call.attempt = task.job.attempt
         while task.queue:
             record = pop()
             now = mono()
@@ -155,7 +154,7 @@ class LoopWorkers(Workers):
                 failures.append((record, failure))
         call.started = 0.0
         call.record = None
-        return Finished(job, failures, skipped)
+        return task.finished()
 
     async def _guarded(self, running: _RunningTask, coroutine: Coroutine[Any, Any, Failure | None], call: Call) -> Failure | None:
         """Turn a cancel into a failed attempt: ours is a timeout, anybody else's is the handler's own doing."""

@@ -137,8 +137,8 @@ class Workers(ABC):
             task, call, started = running.task, running.call, running.call.started
             if task is None or started == 0.0:
                 continue
-            if now - started > self.slow_s and task.queue and not task.job.batch and (rest := task.take_rest()):
-                events.append(Returned(task.job, rest))
+            if now - started > self.slow_s and not task.returned and (returned := task.take_back(call)) is not None:
+                events.append(returned)
             events += self._overdue(running, task, call, now, stuck_after_s)
         return events
 
@@ -156,7 +156,7 @@ class Workers(ABC):
             task, call, started = running.task, running.call, running.call.started
             if task is None or started == 0.0:
                 continue
-            wait = self.slow_s if task.queue else min(_not_past(call.deadline, now), _not_past(started + stuck_after_s, now))
+            wait = self.slow_s if not task.returned else min(_not_past(call.deadline, now), _not_past(started + stuck_after_s, now))
             soonest = wait if soonest is None else min(soonest, wait)
         return soonest
 

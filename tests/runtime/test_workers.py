@@ -156,6 +156,29 @@ def test_the_rest_of_a_job_is_taken_back_when_its_record_is_slow(started: Any) -
     assert results[0].skipped == []
 
 
+def test_what_ended_before_a_slow_record_is_reported_with_the_rest(started: Any) -> None:
+    go, inside = threading.Event(), threading.Event()
+    failure = Failure("error", "no")
+
+    def handle(record: Record) -> Failure | None:
+        if record.key == b"slow":
+            inside.set()
+            assert go.wait(BOUND_S)
+        return failure if record.key == b"bad" else None
+
+    workers, results = started(handle)
+    items = records("a", "bad", "b", "slow", "c")
+    workers.start(task(items))
+    assert inside.wait(BOUND_S)
+    (returned,) = workers.scan(time.monotonic() + 1.0, 120.0)
+    assert isinstance(returned, Returned)
+    assert list(returned.handled) == [items[0], items[2]]
+    assert list(returned.records) == [items[4]]
+    go.set()
+    results.wait_for(1)
+    assert results[0].failures == [(items[1], failure)]
+
+
 def test_an_overdue_call_is_reported_once_with_its_stack_and_told_to_stop(started: Any) -> None:
     go, inside = threading.Event(), threading.Event()
 
