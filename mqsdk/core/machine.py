@@ -2,8 +2,9 @@
 
 No thread, clock, lock or log: the runtime feeds it from one thread (`view` and `spec` may be read from any) and performs what it answers.
 
-Life of a partition: Assigned -> Batch... -> Revoking (nothing starts, what runs may end, the last Settle is final) or Lost (state
-dropped at once). What still runs then is an orphan: its result changes nothing, and an ordered consumer keeps its key blocked until it has returned.
+Life of a partition: Assigned -> Batch... -> Revoking (nothing starts, what runs may end, the last Settle is final) or Lost (state is
+dropped at once). What still runs then is an orphan: its result changes nothing, and an ordered consumer keeps its key blocked until
+it has returned.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ class Ownership:
     """
 
     __slots__ = (
-        "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at", "fresh", "gone",
-        "listed", "origin", "parked", "parked_bytes", "partition", "queue", "restored_until", "running", "settle_failures", "settle_not_before",
-        "settled_at", "spanned", "unanswered", "valid_until", "watermark",
+        "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at",
+        "fresh", "gone", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "restored_until", "running",
+        "settle_failures", "settle_not_before", "settled_at", "spanned", "unanswered", "valid_until", "watermark",
     )  # fmt: skip
 
     def __init__(self, assigned: Assigned, origin: Origin, account: Account, ordered: bool, batch: bool) -> None:
