@@ -36,6 +36,7 @@ class Spec:
     """What a consumer is, fixed while it runs.
 
     batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
+    settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
     """
 
     topic: str
@@ -47,6 +48,7 @@ class Spec:
     is_async: bool = False
     sparse_bytes: int = 0
     dead_letter: str | None = None
+    settle_every_s: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)

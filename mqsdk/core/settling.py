@@ -11,8 +11,6 @@ from mqsdk.core.partition import Ownership
 from mqsdk.core.watermark import Range
 from mqsdk.spi.events import Settled
 
-# While a partition is busy; each settle of the log is a system call or two, of a broker a round trip.
-EVERY_S = 0.01
 # A settle without an answer holds back the next one for so long.
 ANSWER_S = 1.0
 REPEAT_FIRST_S, REPEAT_LONGEST_S = 0.1, 5.0
@@ -45,7 +43,7 @@ class Settling:
         return len(self._finals)
 
     def tick(self, now: float) -> None:
-        """Settle what is due: at once where nothing else is in flight, else not more often than every EVERY_S."""
+        """Settle what is due: at once where nothing else is in flight, else not more often than every `settle_every_s`."""
         for ownership in list(self._dirty):
             if ownership.gone or not ownership.dirty:
                 del self._dirty[ownership]
@@ -61,7 +59,7 @@ class Settling:
         moment = ownership.settle_not_before
         if ownership.unanswered:
             return max(moment, ownership.settled_at + ANSWER_S)
-        return moment if ownership.is_quiet else max(moment, ownership.settled_at + EVERY_S)
+        return moment if ownership.is_quiet else max(moment, ownership.settled_at + self._desk.spec.settle_every_s)
 
     def final(self, now: float, ownership: Ownership) -> None:
         """The last settle of an ownership: it is handed back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mqsdk.config.model import Cluster
 from mqsdk.core.actions import Tuning
@@ -15,6 +15,9 @@ from mqsdk.runtime.clock import Clock, SystemClock
 from mqsdk.runtime.handler import Handler
 from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Start
+
+if TYPE_CHECKING:
+    from mqsdk.runtime.tasks import EventLoop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,16 @@ def _ignore(event: Event) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """make_workers: None = threads and an event loop. threaded: False = nothing runs by itself, the owner calls `step`."""
+    """make_workers, make_event_loop: None = threads and a real event loop. settle_every_s: as in Spec.
+
+    threaded: False = nothing runs by itself, the owner calls `step`.
+    """
 
     clock: Clock = field(default_factory=SystemClock)
     rng: random.Random = field(default_factory=random.Random)
     make_backend: Callable[[Cluster], Backend] = plugins.make_backend
     make_workers: MakeWorkers | None = None
+    make_event_loop: Callable[[str], EventLoop] | None = None
+    settle_every_s: float = 0.01
     threaded: bool = True
     observe: Callable[[Event], None] = _ignore

@@ -163,6 +163,8 @@ class ConsumerLoop:
         actions = self._machine.feed(self._clock.mono(), events)
         self._perform(actions)
         self.joined.set()
+        if self._drained is not None:
+            self.finished.set()
         return bool(events or actions or self._results.items)
 
     def due(self) -> float | None:

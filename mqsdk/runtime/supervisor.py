@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mqsdk.runtime.tasks import EventLoop
 
 
+STEP_S = 0.01
+
+
 class Supervisor:
     """One per opened App. Methods are called by one thread at a time, but for `publisher`, which any thread may call."""
 
@@ -118,6 +121,7 @@ class Supervisor:
             is_async=declared.handler.is_async,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
+            settle_every_s=self.environment.settle_every_s,
         )
         return declared, backend, spec
 
@@ -180,7 +184,7 @@ class Supervisor:
         from mqsdk.runtime.tasks import EventLoop
 
         if self._event_loop is None:
-            self._event_loop = EventLoop(f"mqsdk-{self.app}-loop")
+            self._event_loop = (self.environment.make_event_loop or EventLoop)(f"mqsdk-{self.app}-loop")
         return self._event_loop
 
     def has_event_loop(self) -> bool:
@@ -327,7 +331,8 @@ class Supervisor:
             loop.finished.wait(max(0.0, deadline - self.environment.clock.mono()) + 1.0)
         else:
             while not loop.finished.is_set():
-                loop.step(0.0)
+                if not loop.step(0.0):
+                    self.environment.clock.sleep(STEP_S)  # what still runs gets its time, which nobody else turns
 
     def close(self, timeout_s: float) -> StopReport:
         """Stop, flush, close clients. Idempotent."""
