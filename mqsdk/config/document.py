@@ -82,23 +82,25 @@ def read(path: str | FilePath) -> Document:
     """Read and build one file. ConfigError when it cannot be read or is no YAML; smaller problems are in the document."""
     file = str(path)
     text = _decoded(_content(file), file)
-    loader = _Composer(text)
-    loader.file = file
-    try:
-        root = loader.get_single_node()
-    except yaml.reader.ReaderError as error:
-        line, column = _line_column(text, error.position)
-        raise _refused(file, "holds a character that YAML does not allow", "remove the control character", line, column) from None
-    except yaml.MarkedYAMLError as error:
-        raise _syntax(file, text, error) from None
-    finally:
-        loader.dispose()
-    if root is None:
+    root = _composed(text, file)
+    if root is None or (isinstance(root, ScalarNode) and root.style is None and root.value == ""):
         return Document(file, {}, None)
     if not isinstance(root, MappingNode):
         raise _refused(file, "must be a mapping of keys", "for example `app: shop`", *_place(root))
     builder = _Builder(file)
     return Document(file, builder.mapping(root, ()), root, tuple(builder.problems))
+
+
+def _composed(text: str, file: str) -> Node | None:
+    try:
+        loader = _Composer(text)
+        loader.file = file
+        return loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line, column = _line_column(text, error.position)
+        raise _refused(file, "holds a character that YAML does not allow", "remove the control character", line, column) from None
+    except yaml.MarkedYAMLError as error:
+        raise _syntax(file, text, error) from None
 
 
 def _refused(file: str, what: str, fix: str, line: int = 0, column: int = 0) -> ConfigError:
@@ -191,7 +193,9 @@ class _Composer(yaml.SafeLoader):
             self.depth -= 1
 
 
-_NULL, _BOOL, _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
+_NULL, _BOOL, _INT, _FLOAT, _STR, _MAP, _SEQ = (
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "map", "seq")
+)
 _DIGITS = list("-+0123456789.")
 for _tag, _pattern, _first in (
     (_NULL, r"~|null|", ["~", "n", ""]),
@@ -224,6 +228,8 @@ class _Builder:
         if id(node) in self._open:
             self._problem(node, path, "an alias refers to itself", "write the value out")
             return {}
+        if not isinstance(node, ScalarNode) and node.tag not in (_MAP, _SEQ):
+            self._tagged(node, path)
         self._open.add(id(node))
         try:
             if isinstance(node, MappingNode):
@@ -288,5 +294,8 @@ class _Builder:
         except ValueError:
             self._problem(node, path, "not a number", "write decimal digits")
             return None
-        self._problem(node, path, "tags (`!`) are not supported", "quote the text if it begins with !")
+        self._tagged(node, path)
         return None
+
+    def _tagged(self, node: Node, path: Path) -> None:
+        self._problem(node, path, "tags (`!`) are not supported", "quote the text if it begins with !")

@@ -29,7 +29,7 @@ def whole(low: int, high: int) -> BeforeValidator:
     """An int within the bounds; decimal text (variables, references) counts as one."""
 
     def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low:,} to {high:,}")
@@ -90,8 +90,8 @@ def size(low: int, high: int) -> BeforeValidator:
     return _kind(check)
 
 
-def text(pattern: str, wanted: str) -> BeforeValidator:
-    """Text of one shape. wanted: what to write, for the reader."""
+def text(pattern: str, wanted: str, *, hidden: bool = False) -> BeforeValidator:
+    """Text of one shape. wanted: what to write, for the reader. hidden: what came by reference stays a Secret."""
     shape = re.compile(pattern, re.ASCII)
 
     def check(value: Any) -> str:
@@ -99,7 +99,11 @@ def text(pattern: str, wanted: str) -> BeforeValidator:
             raise ValueError(f"must be {wanted}")
         return value
 
-    return _kind(check)
+    def check_hidden(value: Any) -> str | Secret:
+        checked = check(_plain(value))
+        return value if isinstance(value, Secret) else checked
+
+    return BeforeValidator(check_hidden) if hidden else _kind(check)
 
 
 def choice(*names: str, later: tuple[str, ...] = ()) -> BeforeValidator:

@@ -31,7 +31,7 @@ def dotted(path: Sequence[str | int]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = part if _PLAIN.fullmatch(part) else f'"{_shown(part)}"'
+            shown = part if len(part) <= _KEY_SHOWN and _PLAIN.fullmatch(part) else f'"{_shown(part)}"'
             text += f".{shown}" if text else shown
     return text
 

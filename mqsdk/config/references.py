@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mqsdk.config.problems import Finding, Path
-from mqsdk.config.secret import Secret
+from mqsdk.config.secret import MASK, Secret, is_secret_name
 
 MAX_SECRET_BYTES = 64 * 1024
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
@@ -84,12 +85,14 @@ class Resolver:
         try:
             # O_NONBLOCK: a named pipe must not stop the start.
             with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    raise ValueError("a pipe or device")
                 content = stream.read(MAX_SECRET_BYTES + 1)
-            if content is None or len(content) > MAX_SECRET_BYTES:
-                raise ValueError("longer than 64 KiB" if content else "a pipe")
+            if len(content) > MAX_SECRET_BYTES:
+                raise ValueError("longer than 64 KiB")
             text = content.decode("utf-8")
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or "not a short UTF-8 text"
+            reason = (error.strerror if isinstance(error, OSError) else None) or "not a file with a short UTF-8 text"
             self.findings.append(Finding(path, f"the file {name[:200]} cannot be read: {reason}", "check the path and the permissions"))
             return ""
         # Editors and `echo` end a file with a newline that no password has.
@@ -98,10 +101,21 @@ class Resolver:
 
 def revealed(value: Any) -> Any:
     """A copy in which every Secret is its text: what an adapter gets."""
-    if isinstance(value, Secret):
-        return value.reveal()
+    return _mapped(value, lambda secret: secret.reveal())
+
+
+def masked(value: Any) -> Any:
+    """A copy in which every Secret, and every value whose key names one, is its mask: what people get."""
     if isinstance(value, Mapping):
-        return {name: revealed(item) for name, item in value.items()}
+        return {name: MASK if is_secret_name(name) and item is not None else masked(item) for name, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else _mapped(value, repr)
+
+
+def _mapped(value: Any, change: Callable[[Secret], str]) -> Any:
+    if isinstance(value, Secret):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(item, change) for name, item in value.items()}
     if isinstance(value, list):
-        return [revealed(item) for item in value]
+        return [_mapped(item, change) for item in value]
     return value

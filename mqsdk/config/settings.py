@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_serializer, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mqsdk.config import kinds, sources
 from mqsdk.config.model import LIVE, RESTART
+from mqsdk.config.references import masked
 from mqsdk.config.secret import Secret
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _ENVIRONMENT = kinds.text(r"[A-Za-z0-9._-]{0,64}", "a name: letters, digits, `.`
 _ANY_TEXT = kinds.text(r"(?s).{1,4096}", "text, not empty")
 
 Text = Annotated[str, _ANY_TEXT]
+# An address, a path or a user name may come by reference, and is not shown then.
+Hidden = Annotated[str | Secret, kinds.text(r"(?s).{1,4096}", "text, not empty", hidden=True)]
 Flag = Annotated[bool, kinds.flag()]
 
 
@@ -53,17 +56,17 @@ class Block(BaseModel):
 class Tls(Block):
     """One TLS block for every kind of backend."""
 
-    ca: Text | None = live(None, "file with the certificates that are trusted; default: the system's")
-    cert: Text | None = live(None, "file with the client's certificate")
-    key: Text | None = live(None, "file with the client's private key")
+    ca: Hidden | None = live(None, "file with the certificates that are trusted; default: the system's")
+    cert: Hidden | None = live(None, "file with the client's certificate")
+    key: Hidden | None = live(None, "file with the client's private key")
     verify: Flag = live(True, "false: the server's certificate is not checked, a loud warning at each start")
 
 
 class Auth(Block):
     """Credentials of one cluster."""
 
-    mechanism: Text | None = live(None, "SASL mechanism, for example SCRAM-SHA-512")
-    user: Text | None = live(None, "user name")
+    mechanism: Hidden | None = live(None, "SASL mechanism, for example SCRAM-SHA-512")
+    user: Hidden | None = live(None, "user name")
     password: Secret | None = live(None, "secret; best by reference: `${file:/run/secrets/name}` or `${env:NAME}`")
     token: Secret | None = live(None, "secret, in place of user and password")
 
@@ -74,7 +77,7 @@ class ClusterKeys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     backend: Text = restart(..., "kind of backend: the name of an installed adapter; `log` is the embedded one")
-    servers: list[Text] | None = live(None, "addresses host:port")
+    servers: list[Hidden] | None = live(None, "addresses host:port")
     tls: Tls | None = live(None, "encrypt: {} with defaults, or ca, cert, key, verify")
     auth: Auth | None = live(None, "mechanism, user, password, token")
     options: dict[str, Any] | None = live(None, "to the client library as they are")
@@ -83,6 +86,15 @@ class ClusterKeys(BaseModel):
         10.0, "a frozen or dead consumer loses its partitions after this time", "duration"
     )
     accept: list[Text] = restart([], "findings about the backend's settings that this cluster may have, by code")
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield from self._masked().items()
+
+    @model_serializer(mode="plain")
+    def _masked(self) -> dict[str, Any]:
+        """For people and dumps: the keys of the adapter's own may hold secrets at any depth."""
+        names = (*type(self).model_fields, *(self.model_extra or {}))
+        return {name: masked(getattr(self, name)) for name in names}
 
 
 class BackoffKeys(Block):

@@ -81,9 +81,15 @@ def _is_adapter_key(parts: tuple[str, ...]) -> bool:
 
 
 def _fix(parts: tuple[str, ...], known: Collection[tuple[str, ...]]) -> str:
-    names = [*SPECIAL, *(PREFIX + "__".join(_filled(path, parts)).upper() for path in known if path[0] not in FILE_ONLY)]
-    meant = near(PREFIX + "__".join(parts).upper(), names)
-    return f"did you mean {meant}?" if meant else "variables are MQSDK_CONFIG, MQSDK_ENV, MQSDK_STATE, or keys such as MQSDK_DRAIN__TIMEOUT"
+    # Compared without the prefix, which all have in common.
+    names = [name.removeprefix(PREFIX) for name in SPECIAL]
+    names += ["__".join(_filled(path, parts)).upper() for path in known if path[0] not in FILE_ONLY]
+    meant = near("__".join(parts), names)
+    return (
+        f"did you mean {PREFIX}{meant}?"
+        if meant
+        else "variables are MQSDK_CONFIG, MQSDK_ENV, MQSDK_STATE, or keys such as MQSDK_DRAIN__TIMEOUT"
+    )
 
 
 def _filled(path: tuple[str, ...], parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""Strength of the keys of one consumer, key by key."""
+
+from __future__ import annotations
+
+import pytest
+
+from mqsdk.config.model import Configuration
+from mqsdk.config.rules import overlap
+from mqsdk.core.actions import Tuning
+from mqsdk.core.retry import Backoff, RetryPolicy
+from tests.config.conftest import Load
+
+FILE = """\
+defaults: {concurrency: 2, timeout: 20s, paused: true, retry: {attempts: 4, backoff: {base: 4s, max: 40s}}}
+watchdog: {no_progress: 7s}
+consumers:
+  "orders.*/*": {concurrency: 3}
+  "orders.created/billing":
+    concurrency: 4
+    retry: {attempts: 5, backoff: {factor: 5}}
+    in_flight: {records: 9}
+  "payments.*/billing": {timeout: none}
+"""
+
+
+def test_without_anything_the_built_in_values_hold() -> None:
+    assert Configuration().tuning("t", "g", {}) == Tuning()
+
+
+def test_the_decorator_wins_over_the_defaults_and_the_entry_over_both(loaded: Load) -> None:
+    found = loaded(FILE)
+    assert found.tuning("t", "g", {}).concurrency == 2
+    assert found.tuning("t", "g", {"concurrency": 7}).concurrency == 7
+    assert found.tuning("orders.created", "billing", {"concurrency": 7}).concurrency == 4
+
+
+def test_each_key_is_decided_by_itself(loaded: Load) -> None:
+    found = loaded(FILE).tuning("orders.created", "billing", {"timeout_s": 30.0})
+    assert (found.concurrency, found.timeout_s, found.paused, found.in_flight_records) == (4, 30.0, True, 9)
+    assert found.in_flight_bytes == Tuning().in_flight_bytes
+    assert (found.stuck_after_s, found.version) == (7.0, 1)
+
+
+def test_retry_is_merged_by_sub_key_over_the_decorators_policy(loaded: Load) -> None:
+    declared = RetryPolicy(attempts=8, backoff=Backoff("3s", factor=3, max="33s", jitter=0), on_exhausted="drop", reject_on=(KeyError,))
+    found = loaded(FILE).tuning("orders.created", "billing", {"retry": declared}).retry
+    assert (found.attempts, found.on_exhausted, found.reject_on) == (5, "drop", (KeyError,))
+    assert found.backoff == Backoff("3s", factor=5, max="33s", jitter=0)
+
+
+def test_a_policy_in_the_decorator_counts_as_given_whole(loaded: Load) -> None:
+    assert loaded(FILE).tuning("t", "g", {"retry": RetryPolicy(attempts=8)}).retry == RetryPolicy(attempts=8)
+    assert loaded(FILE).tuning("t", "g", {}).retry == RetryPolicy(attempts=4, backoff=Backoff("4s", max="40s"))
+
+
+def test_only_the_entry_with_most_literal_characters_applies(loaded: Load) -> None:
+    found = loaded(FILE)
+    assert found.tuning("orders.x", "billing", {}).concurrency == 3
+    assert found.tuning("orders.created", "billing", {}).in_flight_records == 9
+    assert found.tuning("orders.created", "search", {}).in_flight_records == 1000
+    assert found.tuning("payments.in", "billing", {"timeout_s": 5.0}).timeout_s is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a", "a", True),
+        ("a*", "*a", True),
+        ("a*", "b*", False),
+        ("*a*", "*b*", True),
+        ("a*c", "ab*", True),
+        ("a*c", "a*d", False),
+        ("*", "", True),
+        ("a.b/*", "a.*/g", True),
+        ("a.b/h", "a.b/g", False),
+        ("*" * 20 + "a", "*" * 20 + "b", False),
+        ("ab", "a", False),
+    ],
+)
+def test_two_patterns_tie_only_when_a_name_matches_both(first: str, second: str, expected: bool) -> None:
+    assert overlap(first, second) is expected
+    assert overlap(second, first) is expected
