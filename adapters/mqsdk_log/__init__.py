@@ -1,0 +1,24 @@
+"""The embedded log as a backend of mqsdk: `backend: log`. Only the hook; the rest is imported when a cluster of this kind is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mqsdk.spi import hookimpl
+from mqsdk_log.options import Options
+
+if TYPE_CHECKING:
+    from mqsdk.spi import Backend
+
+__all__ = ["Options", "mqsdk_backend"]
+
+
+@hookimpl
+def mqsdk_backend(kind: str, name: str, options: Mapping[str, Any]) -> Backend | None:
+    """Make the backend of a cluster whose kind is `log`. Raises ConfigError for an option it does not know or cannot use."""
+    if kind != "log":
+        return None
+    from mqsdk_log.backend import LogBackend
+
+    return LogBackend(name, Options.parse(options, name))

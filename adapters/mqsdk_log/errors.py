@@ -1,0 +1,87 @@
+"""The one door through which errors of the engine and of the operating system become errors of mqsdk. No content ever passes it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mqsdk.spi import AccessDenied, BackendError, Corrupt, Rejected, StateError, Unavailable, Unknown, UnsafeBackend, UnsupportedFormat
+from mqsdk_log.engine import errors as engine
+from mqsdk_log.engine.cursors import CursorDamaged, NoSuchGroup
+from mqsdk_log.engine.groups import GroupBusy
+
+KIND = "log"
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def translated(cluster: str) -> Iterator[None]:
+    """Raise the error of mqsdk in place of the engine's, which becomes its cause."""
+    try:
+        yield
+    except (engine.LogError, OSError, IndexError) as error:
+        raise translate(error, cluster) from error
+
+
+def translate(error: Exception, cluster: str) -> Exception:
+    """The error of mqsdk that says the same."""
+    if isinstance(error, engine.StaleHandle | engine.ClosedHandle):
+        return StateError(
+            str(error), where=f"cluster {cluster} ({KIND})", state="stale" if isinstance(error, engine.StaleHandle) else "closed"
+        )
+    if isinstance(error, GroupBusy):
+        fix = "stop its consumers first; members: " + ", ".join(f"{member.host}:{member.pid}" for member in error.members)
+        return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")
+    if isinstance(error, OSError):
+        return _of_system(error, cluster)
+    return _of_engine(error, cluster)
+
+
+def _of_engine(error: Exception, cluster: str) -> BackendError:
+    what = str(error)
+    if isinstance(error, engine.UnsupportedVersion):
+        return UnsupportedFormat(what, found=str(error.found), supported=str(error.supported), cluster=cluster, backend=KIND)
+    if isinstance(error, CursorDamaged):
+        fix = "delete the group or reset its position, then publish nothing is lost: it begins where you say"
+        return Corrupt(what, file=str(error.path), cluster=cluster, backend=KIND, fix=fix)
+    if isinstance(error, engine.CorruptRange | engine.CorruptBatch):
+        return Corrupt(what, cluster=cluster, backend=KIND, fix="`mqsdk log verify` says where")
+    if isinstance(error, engine.BadRoot):
+        return UnsafeBackend(what, finding="root", cluster=cluster, backend=KIND)
+    if isinstance(error, engine.LockTimeout):
+        return Unavailable(what, cluster=cluster, backend=KIND, retryable=True, fix="another process holds a lock; is one stopped?")
+    if isinstance(error, engine.NoSuchTopic):
+        return BackendError(what, cluster=cluster, backend=KIND, fix="create it first, or look at `mqsdk topics`")
+    if isinstance(error, NoSuchGroup):
+        return BackendError(what, cluster=cluster, backend=KIND, fix="look at `mqsdk groups`")
+    return BackendError(what, cluster=cluster, backend=KIND, retryable=isinstance(error, engine.DiskFull | engine.WriteFailed))
+
+
+def _of_system(error: OSError, cluster: str) -> BackendError:
+    what = f"the log's files cannot be used: {os.strerror(error.errno or 0)}"
+    place = f"cluster {cluster} ({KIND})" + (f", {error.filename}" if isinstance(error.filename, str) else "")
+    if error.errno in _DENIED:
+        return AccessDenied(what, where=place, cluster=cluster, backend=KIND, fix="check owner and mode of the directory")
+    return Unavailable(what, where=place, cluster=cluster, backend=KIND, retryable=error.errno in (errno.ENOSPC, errno.EMFILE))
+
+
+def refusal(error: Exception) -> Rejected | Unknown:
+    """What an error of an append means for the message."""
+    what = str(error)
+    if isinstance(error, engine.SyncFailed):
+        return Unknown(what)
+    if isinstance(error, engine.LockTimeout):
+        return Rejected("throttled", what, retryable=True, fix="another process holds the partition; is one stopped?")
+    if isinstance(error, engine.DiskFull | engine.WriteFailed):
+        return Rejected("full", what, retryable=True, fix="free some space on the disk of the log")
+    if isinstance(error, engine.TooLarge):
+        return Rejected("too_large", what)
+    if isinstance(error, engine.NoSuchTopic | IndexError):
+        return Rejected("no_route", what, fix="create the topic first")
+    if isinstance(error, ValueError | engine.ClosedHandle | engine.StaleHandle):
+        return Rejected("backend", what)
+    if isinstance(error, engine.LogError):
+        return Rejected("backend", what, retryable=True)
+    return Rejected("backend", f"the log's files cannot be used: {type(error).__name__}", retryable=True)

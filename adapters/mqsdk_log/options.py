@@ -1,0 +1,81 @@
+"""The options of a cluster of kind `log`, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mqsdk.spi import ConfigError, Problem
+
+Durability = Literal["none", "interval", "always"]
+LONGEST_INTERVAL_S = 60.0
+_TEXT = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """path: directory of the log, relative to the working directory at open. durability: what a publish waits for.
+
+    interval: seconds between syncs with durability "interval". any_filesystem: allow network file systems, whose locks and flushes are
+    weaker than what the log relies on.
+    """
+
+    path: str = "./.mqsdk"
+    durability: Durability = "interval"
+    interval: float = 0.010
+    any_filesystem: bool = False
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], cluster: str) -> Options:
+        """Raises ConfigError that lists every unknown key and every value that cannot be used."""
+        known = {field.name: _CHECKS[field.name] for field in fields(cls)}
+        problems: list[Problem] = []
+        values: dict[str, Any] = {}
+        for key, value in given.items():
+            where = f"clusters.{cluster}.{key}"
+            if key not in known:
+                close = get_close_matches(key, known, 1)
+                fix = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+                problems.append(Problem(where, "unknown key of the embedded log", fix))
+                continue
+            try:
+                values[key] = known[key](value)
+            except ValueError as error:
+                problems.append(Problem(where, str(error)))
+        if problems:
+            raise ConfigError.of(problems)
+        return cls(**values)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("a path is text")
+    return str(value)
+
+
+def _durability(value: Any) -> Durability:
+    if value not in get_args(Durability):
+        raise ValueError(f"one of {', '.join(get_args(Durability))}")
+    found: Durability = value
+    return found
+
+
+def _interval(value: Any) -> float:
+    if isinstance(value, str) and (match := _TEXT.fullmatch(value)) is not None:
+        value = float(match[1]) / (1000 if match[2] == "ms" else 1)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.001 <= value <= LONGEST_INTERVAL_S:
+        raise ValueError("a duration from 1ms to 60s, for example '10ms'")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+_CHECKS = {"path": _path, "durability": _durability, "interval": _interval, "any_filesystem": _flag}
