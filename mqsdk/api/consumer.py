@@ -91,15 +91,15 @@ class ConsumerDeclaration:
             ) from error
 
 
-def declare(topic: object, options: Mapping[str, Any], function: Callable[..., Any], namespace: Mapping[str, Any]) -> ConsumerDeclaration:
-    """Check everything about one consumer and record it.
+def declare(
+    checked: Mapping[str, Any], options: Mapping[str, Any], function: Callable[..., Any], namespace: Mapping[str, Any]
+) -> ConsumerDeclaration:
+    """Check the function for options that passed `check_options`, and record the consumer.
 
-    namespace: local names where the decorator stands. Raises DeclarationError, or CapabilityError for what no backend can do yet.
+    namespace: local names where the decorator stands. Raises DeclarationError.
     """
-    where = signature.place_of(function) if callable(function) else ""
-    checked = check_options(topic, options, where)
-    signed = signature.check(function, batch=checked.get("batch") is not None)
-    _check_isolation(options, function, where)
+    signed = signature.check(function, batch=checked["batch"] is not None)
+    _check_isolation(options, function, signed.where)
     try:
         shape = signature.shape(signed, namespace)
     except (NameError, AttributeError):  # a forward reference; asked again at start

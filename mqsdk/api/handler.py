@@ -6,7 +6,7 @@ the common form (sync, payload only, no middleware) has a closure of its own and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +25,16 @@ def _unused(call: Call) -> Any:
     raise AssertionError("the runtime chose the wrong one of the four calls")
 
 
-@dataclass(frozen=True)
+@dataclass
 class UserHandler:
     """Implements `mqsdk.runtime.handler.Handler`; the methods that do not fit `is_async` and `batch` are never called."""
 
     is_async: bool
     batch: bool
     invoke: Callable[[Call], Failure | None] = _unused
-    invoke_async: Callable[[Call], Awaitable[Failure | None]] = _unused
+    invoke_async: Callable[[Call], Coroutine[Any, Any, Failure | None]] = _unused
     invoke_batch: Callable[[Call], Failures] = _unused
-    invoke_batch_async: Callable[[Call], Awaitable[Failures]] = _unused
+    invoke_batch_async: Callable[[Call], Coroutine[Any, Any, Failures]] = _unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _single(parts: Parts) -> Callable[[Call], Failure | None]:
             payload = decode(call.record)
         except BaseException as error:
             return verdicts.undecodable(error)
-        message = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
+        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
         token = CURRENT.set(lambda: message)
         try:
             result = run(message, pick(payload, message))
@@ -110,7 +110,7 @@ def _single(parts: Parts) -> Callable[[Call], Failure | None]:
     return invoke
 
 
-def _single_async(parts: Parts) -> Callable[[Call], Awaitable[Failure | None]]:
+def _single_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failure | None]]:
     decode, verdicts, pick = parts.decode, parts.verdicts, _ARGUMENTS[parts.shape.passes]
     run = parts.chain.around_async(parts.function, verdicts)
 
@@ -119,7 +119,7 @@ def _single_async(parts: Parts) -> Callable[[Call], Awaitable[Failure | None]]:
             payload = decode(call.record)
         except BaseException as error:
             return verdicts.undecodable(error)
-        message = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
+        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
         token = CURRENT.set(lambda: message)
         try:
             result = await run(message, pick(payload, message))
@@ -155,7 +155,7 @@ def _batch(parts: Parts) -> Callable[[Call], Failures]:
     return invoke_batch
 
 
-def _batch_async(parts: Parts) -> Callable[[Call], Awaitable[Failures]]:
+def _batch_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failures]]:
     verdicts, pick = parts.verdicts, _ARGUMENTS[parts.shape.passes]
     run = parts.chain.around_async(parts.function, verdicts)
 
@@ -180,7 +180,7 @@ def _open_batch(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[A
     records: Sequence[Record] = call.records
     decode, origin, attempt = parts.decode, call.origin, call.attempt
     try:
-        messages = [Message(record, origin, decode(record), attempt=attempt, call=call) for record in records]
+        messages: list[Message[Any]] = [Message(record, origin, decode(record), attempt=attempt, call=call) for record in records]
         return range(len(records)), messages, []
     except BaseException:  # rare: find out which ones
         return _sort_out(parts, call)
@@ -189,7 +189,9 @@ def _open_batch(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[A
 def _sort_out(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[Any]], list[tuple[int, Failure]]]:
     records: Sequence[Record] = call.records
     decode, origin, attempt = parts.decode, call.origin, call.attempt
-    indexes, messages, failures = [], [], []
+    indexes: list[int] = []
+    messages: list[Message[Any]] = []
+    failures: list[tuple[int, Failure]] = []
     for index, record in enumerate(records):
         try:
             payload = decode(record)

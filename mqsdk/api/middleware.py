@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqsdk.api.signature import place_of
-from mqsdk.api.verdict import Verdicts, returned_error
 from mqsdk.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from mqsdk.api.verdict import Verdicts
 
 Run = Callable[[Any, tuple[Any, ...]], Any]
 RunAsync = Callable[[Any, tuple[Any, ...]], Awaitable[Any]]
@@ -91,10 +93,7 @@ def _innermost_async(function: Callable[..., Any], verdicts: Verdicts) -> RunAsy
 def _judge(value: Any, verdicts: Verdicts) -> None:
     if value is None:
         return
-    error = returned_error(value)
-    if error is not None:
-        raise error
-    verdicts.returned(value)
+    verdicts.raise_returned(value)
 
 
 def _layer(manager: Callable[[Any], Any], inner: Run) -> Run:

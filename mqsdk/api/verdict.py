@@ -70,6 +70,13 @@ class Verdicts:
         self._warn(value)
         return None
 
+    def raise_returned(self, value: object) -> None:
+        """As `returned`, for a handler inside middleware, which sees the failure as an exception."""
+        error = value if isinstance(value, BatchFailure) else returned_error(value)
+        if error is not None:
+            raise error
+        self._warn(value)
+
     def batch_returned(self, value: object, count: int) -> list[tuple[int, Failure]]:
         error = value if isinstance(value, BatchFailure) else returned_error(value)
         if error is not None:

@@ -1,0 +1,393 @@
+"""App: the composition root and the life cycle. NEW -> OPEN -> RUNNING -> DRAINING -> OPEN | CLOSED."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from mqsdk.api import middleware, signature
+from mqsdk.api.inspecting import InspectMethods
+from mqsdk.api.publishing import PublishMethods
+from mqsdk.api.router import Declarations, Router
+from mqsdk.api.state import INSIDE, State
+from mqsdk.errors import CapabilityError, DeclarationError, Duration, StateError
+from mqsdk.message import CURRENT
+from mqsdk.units import seconds
+
+if TYPE_CHECKING:
+    from mqsdk.api.consumer import ConsumerDeclaration
+    from mqsdk.api.outlet import Outlet
+    from mqsdk.api.session import Session
+    from mqsdk.api.verdict import Witness
+    from mqsdk.config.diff import Change
+    from mqsdk.config.model import Configuration
+    from mqsdk.config.settings import Settings
+    from mqsdk.events import Event
+    from mqsdk.runtime.environment import Environment
+    from mqsdk.runtime.inspection import StopReport
+
+LOG = logging.getLogger("mqsdk.app")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class App(Declarations, PublishMethods, InspectMethods):
+    """Handlers and publishing of one service. Constructing and declaring touch no file, socket or environment variable.
+
+    config: None (at open: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else one embedded log in `./.mqsdk`), a path, or `Settings`.
+    name: in client ids and metrics; default the file's `app:`, else "app". Methods may be called from any thread.
+    """
+
+    def __init__(self, config: str | Path | Settings | None = None, *, name: str | None = None) -> None:
+        super().__init__()
+        if config is not None and not isinstance(config, str | os.PathLike) and not hasattr(config, "configuration"):
+            raise DeclarationError(f"`config` is None, a path or Settings, not {type(config).__name__}", where="App")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise DeclarationError("`name` is text, not empty", where="App")
+        self._config = config
+        self._environment_name: str | None = None
+        self._name = name
+        self._state = State.NEW
+        self._session: Session | None = None
+        self._startup: list[Callable[[], Any]] = []
+        self._shutdown: list[Callable[[], Any]] = []
+        self._middleware: list[Callable[..., Any]] = []
+        self._observers: list[Callable[[Event], Any]] = []
+        self._moving_lock = threading.Lock()
+        self._mover = 0
+
+    # --- declaring --------------------------------------------------------------------------------------------------------------
+
+    def include_router(self, router: Router) -> None:
+        """Take in the consumers of a Router. DeclarationError for a pair that is declared already, or a router that has an App."""
+        if not isinstance(router, Router):
+            raise DeclarationError(f"include_router takes a Router, not {type(router).__name__}")
+        router._include_in(self)
+
+    def on_startup(self, function: Function) -> Function:
+        """Run before the first delivery; sync or async, no arguments. What it raises ends the start."""
+        self._startup.append(_hook(function, "on_startup"))
+        return function
+
+    def on_shutdown(self, function: Function) -> Function:
+        """Run after the last settle; sync or async, no arguments. What it raises is logged."""
+        self._shutdown.append(_hook(function, "on_shutdown"))
+        return function
+
+    def middleware(self, function: Function) -> Function:
+        """A generator function `(message)` with one `yield` around every handler; declared first = outermost."""
+        self._middleware.append(middleware.check(function))
+        return function
+
+    def observe(self, function: Function) -> Function:
+        """A function `(event)` that is told every event of `mqsdk.events`, on the SDK's own threads: it must not block."""
+        if not callable(function) or isinstance(function, type) or inspect.iscoroutinefunction(function):
+            raise DeclarationError("an observer is a plain function of one event", where=signature.place_of(function))
+        self._observers.append(function)
+        return function
+
+    def _add(self, declarations: Any) -> None:
+        if self._state in (State.RUNNING, State.DRAINING, State.CLOSED):
+            raise StateError(f"consumers are declared before the App starts; it is {self._state}", state=str(self._state))
+        super()._add(declarations)
+
+    # --- state ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where the App is in its life; compares equal to "NEW", "OPEN", "RUNNING", "DRAINING" and "CLOSED"."""
+        return self._state
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration file as a frozen model, defaults filled in. Raises ConfigError."""
+        from mqsdk.config.load import load_settings
+
+        if self._config is None or isinstance(self._config, str | os.PathLike):
+            return load_settings(_path(self._config), environment=self._environment_name)
+        return self._config
+
+    @contextmanager
+    def _moving(self, what: str) -> Iterator[None]:
+        """One change of state at a time. A call from within one (a hook, a signal handler) would wait for itself."""
+        ident = threading.get_ident()
+        if self._mover == ident:
+            raise StateError(f"{what} was called while this thread is opening, starting or stopping the App", state=str(self._state))
+        if CURRENT.get() is not None or INSIDE.get():
+            raise StateError(
+                f"{what} was called inside a handler, which it would wait for", fix="set a flag, stop outside", state=str(self._state)
+            )
+        if self._session is not None:
+            self._check_process(self._session)
+        with self._moving_lock:
+            self._mover = ident
+            try:
+                yield
+            finally:
+                self._mover = 0
+
+    def _check_process(self, session: Session) -> None:
+        if session.pid != os.getpid():
+            session.outlet.check_process()
+
+    # --- open -------------------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Open: configuration and clients. Does not start consumers."""
+        self._open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._session is None or self._session.pid == os.getpid():  # a forked child leaves its parent's clients alone
+            self.close()
+
+    async def __aenter__(self) -> Self:
+        import asyncio
+
+        await asyncio.to_thread(self._open)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    def _open(
+        self, *, configuration: Configuration | None = None, environment: Environment | None = None, witness: Witness | None = None
+    ) -> Session:
+        """Open unless open. The arguments replace what would be read and made; `mqsdk.testing` gives them."""
+        with self._moving("open"):
+            return self._session or self._open_now(configuration, environment, witness)
+
+    def _open_now(self, configuration: Configuration | None, environment: Environment | None, witness: Witness | None) -> Session:
+        if self._state is State.CLOSED:
+            raise self._closed()
+        refuse_platform(sys.platform)
+        from mqsdk.api.session import Session
+        from mqsdk.runtime.environment import Environment
+
+        configuration = configuration or self._load()
+        environment = replace(environment or Environment(), observe=self._notify)
+        self._session = Session(configuration, environment, self._name or configuration.app, witness)
+        self._state = State.OPEN
+        atexit.register(self._at_exit)
+        return self._session
+
+    def _load(self) -> Configuration:
+        from mqsdk.config.load import load
+
+        config = self._config
+        return load(_path(config) if isinstance(config, os.PathLike) else config, environment=self._environment_name)
+
+    def _opened(self) -> Session:
+        session = self._session
+        if session is None:
+            if self._state is State.CLOSED:
+                raise self._closed()
+            return self._open_for_use()
+        self._check_process(session)
+        return session
+
+    def _open_for_use(self) -> Session:
+        """Publishing and looking open the App by themselves, inside hooks and handlers of other Apps too."""
+        with self._moving_lock:
+            return self._session or self._open_now(None, None, None)
+
+    def _outlet(self) -> Outlet:
+        return self._opened().outlet
+
+    async def _outlet_async(self) -> Outlet:
+        if self._session is None and self._state is State.NEW:
+            import asyncio
+
+            await asyncio.to_thread(self._open_for_use)
+        return self._outlet()
+
+    def _closed(self) -> StateError:
+        return StateError("the App is closed, which is final", fix="make a new App", state="CLOSED")
+
+    # --- start and stop ---------------------------------------------------------------------------------------------------------
+
+    def start(self, timeout: Duration = "30s") -> None:
+        """Open if needed, check capabilities, start all consumers; returns when each has joined its group.
+
+        Raises StateError (started already, closed, not joined within `timeout`), DeclarationError, CapabilityError, ConfigError,
+        BackendError, and whatever an on_startup hook raises. Nothing runs then and the App is OPEN.
+        """
+        self._start(_seconds(timeout, "timeout"))
+
+    def _start(self, timeout_s: float = 30.0, only: Collection[str] | None = None) -> None:
+        """only: groups to start, None = all."""
+        with self._moving("start"):
+            if self._state not in (State.NEW, State.OPEN):
+                raise self._closed() if self._state is State.CLOSED else StateError("the App is started already", state=str(self._state))
+            session = self._session or self._open_now(None, None, None)
+            chosen = [one for one in self._declared.values() if only is None or one.group in only]
+            self._launch(session, chosen, timeout_s)
+
+    def _launch(self, session: Session, chosen: list[ConsumerDeclaration], timeout_s: float) -> None:
+        if not chosen:
+            LOG.warning("the App has no consumers to start")
+        declared = session.build(chosen, self._middleware)
+        session.run_hooks(self._startup)
+        try:
+            session.supervisor.start(declared, timeout_s)
+        except BaseException:
+            session.run_last_hooks(self._shutdown)
+            raise
+        self._state = State.RUNNING
+
+    def stop(self, timeout: Duration | None = None) -> None:
+        """Drain: start nothing, wait for running handlers, settle, hand back, leave. Nothing to do unless RUNNING.
+
+        timeout: default `drain.timeout` (30 s); handlers that still run then are cut short and their messages come again.
+        """
+        timeout_s = None if timeout is None else _seconds(timeout, "timeout")
+        with self._moving("stop"):
+            self._stop_now(timeout_s)
+
+    def _stop_now(self, timeout_s: float | None) -> StopReport:
+        from mqsdk.runtime.inspection import StopReport
+
+        session = self._session
+        if self._state is not State.RUNNING or session is None:
+            return StopReport()
+        self._state = State.DRAINING
+        try:
+            report = session.stop(timeout_s)
+            session.run_last_hooks(self._shutdown)
+        finally:
+            self._state = State.OPEN
+        return report
+
+    def close(self) -> None:
+        """`stop`, flush what was published, close the clients. Idempotent, and final."""
+        self._close()
+
+    def _close(self) -> StopReport:
+        with self._moving("close"):
+            report = self._stop_now(None)
+            session = self._session
+            try:
+                closed = report if session is None else session.close()
+            finally:
+                self._state, self._session = State.CLOSED, None
+                atexit.unregister(self._at_exit)
+            return replace(report, clean=report.clean and closed.clean)
+
+    def _hurry(self) -> None:
+        session = self._session
+        if session is not None:
+            session.supervisor.hurry()
+
+    def _reset(self) -> None:
+        """Close and be NEW again: a test client borrows the App of a module and gives it back."""
+        self._close()
+        self._state = State.NEW
+
+    def _at_exit(self) -> None:
+        if self._session is not None and self._session.pid == os.getpid():
+            self.close()
+
+    def run(self) -> int:
+        """Start, wait for SIGTERM or SIGINT, close. Returns the exit code of `mqsdk run`: 0, or 8 when the stop was not clean.
+
+        A second signal ends the drain at once. Main thread only. Raises what `start` raises.
+        """
+        from mqsdk.api.running import run
+
+        return run(self)
+
+    async def start_async(self, timeout: Duration = "30s") -> None:
+        """As `start`, without blocking the event loop. Async handlers run on the App's own loop all the same."""
+        import asyncio
+
+        await asyncio.to_thread(self.start, timeout)
+
+    async def stop_async(self, timeout: Duration | None = None) -> None:
+        """As `stop`, without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.stop, timeout)
+
+    async def close_async(self) -> None:
+        """As `close`, without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    def flush(self, timeout: Duration | None = None) -> bool:
+        """Wait until everything from `publish_nowait` and the async calls has its answer; False when `timeout` came first."""
+        session = self._session
+        if session is None:
+            return True
+        self._check_process(session)
+        return session.supervisor.flush(None if timeout is None else _seconds(timeout, "timeout"))
+
+    def reload(self) -> list[Change]:
+        """Read the configuration now and apply it whole; returns what changed. StateError unless open.
+
+        Raises ConfigError when it is not valid or changes what only a restart can; the old one stays in force then.
+        """
+        from mqsdk.api import reloading
+
+        with self._moving("reload"):
+            if self._session is None:
+                raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
+            topics = [topic for topic, _ in self._declared]
+            return reloading.reload(self._session, self._load, topics, self._notify)
+
+    def _notify(self, event: Event) -> None:
+        """Log and tell the observers; what they raise is logged and changes nothing."""
+        from mqsdk.runtime import observe
+
+        observe.log(event)
+        token = INSIDE.set("observer")
+        for observer in self._observers:
+            try:
+                observer(event)
+            except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive
+                LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
+        INSIDE.reset(token)
+
+
+def refuse_platform(platform: str) -> None:
+    """Raises CapabilityError on Windows."""
+    if platform == "win32":
+        raise CapabilityError(
+            "mqsdk does not run on Windows: its file locks and signals are those of Linux",
+            fix="use WSL or a container",
+            capability="platform",
+        )
+
+
+def _hook(function: Callable[..., Any], name: str) -> Callable[[], Any]:
+    where = signature.place_of(function)
+    if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError(f"`{name}` takes a plain or async function", where=where)
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        raise DeclarationError(f"an `{name}` function takes no arguments", where=where) from None
+    return function
+
+
+def _path(config: Any) -> str | None:
+    return None if config is None else os.fspath(config)
+
+
+def _seconds(value: Duration, name: str) -> float:
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise DeclarationError(f"`{name}`: {error}") from None

@@ -1,0 +1,156 @@
+"""Publishing of one opened App: to the right cluster's publisher, with the three outcomes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from mqsdk.api import outgoing
+from mqsdk.api.outgoing import Ids
+from mqsdk.api.payload import Limits
+from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, StateError
+from mqsdk.message import Receipt
+from mqsdk.runtime.publisher import Draft, Publisher, as_rejected
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from mqsdk.config.model import Configuration
+    from mqsdk.runtime.supervisor import Supervisor
+
+
+class Outlet:
+    """Publishing of one opened App. Any thread.
+
+    A signal handler runs on the main thread in the middle of whatever it does, a publish with its lock held too; so a publish inside a
+    publish of the same thread is refused, since waiting would never end.
+    """
+
+    def __init__(self, supervisor: Supervisor, limits: Limits) -> None:
+        clock = supervisor.environment.clock
+        self._supervisor = supervisor
+        self._limits = limits
+        self._wall_ms = clock.wall_ms
+        self._ids = Ids(clock.wall_ms(), supervisor.environment.rng.getrandbits)
+        self._pid = os.getpid()
+        self._busy: set[int] = set()
+        self._publishers: dict[str, Publisher] = {}
+        self.default_timeout_s = supervisor.configuration.publish.timeout_s
+
+    def apply(self, configuration: Configuration) -> None:
+        """Take the live keys of a new configuration; routes may have changed, so publishers are looked up again."""
+        self._limits.payload = configuration.payload_limit
+        self.default_timeout_s = configuration.publish.timeout_s
+        self._publishers = {}
+
+    def timeout_s(self, timeout: Duration | None) -> float:
+        """Seconds of a `timeout=`; None is `publish.timeout` of the configuration."""
+        return self.default_timeout_s if timeout is None else outgoing.seconds_of(timeout)
+
+    # --- one --------------------------------------------------------------------------------------------------------------------
+
+    def draft(self, topic: str, payload: Any, options: Mapping[str, Any]) -> Draft:
+        if topic not in self._publishers:  # a name that published before is valid
+            outgoing.check_topic(topic)
+        return outgoing.draft(topic, payload, self._limits, self._ids, self._wall_ms, **options)
+
+    def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Receipt:
+        answer: Receipt | PublishError = self._guarded(lambda publisher: publisher.send(topic, (draft,), timeout_s), topic, (draft,))[0]
+        if isinstance(answer, PublishError):
+            raise answer
+        return answer
+
+    def submit(self, topic: str, draft: Draft, timeout_s: float) -> Future[Receipt]:
+        return self._entered(lambda: self.publisher(topic, draft.id).submit(topic, draft, timeout_s))
+
+    # --- many -------------------------------------------------------------------------------------------------------------------
+
+    def drafts(self, topic: str, items: Iterable[Any], key: Any) -> list[Draft]:
+        if topic not in self._publishers:
+            outgoing.check_topic(topic)
+        return outgoing.drafts(topic, items, key, self._limits, self._ids, self._wall_ms)
+
+    def send_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
+        return receipts(self._guarded(lambda publisher: publisher.send(topic, drafts, timeout_s), topic, drafts), topic)
+
+    # --- where ------------------------------------------------------------------------------------------------------------------
+
+    def publisher(self, topic: str, id: str = "") -> Publisher:
+        """The publisher of a topic's cluster, opened on first use. A cluster that cannot be opened is a Rejected: nothing was sent."""
+        found = self._publishers.get(topic)
+        if found is None:
+            try:
+                found = self._supervisor.publisher(topic)
+            except BackendError as error:
+                raise as_rejected(error, topic, id) from error
+            if len(self._publishers) >= 4096:  # a service that makes up topic names must not grow for ever
+                self._publishers = {}
+            self._publishers[topic] = found
+        return found
+
+    def would_wait(self, topic: str, draft: Draft) -> bool:
+        """Whether `submit` may block now: the topic's cluster is not open yet, or the publish window is full."""
+        found = self._publishers.get(topic)
+        return found is None or not found.has_room(1, len(draft.value))
+
+    def _guarded(self, send: Callable[[Publisher], list[Any]], topic: str, drafts: Sequence[Draft]) -> list[Any]:
+        ident = get_ident()
+        busy = self._busy
+        if ident in busy:
+            raise reentered()
+        busy.add(ident)
+        try:
+            return send(self._publishers.get(topic) or self.publisher(topic, drafts[0].id if drafts else ""))
+        except BackendError as error:
+            return [as_rejected(error, topic, draft.id) for draft in drafts]
+        except PublishRejected as error:
+            return [error if len(drafts) == 1 else again(error, draft.id) for draft in drafts] or self._raise(error)
+        finally:
+            busy.discard(ident)
+
+    def _raise(self, error: BaseException) -> list[Any]:
+        raise error
+
+    def _entered(self, submit: Callable[[], Future[Receipt]]) -> Future[Receipt]:
+        ident = get_ident()
+        if ident in self._busy:
+            raise reentered()
+        self._busy.add(ident)
+        try:
+            return submit()
+        finally:
+            self._busy.discard(ident)
+
+    def check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StateError(
+                "this process was forked from one whose App is open; its files, locks and threads are the parent's",
+                fix="open the App after the fork, or start the child by spawn",
+                state="FORKED",
+            )
+
+
+def reentered() -> StateError:
+    return StateError(
+        "publish was called inside a publish of the same thread (by a signal handler?)",
+        fix="in a signal handler set a flag or put into a queue.SimpleQueue, and publish outside of it",
+        state="PUBLISHING",
+    )
+
+
+def again(error: PublishRejected, id: str) -> PublishRejected:
+    return PublishRejected(
+        error.what, code=error.code, retryable=error.retryable, topic=error.topic, id=id, where=error.where, fix=error.fix
+    )
+
+
+def receipts(answers: list[Any], topic: str) -> list[Receipt]:
+    """All receipts, or PublishManyFailed with one outcome per item."""
+    failed = sum(isinstance(answer, MqError) for answer in answers)
+    if failed:
+        raise PublishManyFailed(
+            f"{failed} of {len(answers)} messages are not known to be stored", outcomes=answers, topic=topic, fix="look at `.outcomes`"
+        )
+    return answers

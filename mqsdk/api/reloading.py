@@ -1,0 +1,76 @@
+"""Reload: read the configuration now, take the whole of it or nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mqsdk.config import diff
+from mqsdk.config.diff import Change
+from mqsdk.config.model import Configuration
+from mqsdk.errors import ConfigError, Problem
+from mqsdk.events import Event, Reloaded
+
+if TYPE_CHECKING:
+    from mqsdk.api.session import Session
+
+LOG = logging.getLogger("mqsdk.config")
+
+
+def reload(session: Session, load: Callable[[], Configuration], topics: Sequence[str], notify: Callable[[Event], None]) -> list[Change]:
+    """Apply what `load` gives and return what changed. topics: those that consumers or publishers of this process use.
+
+    Raises ConfigError when the file is not valid or changes something that a running process cannot take; the old configuration stays.
+    """
+    old = session.configuration
+    try:
+        new = load()
+        changes = diff.changes(old, new)
+        _refuse(session, new, changes, topics)
+    except ConfigError as error:
+        LOG.error("reload refused, the previous configuration stays: %s", error)
+        notify(Reloaded("refused", old.version, problem=str(error)))
+        raise
+    if not changes:
+        notify(Reloaded("unchanged", old.version))
+        return []
+    session.apply(new.with_version(old.version + 1))
+    for change in changes:
+        LOG.info("configuration: %s", change)
+    notify(Reloaded("applied", old.version + 1, tuple((change.key, str(change.old), str(change.new)) for change in changes)))
+    return changes
+
+
+def _refuse(session: Session, new: Configuration, changes: Sequence[Change], topics: Sequence[str]) -> None:
+    """Every reason at once, each key named."""
+    problems = [
+        Problem(change.key, "takes effect after a restart only", "restart, or undo the change", new.source)
+        for change in changes
+        if change.applies == "restart"
+    ]
+    problems += _moved_topics(session.configuration, new, topics)
+    problems += _changed_clients(session, new, changes)
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def _moved_topics(old: Configuration, new: Configuration, topics: Sequence[str]) -> list[Problem]:
+    """A topic in use whose route leads elsewhere: the live switch between clusters is not part of this version."""
+    moved = []
+    for topic in topics:
+        before, after = old.route(topic), new.route(topic)
+        if before is not None and (after is None or after.cluster != before.cluster):
+            target = "no cluster" if after is None else after.cluster
+            what = f"topic {topic} would move from {before.cluster} to {target} while in use, which this version does not support"
+            moved.append(Problem("routes", what, "restart, or undo the change", new.source))
+    return moved
+
+
+def _changed_clients(session: Session, new: Configuration, changes: Sequence[Change]) -> list[Problem]:
+    opened = session.supervisor.clusters.opened()
+    found = []
+    for name in opened:
+        keys = [change.key for change in changes if change.applies == "live" and change.key.startswith(f"clusters.{name}.")]
+        found += [Problem(key, "cannot be exchanged under an open client in this version", "restart", new.source) for key in keys]
+    return found

@@ -1,0 +1,102 @@
+"""What an App holds while it is open: the supervisor of the runtime, the outlet for publishing, and how handlers are put together."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mqsdk.api import handler
+from mqsdk.api.consumer import ConsumerDeclaration
+from mqsdk.api.handler import Parts
+from mqsdk.api.middleware import Chain
+from mqsdk.api.outlet import Outlet
+from mqsdk.api.payload import Limits, decoder
+from mqsdk.api.verdict import Verdicts, Witness
+from mqsdk.config.model import Configuration
+from mqsdk.runtime.environment import Declared, Environment
+from mqsdk.runtime.inspection import StopReport
+from mqsdk.runtime.supervisor import Supervisor
+
+LOG = logging.getLogger("mqsdk.app")
+
+Hook = Callable[[], Any]
+
+
+class Session:
+    """One open App. `witness` is shown every exception of a handler (TestApp); `pid`: the process that opened it."""
+
+    def __init__(self, configuration: Configuration, environment: Environment, app: str, witness: Witness | None = None) -> None:
+        self.configuration = configuration
+        self.supervisor = Supervisor(configuration, environment, app)
+        self.limits = Limits(configuration.payload_limit)
+        self.outlet = Outlet(self.supervisor, self.limits)
+        self.pid = os.getpid()
+        self._witness = witness
+
+    def build(self, declarations: Sequence[ConsumerDeclaration], middleware: Sequence[Callable[..., Any]]) -> list[Declared]:
+        """Consumers as the runtime takes them. Raises DeclarationError for annotations or middleware that cannot work."""
+        chain = Chain(middleware)
+        return [self._build(one, chain) for one in declarations]
+
+    def _build(self, one: ConsumerDeclaration, chain: Chain) -> Declared:
+        signature = one.signature
+        shape = one.shape()
+        if not signature.is_async:
+            chain.refuse_async_around(one.name, signature.where)
+        parts = Parts(
+            function=signature.function,
+            shape=shape,
+            decode=decoder(shape.annotation, self.limits, signature.where),
+            verdicts=Verdicts(one.name, one.reject_on, mask, self._witness),
+            chain=chain,
+        )
+        return Declared(
+            topic=one.topic,
+            group=one.group,
+            handler=handler.make(parts, is_async=signature.is_async, batch=signature.batch),
+            ordered=one.ordered,
+            batch=one.batch,
+            batch_wait_s=one.batch_wait_s,
+            start=one.start,
+            dead_letter=one.dead_letter,
+            tuning=one.tuning,
+        )
+
+    def run_hooks(self, hooks: Sequence[Hook]) -> None:
+        """Run in order; async ones on the App's event loop. The first exception ends it."""
+        for hook in hooks:
+            result = hook()
+            if inspect.isawaitable(result):
+                self.supervisor.event_loop().run(_awaited(result))
+
+    def run_last_hooks(self, hooks: Sequence[Hook]) -> None:
+        """Run all of them; what one raises is logged, so that stopping goes on."""
+        for hook in hooks:
+            try:
+                self.run_hooks((hook,))
+            except Exception:
+                LOG.exception("on_shutdown hook %s failed", getattr(hook, "__qualname__", type(hook).__name__))
+
+    def stop(self, timeout_s: float | None) -> StopReport:
+        return self.supervisor.stop(self.configuration.drain_timeout_s if timeout_s is None else timeout_s)
+
+    def close(self) -> StopReport:
+        return self.supervisor.close(self.configuration.drain_timeout_s)
+
+    def apply(self, configuration: Configuration) -> None:
+        """Take a whole new configuration whose changes are all live."""
+        self.configuration = configuration
+        self.supervisor.apply(configuration)
+        self.outlet.apply(configuration)
+
+
+async def _awaited(result: Any) -> None:
+    await result
+
+
+def mask(text: str) -> str:
+    """Hide registered secrets."""
+    return text

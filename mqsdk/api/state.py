@@ -1,0 +1,20 @@
+"""The states of an App, and what refuses calls that do not fit them."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from enum import StrEnum
+
+# Set around what runs inside a consumer without being a single message's handler: batch calls and observers. Waiting there for the
+# consumer to end would wait for oneself.
+INSIDE: ContextVar[str] = ContextVar("mqsdk_inside", default="")
+
+
+class State(StrEnum):
+    """`NEW -> OPEN -> RUNNING -> DRAINING -> OPEN | CLOSED`."""
+
+    NEW = "NEW"
+    OPEN = "OPEN"
+    RUNNING = "RUNNING"
+    DRAINING = "DRAINING"
+    CLOSED = "CLOSED"

@@ -1,0 +1,113 @@
+"""One log line per observer event. Never a payload, key, header value or the text of an exception: only its class."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mqsdk import events
+from mqsdk.events import Event
+
+CONSUMER, APP, WATCHDOG = (logging.getLogger(f"mqsdk.{name}") for name in ("consumer", "app", "watchdog"))
+
+
+def log(event: Event) -> None:
+    """Write the line of one event; events without a line (reloads are logged where they happen) write nothing."""
+    write = _WRITERS.get(type(event))
+    if write is not None:
+        write(event)
+
+
+def _about(event: Any) -> dict[str, dict[str, Any]]:
+    found = {"mq_topic": "topic", "mq_group": "group", "mq_cluster": "cluster", "mq_id": "message_id", "mq_attempt": "attempt"}
+    return {"extra": {name: getattr(event, attribute) for name, attribute in found.items() if hasattr(event, attribute)}}
+
+
+def _kind(error: str) -> str:
+    """The class of an exception from `Type: text`."""
+    return error.split(":", 1)[0][:80] or "failure"
+
+
+def _place(event: Any) -> str:
+    place = getattr(event, "place", "")
+    return f" at {place}" if place else ""
+
+
+def _retried(event: events.Retried) -> None:
+    CONSUMER.warning(
+        "%s/%s: message %s failed with %s%s; attempt %d follows in %.3g s",
+        event.topic, event.group, event.message_id, _kind(event.error), _place(event), event.attempt + 1, event.delay_s, **_about(event),
+    )  # fmt: skip
+
+
+def _dead_lettered(event: events.DeadLettered) -> None:
+    CONSUMER.error(
+        "%s/%s: message %s is dead-lettered (%s) after %d attempts: %s%s",
+        event.topic, event.group, event.message_id, event.reason, event.attempts, _kind(event.error), _place(event), **_about(event),
+    )  # fmt: skip
+
+
+def _dropped(event: events.Dropped) -> None:
+    CONSUMER.error(
+        "%s/%s: message %s is dropped after %d attempts: %s%s",
+        event.topic, event.group, event.message_id, event.attempts, _kind(event.error), _place(event), **_about(event),
+    )  # fmt: skip
+
+
+def _delayed(event: events.DeadLetterDelayed) -> None:
+    CONSUMER.error(
+        "%s/%s: the dead letter of message %s could not be stored (%s); it is tried again and the message stays unsettled",
+        event.topic, event.group, event.message_id, _kind(event.error), **_about(event),
+    )  # fmt: skip
+
+
+def _gap(event: events.GapSeen) -> None:
+    CONSUMER.error(
+        "%s/%s: messages %d to %d of partition %d are gone unread (%s)",
+        event.topic, event.group, event.start, event.stop - 1, event.partition, event.reason, **_about(event),
+    )  # fmt: skip
+
+
+def _stuck(event: events.Stuck) -> None:
+    WATCHDOG.error(
+        "%s/%s: the handler of message %s has been running for %.3g s; it stands at\n%s",
+        event.topic, event.group, event.message_id, event.age_s, event.stack, **_about(event),
+    )  # fmt: skip
+
+
+def _span(event: events.SpanExceeded) -> None:
+    CONSUMER.error(
+        "%s/%s: partition %d is paused, too much waits behind blocked keys: %d messages, %d bytes, oldest %.3g s",
+        event.topic, event.group, event.partition, event.records, event.bytes, event.age_s, **_about(event),
+    )  # fmt: skip
+
+
+def _stalled(event: events.Stalled) -> None:
+    WATCHDOG.error(
+        "%s/%s: backlog waits and nothing was settled for %.3g s", event.topic, event.group, event.seconds, **_about(event)
+    )
+
+
+def _ownership(event: events.OwnershipChanged) -> None:
+    CONSUMER.info(
+        "%s/%s: partition %d %s, epoch %d", event.topic, event.group, event.partition, event.change, event.epoch, **_about(event)
+    )
+
+
+def _link(event: events.LinkChanged) -> None:
+    level = logging.INFO if event.up else logging.ERROR
+    APP.log(level, "cluster %s is %s", event.cluster, "connected" if event.up else "not connected", **_about(event))
+
+
+_WRITERS: dict[type[Event], Any] = {
+    events.Retried: _retried,
+    events.DeadLettered: _dead_lettered,
+    events.Dropped: _dropped,
+    events.DeadLetterDelayed: _delayed,
+    events.GapSeen: _gap,
+    events.Stuck: _stuck,
+    events.SpanExceeded: _span,
+    events.Stalled: _stalled,
+    events.OwnershipChanged: _ownership,
+    events.LinkChanged: _link,
+}
