@@ -59,14 +59,21 @@ class Stage:
 
     @pytest.fixture(autouse=True)
     def _stage(self) -> Iterator[None]:
+        self.set_up()
+        yield
+        self.tear_down()
+
+    def set_up(self) -> None:
         self._backends: list[Backend] = []
         self._token = 0
         self._main: Backend | None = None
-        before = set(threading.enumerate())
-        yield
+        self._threads = set(threading.enumerate())
+
+    def tear_down(self) -> None:
+        """Close every backend; fails when one leaves a thread behind."""
         for backend in self._backends:
             backend.close(self.deadline())
-        left = [thread for thread in set(threading.enumerate()) - before if not self._ends(thread)]
+        left = [thread for thread in set(threading.enumerate()) - self._threads if not self._ends(thread)]
         assert not left, f"threads left behind after close: {[thread.name for thread in left]}"
 
     def _ends(self, thread: threading.Thread) -> bool:

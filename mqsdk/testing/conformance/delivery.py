@@ -13,7 +13,8 @@ from mqsdk.testing.conformance.base import Stage, numbered
 from mqsdk.testing.conformance.reader import Reader, values
 
 EVERY_BYTE = bytes(range(256))
-LONG_POLL_S = 30.0  # longer than any bound: a poll that ends before it was woken
+LONG_POLL_S = 30.0  # far longer than a wake takes
+LONG_LEASE_S = 600.0  # so that no renewed lease ends a poll before the wake does
 
 
 class DeliveryScenarios(Stage):
@@ -245,7 +246,7 @@ class DeliveryScenarios(Stage):
 
     def settled_down(self, topic: str) -> Reader:
         """A joined consumer to which nothing more happens by itself."""
-        reader = self.join(topic)
+        reader = self.join(topic, lease_s=LONG_LEASE_S)
         reader.quiet()
         return reader
 
