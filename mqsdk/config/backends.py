@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from mqsdk.config.problems import suggestion
+from mqsdk.errors import ConfigError
 
 GROUP = "mqsdk"
 EMBEDDED = "log"
@@ -33,16 +35,36 @@ def refusal(name: str) -> tuple[str, str] | None:
 
 
 @cache
-def keys_of(name: str) -> Collection[str] | None:
-    """Keys that a cluster of this kind takes beside those of every cluster; None when the adapter does not say."""
+def options_of(name: str) -> Any:
+    """The `Options` of an adapter, a dataclass with the keys of its own; None when it has none or cannot be imported."""
     entry = installed().get(name)
     try:
         options = getattr(entry.load(), "Options", None) if entry else None
     except Exception:
         # An adapter that cannot be imported is reported where it is opened, with its own reason.
         return None
-    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+    return options if isinstance(options, type) and dataclasses.is_dataclass(options) else None
+
+
+def keys_of(name: str) -> Collection[str] | None:
+    """Keys that a cluster of this kind takes beside those of every cluster; None when the adapter does not say."""
+    options = options_of(name)
+    if options is None:
         return None
     own = {field.name for field in dataclasses.fields(options)}
     # The embedded log has no address, no encryption and no client.
     return frozenset(own if name == EMBEDDED else own | COMMON_KEYS)
+
+
+def value_problems(name: str, cluster: str, values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, what, fix) of every value that the adapter refuses, if its Options can be asked: `Options.parse(values, cluster)`."""
+    options = options_of(name)
+    parse = getattr(options, "parse", None)
+    if options is None or parse is None:
+        return []
+    known = {field.name for field in dataclasses.fields(options)}
+    try:
+        parse({key: value for key, value in values.items() if key in known}, cluster)
+    except ConfigError as error:
+        return [(problem.key.removeprefix(f"clusters.{cluster}."), problem.what, problem.fix) for problem in error.problems]
+    return []

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.model import Configuration
 from mqsdk.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mqsdk.config.document import Document
     from mqsdk.config.settings import Settings
     from mqsdk.config.sources import Session
@@ -33,7 +34,7 @@ def load(
     environment: the profile, stronger than `MQSDK_ENV` and the file's key; an environment without a profile of its name is fine.
     ConfigError with every problem at once; a named file that is missing is one.
     """
-    if path is not None and not isinstance(path, str | Path):
+    if path is not None and not isinstance(path, str | os.PathLike):
         return path.configuration()
     file = find(path, environ)
     if file is None and not _has_overrides(environ):

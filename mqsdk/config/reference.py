@@ -34,9 +34,11 @@ _EXAMPLES = {
     "topics.*.partitions": "8",
 }
 _NAMES = {"clusters": "local", "topics": '"orders.*"', "consumers": '"orders.created/billing"'}
-_LOG_KEYS = (
+LOG_KEYS = (
     ("path", "./.mqsdk", "the log's own: its folder, relative to the working directory"),
     ("durability", "interval", "the log's own: none, interval (a power cut may take the last moments) or always (synced before an answer)"),
+    ("interval", "10ms", "the log's own: time between syncs with `durability: interval`"),
+    ("any_filesystem", "false", "the log's own: true allows network file systems, whose locks and syncs may not hold"),
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
 _COMMENTED = ("topics", "consumers", "clusters.*.tls", "clusters.*.auth")
@@ -82,7 +84,7 @@ def _lines() -> Iterator[str]:
             yield ""
         yield from _block(key, dotted) if key.model is not None else [_line(key, dotted)]
         if dotted == "clusters.*.backend":
-            yield from (_laid_out("    ", f"{name}: {value}", f"restart. {meaning}") for name, value, meaning in _LOG_KEYS)
+            yield from (_laid_out("    ", f"{name}: {value}", f"restart. {meaning}") for name, value, meaning in LOG_KEYS)
 
 
 def _block(key: Key, dotted: str) -> Iterator[str]:

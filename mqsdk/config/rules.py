@@ -87,6 +87,8 @@ def _cluster(block: Mapping[str, Any], path: Path) -> Iterator[Finding]:
     for key in block:
         if known is not None and key not in CLUSTER_KEYS and key not in known:
             yield Finding((*path, key), f"the backend `{backend}` has no such key", suggestion(key, [*CLUSTER_KEYS, *known]))
+    for key, what, fix in backends.value_problems(backend, str(path[-1]), revealed(block)):
+        yield Finding((*path, *key.split(".")), what, fix)
 
 
 def _credentials(value: Any, path: Path) -> Iterator[Finding]:

@@ -104,7 +104,8 @@ def _value(text: str, *, is_list: bool, known: bool) -> Any:
         return [item.strip() for item in text.split(",") if item.strip()]
     if not known and text.lstrip().startswith(("[", "{")):
         return json.loads(text)
-    return text
+    # The model turns texts into what a key wants; an adapter's own key gets what the file would have given.
+    return text == "true" if not known and text in ("true", "false") else text
 
 
 def _put(data: dict[str, Any], parts: tuple[str, ...], value: Any) -> None:

@@ -72,7 +72,7 @@ def test_the_backend_of_a_cluster_in_use_needs_a_restart_and_of_a_spare_one_does
 
 
 def test_secrets_and_references_are_masked(monkeypatch: pytest.MonkeyPatch, loaded: Load) -> None:
-    monkeypatch.setattr("mqsdk.config.backends.keys_of", lambda name: None)
+    monkeypatch.setattr("mqsdk.config.backends.options_of", lambda name: None)
     blocks = [
         "auth: {password: %s, user: u}",
         "options: {sasl_password: %s}",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mqsdk.config import diff, document, reference
+from mqsdk.config import backends, diff, document, reference
 from mqsdk.config.keys import all_keys
 from mqsdk.config.load import load
 from mqsdk.config.model import Configuration
@@ -31,7 +33,9 @@ def test_the_reference_is_what_the_model_generates() -> None:
 def test_the_reference_says_exactly_what_holds_without_a_file(tmp_path: Path) -> None:
     found = loaded(reference.text(), tmp_path)
     assert found.tuning("t", "g", {}) == Configuration().tuning("t", "g", {})
-    assert [change for change in diff.changes(Configuration(), found) if not change.key.startswith("defaults.")] == []
+    written_out = ("defaults.", *(f"clusters.local.{name}" for name, _, _ in reference.LOG_KEYS))
+    assert [change for change in diff.changes(Configuration(), found) if not change.key.startswith(written_out)] == []
+    assert {**found.clusters["local"].options, **Configuration().clusters["local"].options} == found.clusters["local"].options
 
 
 def test_the_reference_is_valid_with_its_commented_blocks_taken_in(tmp_path: Path) -> None:
@@ -55,6 +59,14 @@ def test_every_key_has_one_line_of_meaning_and_says_live_or_restart() -> None:
 def test_the_page_has_the_table_of_the_model() -> None:
     table = PAGE.split("--table -->\n")[1].split("<!-- /keys -->")[0]
     assert table == reference.table()
+
+
+def test_the_embedded_logs_own_keys_are_in_the_reference_and_on_the_page() -> None:
+    options = backends.options_of("log")
+    values = {name: yaml.safe_load(value) for name, value, _ in reference.LOG_KEYS}
+    assert list(values) == [field.name for field in dataclasses.fields(options)]
+    assert options.parse(values, "local") == options()
+    assert all(f"`{name}`" in PAGE for name in values)
 
 
 def test_the_page_names_every_variable() -> None:

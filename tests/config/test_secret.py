@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mqsdk.config.backends import installed, keys_of
+from mqsdk.config.backends import installed
 from mqsdk.config.secret import Secret, is_secret_name
 from mqsdk.config.settings import Settings
 from tests.config.conftest import Load, ProblemsOf, Write
@@ -28,8 +28,7 @@ FOREIGN = "nats"
 def _foreign_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {**installed(), FOREIGN: installed()["log"]}
     monkeypatch.setattr("mqsdk.config.backends.installed", lambda: known)
-    keys_of.cache_clear()
-    monkeypatch.setattr("mqsdk.config.backends.keys_of", lambda name: None)
+    monkeypatch.setattr("mqsdk.config.backends.options_of", lambda name: None)
 
 
 def cluster(block: str) -> str:

@@ -85,6 +85,15 @@ def test_a_list_that_is_no_json_names_its_variable() -> None:
     assert text == "MQSDK_CLUSTERS__LOCAL__ACCEPT: clusters.local.accept[1]: must be text, not empty"
 
 
+def test_an_adapters_own_key_gets_what_the_file_would_have_given() -> None:
+    found = load(environ={"MQSDK_CLUSTERS__LOCAL__ANY_FILESYSTEM": "true", "MQSDK_CLUSTERS__LOCAL__INTERVAL": "5ms"})
+    assert found.clusters["local"].options == {"path": "./.mqsdk", "durability": "interval", "any_filesystem": True, "interval": "5ms"}
+    text = problem({"MQSDK_CLUSTERS__LOCAL__DURABILTY": "none"})
+    assert (
+        text == "MQSDK_CLUSTERS__LOCAL__DURABILTY: clusters.local.durabilty: the backend `log` has no such key (did you mean `durability`?)"
+    )
+
+
 def test_variables_may_add_a_cluster() -> None:
     found = load(environ={"MQSDK_CLUSTERS__OTHER__BACKEND": "log", "MQSDK_CLUSTERS__OTHER__PATH": "/x"})
     assert list(found.clusters) == ["local", "other"]
