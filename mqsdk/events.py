@@ -12,7 +12,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Retried(Event):
-    """An attempt failed and another one will run `delay_s` seconds later."""
+    """An attempt failed and another one will run `delay_s` seconds later. place: `file.py:12 in bill`, "" when not known."""
 
     topic: str
     group: str
@@ -21,6 +21,7 @@ class Retried(Event):
     attempt: int
     delay_s: float
     error: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class DeadLettered(Event):
     attempts: int
     reason: str
     error: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Dropped(Event):
     message_id: str
     attempts: int
     error: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

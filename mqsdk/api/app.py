@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -177,7 +178,8 @@ class App(Declarations, PublishMethods, InspectMethods):
         from mqsdk.runtime.environment import Environment
 
         configuration = configuration or self._load()
-        environment = replace(environment or Environment(), observe=self._notify)
+        environment = environment or Environment()
+        environment = replace(environment, observe=partial(self._notify, environment.observe))
         self._session = Session(configuration, environment, self._name or configuration.app, witness)
         self._state = State.OPEN
         atexit.register(self._at_exit)
@@ -345,15 +347,15 @@ class App(Declarations, PublishMethods, InspectMethods):
             if self._session is None:
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
             topics = [topic for topic, _ in self._declared]
-            return reloading.reload(self._session, self._load, topics, self._notify)
+            return reloading.reload(self._session, self._load, topics, self._session.supervisor.environment.observe)
 
-    def _notify(self, event: Event) -> None:
+    def _notify(self, also: Callable[[Event], Any], event: Event) -> None:
         """Log and tell the observers; what they raise is logged and changes nothing."""
         from mqsdk.runtime import observe
 
         observe.log(event)
         token = INSIDE.set("observer")
-        for observer in self._observers:
+        for observer in (*self._observers, also):
             try:
                 observer(event)
             except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive

@@ -19,19 +19,21 @@ class Attempt:
     retry_at: when the next one may start; None: not known yet (counts restored from an earlier owner), so a whole backoff from now.
     """
 
-    __slots__ = ("error", "failed", "first_at", "last_at", "retry_at")
+    __slots__ = ("error", "failed", "first_at", "last_at", "place", "retry_at")
 
     def __init__(self, failed: int, retry_at: float | None = None) -> None:
         self.failed = failed
         self.retry_at = retry_at
         self.error = ""
+        self.place = ""
         self.first_at: float | None = None
         self.last_at: float | None = None
 
-    def fail(self, now: float, number: int, error: str) -> None:
+    def fail(self, now: float, number: int, error: str, place: str = "") -> None:
         """Attempt `number` failed."""
         self.failed = number
         self.error = error
+        self.place = place
         self.last_at = now
         if self.first_at is None:
             self.first_at = now

@@ -63,7 +63,7 @@ class Failing:
         desk.counters.failed += 1
         ownership.dirty = True
         attempt = ownership.attempts.setdefault(record.position, Attempt(0))
-        attempt.fail(now, number, failure.error)
+        attempt.fail(now, number, failure.error, failure.place)
         verdict = attempts.decide(desk.tuning.retry, number, failure, desk.rng.random())
         if not isinstance(verdict, RetryAfter):
             self._finish(now, ownership, record, verdict)
@@ -71,7 +71,7 @@ class Failing:
         attempt.retry_at = now + verdict.delay_s
         desk.counters.retried += 1
         names = self._names(ownership.origin, record)
-        desk.report(Retried(*names, number, verdict.delay_s, failure.error))
+        desk.report(Retried(*names, number, verdict.delay_s, failure.error, failure.place))
         return True
 
     def take_due(self, now: float, ownership: Ownership) -> None:
@@ -112,7 +112,7 @@ class Failing:
         attempt = ownership.attempts[record.position]
         if isinstance(verdict, Drop):
             self._desk.counters.dropped += 1
-            self._desk.report(Dropped(*self._names(ownership.origin, record), attempt.failed, attempt.error or USED_UP))
+            self._desk.report(Dropped(*self._names(ownership.origin, record), attempt.failed, attempt.error or USED_UP, attempt.place))
             self._settle(now, ownership, record)
             return
         if not ownership.fenced:
@@ -165,7 +165,8 @@ class Failing:
             ownership.copying -= 1
             self._desk.counters.dead_lettered += 1
             names = self._names(ownership.origin, record)
-            self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error))
+            place = ownership.attempts[record.position].place if record.position in ownership.attempts else ""
+            self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error, place))
             self._settle(now, ownership, record)
         else:
             self._delay(now, copying, event.outcome)
