@@ -178,6 +178,8 @@ class Machine:
         ownership = self._current(event.partition, event.epoch)
         if ownership is not None:
             self._end_lost(now, ownership)
+        else:
+            self._settling.lost(event.partition, event.epoch)
 
     def _end_lost(self, now: float, ownership: Ownership) -> None:
         self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=True))

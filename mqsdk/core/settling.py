@@ -9,7 +9,7 @@ from mqsdk.core.actions import Settle
 from mqsdk.core.desk import Desk
 from mqsdk.core.partition import Ownership
 from mqsdk.core.watermark import Range
-from mqsdk.spi.events import Settled
+from mqsdk.spi.events import Partition, Settled
 
 # A settle without an answer holds back the next one for so long.
 ANSWER_S = 1.0
@@ -119,6 +119,11 @@ class Settling:
     def _repeat_final(self, now: float, ownership: Ownership, _: object) -> None:
         if ownership in self._finals:
             self._send(now, ownership, final=True)
+
+    def lost(self, partition: Partition, epoch: int) -> None:
+        """An ownership whose last settle is under way is over: no answer will come."""
+        for ownership in [one for one in self._finals if (one.partition, one.epoch) == (partition, epoch)]:
+            self.forget(ownership)
 
     def forget(self, ownership: Ownership) -> None:
         """Lost: nothing of it is settled any more."""

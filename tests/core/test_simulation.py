@@ -1,0 +1,229 @@
+"""The machine keeps every promise under random schedules; and the simulation sees: each mutant is a bug of such layers, switched on by
+monkeypatching, and must be found within a few hundred seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mqsdk.core import actions as act
+from mqsdk.core import lanes, partition, sparse, starting
+from mqsdk.core.attempts import Attempt
+from mqsdk.core.credit import Account, Credits
+from mqsdk.core.failing import Failing
+from mqsdk.core.machine import Machine
+from mqsdk.core.partition import Ownership
+from mqsdk.core.retry import Backoff
+from mqsdk.core.watermark import Watermark
+from mqsdk.spi import events as spi
+from tests.core.simulation import run
+from tests.core.world import Broken
+
+SEEDS = 1500
+
+
+@pytest.mark.parametrize("start", range(0, SEEDS, 500))
+def test_random_schedules_keep_every_promise(start: int) -> None:
+    for seed in range(start, start + 500):
+        run(seed)
+
+
+# --- mutants ------------------------------------------------------------------------------------------------------------------------
+
+
+def commit_the_highest_position(patch: pytest.MonkeyPatch) -> None:
+    original = Ownership.progress
+
+    def progress(self: Ownership, *rest: Any) -> spi.Progress:
+        return replace(original(self, *rest), watermark=self.watermark.high)
+
+    patch.setattr(Ownership, "progress", progress)
+
+
+def no_lanes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(partition, "Lanes", lanes.Fifo)
+
+
+def retry_behind_later_messages(patch: pytest.MonkeyPatch) -> None:
+    original = Failing._retry_due
+
+    def retry_due(self: Failing, now: float, ownership: Ownership, record: spi.Record) -> None:
+        if isinstance(ownership.queue, lanes.Lanes) and not ownership.fenced:
+            ownership.queue._wait(record)
+            ownership.queue.end([record])
+            self.take_due(now, ownership)
+            self._changed(now, ownership)
+        else:
+            original(self, now, ownership, record)
+
+    patch.setattr(Failing, "_retry_due", retry_due)
+
+
+def skipped_records_go_to_the_end_of_their_lane(patch: pytest.MonkeyPatch) -> None:
+    def back(self: lanes.Lanes, records: list[spi.Record]) -> None:
+        for record in records:
+            self._wait(record)
+        self.end(records)
+
+    patch.setattr(lanes.Lanes, "back", back)
+
+
+def results_of_an_old_epoch_count(patch: pytest.MonkeyPatch) -> None:
+    original = Machine._finished
+
+    def finished(self: Machine, now: float, event: act.Finished) -> None:
+        run, current = self._starter.find(event.job), self._owned.get(event.job.partition)
+        if run is not None and run.ownership.gone and current is not None:
+            run.ownership = current
+            current.running += 1
+        original(self, now, event)
+
+    patch.setattr(Machine, "_finished", finished)
+
+
+def batches_of_an_old_epoch_count(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Machine, "_current", lambda self, partition, _: self._owned.get(partition))
+
+
+def settle_before_the_copy_is_confirmed(patch: pytest.MonkeyPatch) -> None:
+    original = Failing._copy
+
+    def copy(self: Failing, copying: Any) -> None:
+        original(self, copying)
+        self.copied(0.0, act.CopyDone(max(self._copies), spi.Stored(0)))
+
+    patch.setattr(Failing, "_copy", copy)
+
+
+def in_flight_leaks_on_revoke(patch: pytest.MonkeyPatch) -> None:
+    original = Credits.open
+
+    def open_account(self: Credits, partition: spi.Partition) -> Account:
+        old = self._accounts.get(partition)
+        account = original(self, partition)
+        account.records = old.records if old is not None else 0
+        return account
+
+    patch.setattr(Credits, "close", lambda self, partition: None)
+    patch.setattr(Credits, "open", open_account)
+
+
+def failed_records_stay_in_flight(patch: pytest.MonkeyPatch) -> None:
+    original = Ownership.end
+
+    def end(self: Ownership, records: list[spi.Record]) -> None:
+        leaked = sum(1 for record in records if record.position in self.attempts)
+        original(self, records)
+        self.account.records += leaked
+
+    patch.setattr(Ownership, "end", end)
+
+
+def the_restored_set_is_shifted(patch: pytest.MonkeyPatch) -> None:
+    original = sparse.decode
+
+    def decode(blob: bytes, watermark: int) -> sparse.Saved:
+        saved = original(blob, watermark)
+        return saved._replace(ranges=tuple((start + 1, stop + 1) for start, stop in saved.ranges))
+
+    patch.setattr(sparse, "decode", decode)
+
+
+def the_restored_set_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sparse, "decode", lambda blob, watermark: sparse.Saved())
+
+
+def keys_of_running_handlers_are_free_after_a_loss(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(starting.Starter, "hold_orphans", lambda self, ownership: None)
+    patch.setattr(Machine, "_free_orphans", lambda self, now, run, records: None)
+
+
+def a_drain_starts_what_is_queued(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Machine, "_apply_pause", lambda self: None)
+    patch.setattr(Machine, "_hand_back", lambda self, now, ownership, deadline: None)
+
+
+def paused_for_ever(patch: pytest.MonkeyPatch) -> None:
+    original = Machine._apply_pause
+
+    def apply_pause(self: Machine) -> None:
+        closed = [ownership.account for ownership in self._owned.values() if not ownership.account.is_open]
+        original(self)
+        for account in closed:
+            account.is_open = False
+
+    patch.setattr(Machine, "_apply_pause", apply_pause)
+
+
+def a_revoke_settles_what_still_runs(patch: pytest.MonkeyPatch) -> None:
+    original = Machine._leave
+
+    def leave(self: Machine, now: float, ownership: Ownership) -> None:
+        for job in self._starter.of(ownership.partition):
+            if job.ownership is ownership:
+                ownership.end(job.records)
+        original(self, now, ownership)
+
+    patch.setattr(Machine, "_leave", leave)
+
+
+def returned_records_count_as_handled(patch: pytest.MonkeyPatch) -> None:
+    original = Machine._returned
+    patch.setattr(
+        Machine, "_returned", lambda self, now, event: original(self, now, act.Returned(event.job, (), [*event.handled, *event.records]))
+    )
+
+
+def failed_attempts_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "fail", lambda self, now, number, error: None)
+
+
+def retries_do_not_wait(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Backoff, "delay_s", lambda self, attempt, jitter: 0.0)
+
+
+def the_watermark_runs_over_what_was_not_received(patch: pytest.MonkeyPatch) -> None:
+    original = Watermark.add
+    patch.setattr(Watermark, "add", lambda self, start, stop: original(self, min(start, self.low), stop))
+
+
+MUTANTS = [
+    a_drain_starts_what_is_queued,
+    a_revoke_settles_what_still_runs,
+    batches_of_an_old_epoch_count,
+    commit_the_highest_position,
+    failed_attempts_are_not_counted,
+    failed_records_stay_in_flight,
+    in_flight_leaks_on_revoke,
+    keys_of_running_handlers_are_free_after_a_loss,
+    no_lanes,
+    paused_for_ever,
+    results_of_an_old_epoch_count,
+    retries_do_not_wait,
+    retry_behind_later_messages,
+    returned_records_count_as_handled,
+    settle_before_the_copy_is_confirmed,
+    skipped_records_go_to_the_end_of_their_lane,
+    the_restored_set_is_dropped,
+    the_restored_set_is_shifted,
+    the_watermark_runs_over_what_was_not_received,
+]
+
+
+def first_seed_that_finds(limit: int) -> tuple[int, str] | None:
+    for seed in range(limit):
+        try:
+            run(seed)
+        except Broken as error:
+            return seed, str(error)
+    return None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_simulation_finds_the_mutant(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant(monkeypatch)
+    assert first_seed_that_finds(300) is not None, f"{mutant.__name__} survives"

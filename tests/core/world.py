@@ -1,0 +1,232 @@
+"""What surrounds the machine in the simulation: a cursor backend of ten lines, a virtual clock, and faults drawn from a seed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from mqsdk.core import actions as act
+from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
+from mqsdk.spi import events as spi
+
+TOPIC = "orders"
+BASE_S, MAX_S = 0.05, 0.2
+RATES = ("fail", "poison", "reject", "slow", "settle", "copy", "stale", "ask")
+FAULTS = ("revoke", "lost", "crash", "pause", "retune", "renew", "drain")
+
+
+class Broken(AssertionError):
+    """A rule of the guarantees does not hold."""
+
+
+@dataclass
+class Cursor:
+    """What the backend keeps of one partition, and its records (positions may have holes)."""
+
+    records: list[spi.Record]
+    epoch: int = 0
+    position: int = 0
+    sparse: bytes = b""
+    stored: set[int] = field(default_factory=set)
+    owned: bool = False
+    read_to: int = 0
+    credit: int = 0
+
+
+class World:
+    """One seed; `Simulation` adds the machine and its workers. `rates`: probability of each fault, 0 for most of them in most seeds."""
+
+    def __init__(self, seed: int) -> None:
+        rng = self.rng = Random(seed)
+        self.rates = {name: rng.choice((0.0, 0.0, 0.05, 0.3)) for name in RATES}
+        self.faults = [name for name in FAULTS if rng.random() < 0.4]
+        self.spec = act.Spec(
+            TOPIC, "g", "c", ordered=rng.random() < 0.7, batch=rng.choice((None, None, None, 4)), batch_wait_s=rng.choice((0.0, 0.03)),
+            is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)),
+        )  # fmt: skip
+        ended: OnExhausted = rng.choice(("dead_letter", "drop"))
+        policy = RetryPolicy(attempts=rng.choice((1, 2, 4)), backoff=Backoff(BASE_S, max=MAX_S), on_exhausted=ended)
+        self.tuning = act.Tuning(
+            concurrency=rng.choice((1, 2, 4)), in_flight_records=rng.choice((1, 3, 8, 100)), span_records=rng.choice((5, 1000)),
+            retry=policy,
+        )  # fmt: skip
+        self.now = 0.0
+        self.heap: list[tuple[float, float, Callable[[], None]]] = []
+        self.inbox: list[Any] = []
+        self.healed = self.ending = False
+        self.process = 0
+        self.drain_by: float | None = None
+        self.drained: act.Drained | None = None
+        self.cursors = self._publish()
+        self.final: set[tuple[int, int]] = set()
+        self.ok: set[tuple[int, int, int, int]] = set()
+        self.running_keys: dict[tuple[int, bytes | None], int] = {}
+        self.failed_at: dict[tuple[int, int], tuple[int, float]] = {}
+        self.marks: dict[tuple[int, int], int] = {}
+        self.gates: dict[tuple[int, int], bool] = {}
+        self._schedule_faults()
+
+    # --- the world --------------------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> list[Cursor]:
+        rng, cursors = self.rng, []
+        keys = [None, b"a", b"b", b"c", b"d"][: rng.randint(1, 5)]
+        holes = rng.random() < 0.3
+        for _ in range(rng.randint(1, 2)):
+            records, position = [], 0
+            for _ in range(rng.randint(5, 25)):
+                position += rng.randint(1, 3) if holes and rng.random() < 0.3 else 0
+                records.append(spi.Record(position, rng.choice(keys), b"x"))
+                position += 1
+            cursors.append(Cursor(records))
+        return cursors
+
+    def restart(self) -> None:
+        """A new process without any memory: everything that ran in the old one is gone."""
+        self.process += 1
+        self.drain_by = None
+        self.inbox.clear()
+        self.running_keys.clear()
+        self.gates.clear()
+        for number, cursor in enumerate(self.cursors):
+            cursor.owned = False
+            self._assign_after(self.rng.random() * 0.02, number)
+
+    def _assign_after(self, seconds: float, number: int) -> None:
+        self.after(seconds, lambda: self._assign(number))
+
+    def _schedule_faults(self) -> None:
+        for name in self.faults:
+            for _ in range(self.rng.randint(1, 2)):
+                self.after(self.rng.random() * 0.6, getattr(self, f"_fault_{name}"))
+        self.after(0.8, self._heal)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self.heap, (self.now + seconds, self.rng.random(), call))
+
+    def rate(self, name: str) -> bool:
+        return not self.healed and self.rng.random() < self.rates[name]
+
+    def _heal(self) -> None:
+        self.healed = True
+        self.inbox.append(act.Pause(False))
+
+    # --- backend ----------------------------------------------------------------------------------------------------------------
+
+    def _assign(self, number: int) -> None:
+        cursor, process = self.cursors[number], self.process
+        if cursor.owned or self.drain_by is not None:
+            return
+        cursor.epoch += 1
+        cursor.owned, cursor.read_to, cursor.credit = True, cursor.position, 0
+        self.gates[number, cursor.epoch] = True
+        self.marks[number, cursor.epoch] = cursor.position
+        self.inbox.append(spi.Assigned(spi.Partition(TOPIC, number), cursor.epoch, cursor.position, cursor.sparse))
+        self.after(0.001, lambda: self._deliver(number, cursor.epoch, process))
+
+    def _deliver(self, number: int, epoch: int, process: int) -> None:
+        cursor = self.cursors[number]
+        if process != self.process or epoch != cursor.epoch or not cursor.owned:
+            return
+        ready = [record for record in cursor.records if record.position >= cursor.read_to][: min(cursor.credit, self.rng.randint(1, 20))]
+        if ready:
+            again = max(0, cursor.read_to - 2) if self.rate("stale") else cursor.read_to
+            first = max(again, cursor.position)
+            repeats = [record for record in cursor.records if first <= record.position < cursor.read_to]
+            cursor.read_to = ready[-1].position + 1
+            cursor.credit -= len(ready)
+            size = sum(record.size for record in [*repeats, *ready])
+            batch = spi.Batch(spi.Partition(TOPIC, number), epoch, [*repeats, *ready], size)
+            self.inbox.append(batch)
+            if self.rate("stale"):
+                self.after(0.1, lambda: self._late(process, batch))
+        self.after(self.rng.choice((0.001, 0.005)), lambda: self._deliver(number, epoch, process))
+
+    def _late(self, process: int, event: Any) -> None:
+        if process == self.process:
+            self.inbox.append(event)
+
+    def _settle(self, progress: spi.Progress) -> None:
+        number, cursor = progress.partition.number, self.cursors[progress.partition.number]
+        claimed = {position for start, stop in progress.done for position in range(start, stop)} | set(range(progress.watermark))
+        real = {record.position for record in cursor.records}
+        if wrong := [position for position in claimed & real if (number, position) not in self.final]:
+            raise Broken(f"settled without an outcome: {wrong}")
+        if progress.watermark < self.marks.get((number, progress.epoch), 0):
+            raise Broken("watermark fell")
+        if len(progress.sparse) > self.spec.sparse_bytes:
+            raise Broken("sparse blob too long")
+        outcome = "stored" if cursor.owned and progress.epoch == cursor.epoch else "stale"
+        applied = outcome == "stored"
+        if applied and self.rate("settle"):
+            outcome, applied = "failed", self.rng.random() < 0.5
+        if applied:
+            self.marks[number, progress.epoch] = progress.watermark
+            cursor.position, cursor.sparse = progress.watermark, progress.sparse
+            cursor.stored |= claimed
+        if progress.final and outcome == "stored":
+            cursor.owned = False
+            self._assign_after(0.01, number)
+        process, answer = self.process, spi.Settled(progress.partition, progress.epoch, progress.token, outcome)  # type: ignore[arg-type]
+        self.after(self.rng.choice((0.0, 0.001, 0.05)), lambda: self._late(process, answer))
+
+    # --- faults -----------------------------------------------------------------------------------------------------------------
+
+    def _pick(self) -> int | None:
+        owned = [number for number, cursor in enumerate(self.cursors) if cursor.owned]
+        return self.rng.choice(owned) if owned and not self.healed else None
+
+    def _fault_revoke(self) -> None:
+        number = self._pick()
+        if number is not None:
+            epoch, seconds = self.cursors[number].epoch, self.rng.choice((0.0, 0.02, 0.5))
+            self.inbox.append(spi.Revoking(spi.Partition(TOPIC, number), epoch, self.now + seconds))
+            self.after(seconds + 0.001, lambda: self._take_away(number, epoch))
+
+    def _take_away(self, number: int, epoch: int) -> None:
+        if self.cursors[number].owned and self.cursors[number].epoch == epoch:
+            self._lose(number)
+
+    def _fault_lost(self) -> None:
+        number = self._pick()
+        if number is not None:
+            self._lose(number)
+
+    def _lose(self, number: int) -> None:
+        cursor = self.cursors[number]
+        cursor.owned = False
+        self.inbox.append(spi.Lost(spi.Partition(TOPIC, number), cursor.epoch))
+        if self.rng.random() < 0.5:
+            self._assign(number)
+        else:
+            self._assign_after(self.rng.random() * 0.1, number)
+
+    def _fault_crash(self) -> None:
+        if self.healed and self.drain_by is None:
+            return
+        self.restart()
+
+    def _fault_drain(self) -> None:
+        """A stop of the process, which then starts again."""
+        if not self.healed:
+            self._drain(self.rng.choice((0.0, 0.02, 0.5)))
+
+    def _drain(self, seconds: float) -> None:
+        self.drain_by, self.drained = self.now + seconds, None
+        self.inbox.append(act.Drain(self.drain_by))
+
+    def _fault_pause(self) -> None:
+        self.inbox.append(act.Pause(True))
+        self.after(self.rng.random() * 0.3, lambda: self.inbox.append(act.Pause(False)))
+
+    def _fault_retune(self) -> None:
+        values = {"concurrency": self.rng.choice((1, 3)), "in_flight_records": self.rng.choice((1, 5, 50))}
+        self.tuning = act.Tuning(retry=self.tuning.retry, span_records=self.tuning.span_records, **values)  # type: ignore[arg-type]
+        self.inbox.append(act.Retuned(self.tuning))
+
+    def _fault_renew(self) -> None:
+        self.inbox += [spi.Link(False), spi.Renewed(self.now), spi.Link(True)]
+        self.after(0.05, lambda: self.inbox.append(spi.Renewed(float("inf"))))
