@@ -116,6 +116,36 @@ class Publisher:
             return self._send_run(known, number, drafts, deadline)
         return self._send_many(known, drafts, deadline)
 
+    def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Answer:
+        """As `send` for one draft. Written out flat: at 60,000 a second every call and list of the general way shows."""
+        known = self._topics.get(topic)
+        if known is None or known.repairing or self._closed:
+            return self.send(topic, [draft], timeout_s)[0]
+        key, clock = draft[0], self._clock
+        number = self._sticky_partition(known, 1) if key is None else partition_of(key, len(known.partitions))
+        deadline = clock.mono() + timeout_s
+        with self._lock:
+            token = self._next_token
+            self._next_token = token + 1
+            sequence = known.sequences[number]
+            known.sequences[number] = sequence + 1
+        record = tuple.__new__(
+            NewRecord,
+            (
+                token, known.partitions[number], key, draft[1], draft[2], clock.wall_ms(), draft[3], draft[4], self._incarnation, sequence,
+                draft[7], draft[5], draft[6], draft[8],
+            ),
+        )  # fmt: skip
+        self._producer.publish((record,), deadline)
+        event = self._sink.results.pop(token, None)
+        outcome: Outcome = Unknown("the backend gave no result") if event is None else event[1]
+        if type(outcome) is Stored and outcome.position is not None:
+            return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, str(outcome.position), None))
+        flat = [(outcome, 0)]
+        if window.repeatable(outcome):
+            flat = self._repeat(known, number, [record], flat, deadline)
+        return self._answer(known, number, draft, *flat[0])
+
     def _send_many(self, topic: _Topic, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
         """Group by partition, so that each partition gets one batch; answers come back in the caller's order."""
         count = len(topic.partitions)

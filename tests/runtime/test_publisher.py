@@ -263,3 +263,30 @@ def test_after_close_everything_is_refused() -> None:
         made.send("orders", [draft("m0")], 1.0)
     with pytest.raises(StateError):
         made.submit("orders", draft("m0"), 1.0)
+
+
+@pytest.mark.parametrize("key", ["7", None])
+def test_one_at_a_time_and_many_at_a_time_store_the_same(key: str | None) -> None:
+    one, producer_of_one, _ = publisher()
+    many, producer_of_many, _ = publisher()
+    drafts = [draft(f"m{i}", key) for i in range(600)]
+    answers = [one.send_one("orders", each, 10.0) for each in drafts]
+    assert answers == [answer for each in drafts for answer in many.send("orders", [each], 10.0)]
+    assert producer_of_one.held == producer_of_many.held
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "calls"),
+    [
+        ([Unknown("no answer")], Receipt, 3),
+        ([Rejected("full", "disk full", retryable=True)], Receipt, 3),
+        ([Rejected("denied", "denied")], PublishRejected, 2),
+        ([Unknown("no answer"), Rejected("denied", "denied")], PublishUnknown, 3),
+    ],
+)
+def test_one_at_a_time_has_the_same_outcomes(script: list[Outcome | None], kind: type, calls: int) -> None:
+    made, producer, _ = publisher()
+    made.send_one("orders", draft("m0", "7"), 10.0)
+    producer.script = script
+    assert isinstance(made.send_one("orders", draft("m1", "7"), 10.0), kind)
+    assert len(producer.calls) == calls
