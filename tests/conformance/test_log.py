@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 import mqsdk_log
+import pytest
+from mqsdk_log.backend import LogBackend
+from mqsdk_log.engine.format import encode_headers
+from mqsdk_log.engine.log import Log
+
 from mqsdk.spi import Backend
 from mqsdk.testing.conformance import BackendConformance
 
@@ -23,3 +27,13 @@ class TestLog(BackendConformance):
 
     def restart_broker(self) -> None:
         """There is no broker: the directory is all there is, and it stays."""
+
+    def foreign_publish(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, str]]) -> None:
+        block = encode_headers([(name.encode(), text.encode()) for name, text in headers])
+        with Log.open(self.root) as log:
+            log.topic(topic).partition(0).append([(key, block, value, 0, 0, 1)], timestamp_ms=0)
+
+    def crash(self, backend: Backend) -> None:
+        """What the kernel does for a killed process: close every descriptor. Real kills are in tests/log."""
+        assert isinstance(backend, LogBackend)
+        backend.vanish()
