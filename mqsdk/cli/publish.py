@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from mqsdk.cli.applications import publishing_app
 from mqsdk.cli.exits import DONE, FOUND, UNKNOWN
 from mqsdk.cli.session import Command, Session, pass_session
 from mqsdk.errors import MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown
@@ -38,7 +39,7 @@ SHOWN_FAILURES = 10  # failures named one by one; the rest is counted
 @click.option("--id", "message_id", help="Message id, for example of a publish whose outcome was unknown.")
 @click.option("--lines", is_flag=True, help="One message per line of stdin.")
 @pass_session
-def publish(session: Session, topic: str, payload: str | None, lines: bool, message_id: str | None, **options: Any) -> int:
+def publish(session: Session, /, topic: str, payload: str | None, lines: bool, message_id: str | None, **options: Any) -> int:
     """Publish PAYLOAD to TOPIC as it is; `-` takes stdin, whole or by --lines."""
     fields = {"key": options["key"], "headers": _headers(options["headers"]), "delay": options["delay"]}
     if lines:
@@ -50,15 +51,10 @@ def publish(session: Session, topic: str, payload: str | None, lines: bool, mess
     if payload is None:
         raise click.UsageError("give PAYLOAD, `-` for stdin, or --lines")
     body = text_or_bytes(sys.stdin.buffer.read() if payload == "-" else os.fsencode(payload))
-    with open_app(session) as app:
+    with publishing_app(session) as app:
         receipt = app.publish(topic, body, id=message_id, timeout=session.timeout_s, **fields)
     _show(session, receipt)
     return DONE
-
-
-def open_app(session: Session) -> App:
-    """An App without consumers under the session's configuration."""
-    raise NotImplementedError
 
 
 def _headers(pairs: Sequence[str]) -> dict[str, str] | None:
@@ -123,7 +119,7 @@ def publish_lines(session: Session, topic: str, fields: dict[str, Any]) -> int:
     """Publish each line of stdin. Ends early when a whole chunk fails: the rest would meet the same."""
     tally, began = Tally(), time.monotonic()
     stream = sys.stdin.buffer
-    with open_app(session) as app, _bar(session, topic, stream) as bar:
+    with publishing_app(session) as app, _bar(session, topic, stream) as bar:
         for chunk in chunks(stream):
             before = tally.outcomes["stored"]
             for outcome in _publish_chunk(app, topic, chunk, session.timeout_s, fields):

@@ -46,7 +46,7 @@ class Session:
         self.environment: str | None = None
         self.timeout_s: float | None = None
         self.clock_ms = clock_ms
-        self._make_backend = make_backend
+        self.make_backend = make_backend
         self._terminal = terminal or (lambda: sys.stdin.isatty() and sys.stderr.isatty())
         self._clusters: Clusters | None = None
 
@@ -62,7 +62,7 @@ class Session:
             from mqsdk.runtime import plugins
             from mqsdk.runtime.clusters import Clusters
 
-            self._clusters = Clusters(self.configuration(), make_backend=self._make_backend or plugins.make_backend)
+            self._clusters = Clusters(self.configuration(), make_backend=self.make_backend or plugins.make_backend)
         return self._clusters
 
     def backend(self, cluster: str) -> Backend:

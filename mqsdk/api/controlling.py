@@ -1,0 +1,72 @@
+"""What an App answers over its control socket: `mqsdk ps`, `reload` and `stacks`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mqsdk.runtime.control import Answers, ControlServer
+
+if TYPE_CHECKING:
+    from mqsdk.api.app import App
+
+
+@contextmanager
+def served(app: App) -> Iterator[ControlServer]:
+    """Serve the App's control socket during the block; without a usable state folder nothing is served."""
+    server = ControlServer(answers(app))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def answers(app: App) -> Answers:
+    """The commands of one App. They run on the control thread, so they only read, or do what `app.reload()` does from any thread."""
+    return {"status": lambda: status(app), "reload": lambda: reload(app), "stacks": lambda: stacks(app)}
+
+
+def status(app: App) -> Mapping[str, Any]:
+    session = app._session
+    if session is None:
+        return {"pid": os.getpid(), "app": None, "state": str(app.state), "config": None, "consumers": []}
+    consumers = [
+        {
+            "topic": one.topic,
+            "group": one.group,
+            "state": one.state,
+            "concurrency": one.concurrency,
+            "in_flight": one.in_flight,
+            "partitions": list(one.partitions),
+            "paused": one.paused,
+        }
+        for one in session.supervisor.consumers(with_lag=False)
+    ]
+    name, version = session.supervisor.app, session.configuration.version
+    return {"pid": os.getpid(), "app": name, "state": str(app.state), "config": version, "consumers": consumers}
+
+
+def reload(app: App) -> Mapping[str, Any]:
+    """Raises ConfigError or StateError, which the asker is shown."""
+    return {"changes": [{"key": one.key, "old": one.old, "new": one.new, "applies": one.applies} for one in app.reload()]}
+
+
+def stacks(app: App) -> Mapping[str, Any]:
+    session = app._session
+    now = time.monotonic()
+    handlers = [
+        {
+            "topic": declared.topic,
+            "group": declared.group,
+            "id": record.id or f"{origin.cluster}:{origin.topic}:{origin.partition}:{record.ref}",
+            "age_s": round(now - started, 3),
+            "stack": stack,
+        }
+        for declared, loop in (session.supervisor.loops if session is not None else [])
+        for started, record, origin, stack in loop.running()
+    ]
+    return {"handlers": handlers}

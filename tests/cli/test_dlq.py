@@ -1,0 +1,138 @@
+"""`dlq`: dead letters of one topic and group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cli.harness import NOW_MS, Broker
+
+LETTERS = "orders.billing.dlq"
+
+
+def letter(broker: Broker, body: str, *, reason: str = "exhausted", partition: int = 0, age_s: float = 0.0, **fields: Any) -> None:
+    """A dead letter as layer 2 writes it."""
+    at = str(NOW_MS - int(age_s * 1000))
+    given = {"topic": "orders", "group": "billing", "partition": "3", "position": "17", "attempts": "10", "reason": reason}
+    headers = {**given, "error": "ValueError: no", "first-at": at, "last-at": at}
+    extra = tuple((f"mq-dlq-{name}", value) for name, value in headers.items())
+    broker.put(LETTERS, body, partition=partition, age_s=age_s, extra=extra, **fields)
+
+
+@pytest.fixture
+def orders(broker: Broker) -> Broker:
+    """Four dead letters, id-1 to id-4, in two partitions."""
+    broker.topic("orders", 2)
+    broker.group("orders", "billing")
+    broker.topic(LETTERS, 2)
+    letter(broker, "first", age_s=4000, key=b"k1", headers=(("source", "web"),))
+    letter(broker, "second", reason="undecodable", partition=1, age_s=3000)
+    letter(broker, "third", age_s=2000)
+    letter(broker, "fourth", reason="rejected", partition=1, age_s=1000)
+    return broker
+
+
+def ids(broker: Broker, *words: str) -> list[str]:
+    return [line["id"] for line in broker.mqsdk("dlq", "list", "orders", "billing", *words, "--json").lines]
+
+
+def test_list_gives_one_json_line_per_letter_oldest_first(orders: Broker) -> None:
+    found = orders.mqsdk("dlq", "list", "orders", "billing", "--json").lines
+    assert [line["id"] for line in found] == ["id-1", "id-2", "id-3", "id-4"]
+    assert found[0] == {
+        "id": "id-1",
+        "key": "k1",
+        "reason": "exhausted",
+        "attempts": 10,
+        "first_at": "2023-11-14T21:06:40.000Z",
+        "last_at": "2023-11-14T21:06:40.000Z",
+        "error": "ValueError: no",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--id", "id-3"), ["id-3"]),
+        (("--id", "id-3", "--id", "id-1"), ["id-1", "id-3"]),
+        (("--reason", "exhausted"), ["id-1", "id-3"]),
+        (("--since", "2023-11-14T21:30:00Z"), ["id-3", "id-4"]),
+        (("--limit", "2"), ["id-1", "id-2"]),
+        (("--reason", "exhausted", "--limit", "1"), ["id-1"]),
+        (("--id", "id-9"), []),
+    ],
+)
+def test_letters_are_chosen_by_id_reason_time_and_number(orders: Broker, words: tuple[str, ...], expected: list[str]) -> None:
+    assert ids(orders, *words) == expected
+
+
+def test_people_see_a_table(orders: Broker) -> None:
+    titles, first, *_ = orders.mqsdk("dlq", "list", "orders", "billing").out.splitlines()
+    assert titles.split() == ["id", "key", "reason", "attempts", "first", "at", "last", "at", "error"]
+    assert first.startswith("id-1  k1   exhausted")
+
+
+def test_show_gives_everything_and_the_body_only_when_asked(orders: Broker) -> None:
+    words = ("dlq", "show", "orders", "billing", "--id", "id-1", "--json")
+    shown = orders.mqsdk(*words).document
+    assert (shown["topic"], shown["group"], shown["partition"], shown["position"]) == ("orders", "billing", 3, "17")
+    assert (shown["headers"], shown["size"]) == ({"source": "web"}, 5)
+    assert "body" not in shown
+    assert orders.mqsdk(*words, "--body").document["body"] == "first"
+    assert "first" not in orders.mqsdk("dlq", "show", "orders", "billing", "--id", "id-1").out.replace("first_at", "")
+
+
+def test_show_of_a_letter_that_is_not_there_is_exit_6(orders: Broker) -> None:
+    assert orders.mqsdk("dlq", "show", "orders", "billing", "--id", "id-9").code == 6
+
+
+def test_purge_removes_the_chosen_ones_and_no_others(orders: Broker) -> None:
+    done = orders.mqsdk("dlq", "purge", "orders", "billing", "--reason", "exhausted", "--yes", "--json")
+    assert (done.code, done.document) == (0, {"purged": 2, "moved": 0, "skipped": 0, "failed": 0})
+    assert ids(orders) == ["id-2", "id-4"]
+    assert orders.mqsdk("dlq", "purge", "orders", "billing", "--yes", "--json").document["purged"] == 2
+    assert ids(orders) == []
+    letter(orders, "later")
+    assert ids(orders) == ["id-5"]
+
+
+def test_purge_needs_yes_and_a_dry_run_changes_nothing(orders: Broker) -> None:
+    assert orders.mqsdk("dlq", "purge", "orders", "billing").code == 5
+    planned = orders.mqsdk("dlq", "purge", "orders", "billing", "--limit", "3", "--dry-run", "--json").document["plan"]
+    assert planned == ["remove 3 dead letters of orders/billing for ever"]
+    assert len(ids(orders)) == 4
+
+
+def test_a_purge_that_cannot_be_stored_is_exit_1_and_removes_nothing(orders: Broker) -> None:
+    orders.store.fail_publish("rejected", times=2)
+    done = orders.mqsdk("dlq", "purge", "orders", "billing", "--yes", "--json")
+    assert (done.code, done.document["purged"], done.document["failed"]) == (1, 0, 4)
+    assert len(ids(orders)) == 4
+
+
+def test_redrive_is_refused_as_not_in_this_version(orders: Broker) -> None:
+    found = orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes", "--json")
+    assert found.code == 5
+    assert "not in this version" in found.error["what"]
+    assert len(ids(orders)) == 4
+
+
+def test_a_pair_without_letters_has_none_and_one_that_does_not_exist_is_exit_6(broker: Broker) -> None:
+    broker.topic("orders")
+    broker.group("orders", "billing")
+    assert broker.mqsdk("dlq", "list", "orders", "billing", "--json").out == ""
+    assert broker.mqsdk("dlq", "list", "orders", "mail").code == 6
+    assert broker.mqsdk("dlq", "list", "users", "mail").code == 6
+
+
+def test_letters_of_a_deleted_group_can_still_be_read(orders: Broker) -> None:
+    plan = orders.mqsdk("groups", "delete", "orders", "billing", "--dry-run", "--json").document["plan"]
+    assert plan[1] == "keep its dead letters in orders.billing.dlq"
+    orders.mqsdk("groups", "delete", "orders", "billing", "--yes")
+    assert len(ids(orders)) == 4
+
+
+def test_the_cluster_may_be_named(orders: Broker) -> None:
+    assert len(ids(orders, "--cluster", "local")) == 4
+    assert orders.mqsdk("dlq", "list", "orders", "billing", "--cluster", "nowhere").code == 3
