@@ -28,11 +28,11 @@ from mqsdk_log.engine.log import Log
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.names import check_name
 from mqsdk_log.options import Options
-from mqsdk_log.producer import LogProducer
+from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
 
 log = logging.getLogger("mqsdk.log")
 
-CAPABILITIES = Capabilities(settle="cursor", publish="inline", sparse_bytes=BLOB_LIMIT, max_payload=(8 << 20) - 64 * 1024)
+CAPABILITIES = Capabilities(settle="cursor", publish="inline", sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD)
 GUARANTEES = {
     "none": "log `none`: survives kill -9 of any process; a power loss takes what the kernel had not written back (about 30 s)",
     "interval": "log `interval`: survives kill -9 of any process; a power loss takes the last {interval_ms:.0f} ms at most",
@@ -49,7 +49,7 @@ class LogBackend(Backend):
         self.name = name
         self._options = options
         self._log: Log | None = None
-        self._consumers: weakref.WeakSet[LogConsumer] = weakref.WeakSet()
+        self._consumers: set[LogConsumer] = set()  # strong: one that nobody holds any more still holds its leases
         self._reports: list[str] = []
 
     @property
@@ -122,9 +122,10 @@ class LogBackend(Backend):
             raise StateError(f"cluster {self.name} ({KIND}) is not open", state="closed")
         return self._log
 
-    def _after_fork(self) -> None:
+    def vanish(self) -> None:
+        """Close every consumer's descriptors, hand nothing back: what a fork does to the copies in the child, and a kill to a process."""
         for consumer in list(self._consumers):
-            consumer.after_fork()
+            consumer.vanish()
 
 
 # Backends whose copies a fork makes stale. Module-wide because the interpreter's hook is, and cannot be taken back.
@@ -133,7 +134,7 @@ _open_backends: weakref.WeakSet[LogBackend] = weakref.WeakSet()
 
 def _forget_all() -> None:
     for backend in list(_open_backends):
-        backend._after_fork()
+        backend.vanish()
     _open_backends.clear()
 
 

@@ -115,8 +115,8 @@ class LogConsumer(Consumer):
             finally:
                 self._busy.release()
 
-    def after_fork(self) -> None:
-        """In a forked child: give up the copies of the parent's descriptors, keep its locks, fail from now on. Takes no lock."""
+    def vanish(self) -> None:
+        """Close the descriptors and fail from now on: a forked child gives up its copies, the parent keeps its locks. Takes no lock."""
         if not self._closed:
             self._stale = True
             self._seat.abandon()
@@ -227,8 +227,10 @@ class LogConsumer(Consumer):
 
     def _cursor(self, progress: Progress) -> Cursor:
         before = self._seat.held[progress.partition].stored
-        high = max(before.high, progress.high, progress.watermark)
-        return Cursor(progress.watermark, progress.epoch, high=high, sparse=progress.sparse, clean=progress.final)
+        watermark = max(before.watermark, progress.watermark)  # within an epoch it never falls
+        return Cursor(
+            watermark, progress.epoch, high=max(before.high, progress.high, watermark), sparse=progress.sparse, clean=progress.final
+        )
 
     # --- sleeping ----------------------------------------------------------------------------------------------------------------------
 

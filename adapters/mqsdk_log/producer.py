@@ -12,6 +12,7 @@ from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.errors import refusal
 from mqsdk_log.records import Blocks, attempt_field, producer_number
 
+MAX_PAYLOAD = (8 << 20) - (64 << 10)  # a record is at most 8 MiB; key and headers need room
 _FITS = 1 << 32
 _FAILURES = (LogError, OSError, ValueError, IndexError)
 
@@ -49,6 +50,8 @@ class LogProducer(Producer):
     def _append(self, run: Sequence[NewRecord], deadline: float) -> Stored | Rejected | Unknown:
         """Records of one partition, one producer, consecutive sequences: one append."""
         first = run[0]
+        if max([len(new.value) for new in run]) > MAX_PAYLOAD:
+            return Rejected("too_large", f"a payload is over the limit of {MAX_PAYLOAD} bytes")
         try:
             log = self._partitions.get(first.partition) or self._open(first.partition)
             producer, sequence = self._identity(first, len(run))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from . import assignment, members
 from .cursors import Cursor, CursorFile
+from .assignment import Assignment
 from .groups import Group
 from .leases import Lease, Leases
 from .members import Membership
@@ -83,6 +84,7 @@ class Seat:
         self._membership: Membership | None = None
         self._leaving = False
         self._stamp = (0, 0)
+        self._written = Assignment()
         self._beat_at = self._sweep_at = self._share_at = self._sync_at = 0.0
         self._dirty: set[str] = set()
         self._unsettled = True  # the group may not agree: this member has just joined
@@ -222,13 +224,16 @@ class Seat:
     def _sweep(self, now: float) -> None:
         self._observation.begin(now)
         self._sweep_at = now + self._observation.interval_s
-        self._stamp = (0, 0)
-        if self._peers.look(self._id, now) and not self._leaving:
-            self._unsettled, self._share_at = True, 0.0
+        self._stamp = (0, 0)  # two changes within one tick of the file system's clock may have left the same stamp: read it again
+        self._look(now)
         for topic, file in self._files.items():
             for partition in range(file.partitions):
                 if (topic, partition) not in self.held:
                     self._quiet_s((topic, partition), now)
+
+    def _look(self, now: float) -> None:
+        if self._peers.look(self._id, now) and not self._leaving:
+            self._unsettled, self._share_at = True, 0.0
 
     def _share(self, now: float) -> None:
         """Agree with the others on who owns what; another time when one of them is at it."""
@@ -249,7 +254,7 @@ class Seat:
 
     def _follow(self, now: float, changes: list[Change]) -> None:
         """Give up what is assigned to others, take what is assigned to us."""
-        self._read_assignment()
+        self._read_assignment(now)
         for key, holding in list(self.held.items()):
             if holding.give_back_by:
                 if now >= holding.give_back_by:
@@ -264,13 +269,17 @@ class Seat:
             if gained is not None:
                 changes.append(gained)
 
-    def _read_assignment(self) -> None:
+    def _read_assignment(self, now: float) -> None:
         stamp = assignment.stamp(self._group.assignment_path)
         if stamp == self._stamp or self._leaving:
             return
         self._stamp = stamp
         written = self._group.assignment()
+        if written == self._written:
+            return
+        self._written = written
         self._wanted = frozenset((topic, number) for topic in self._files for number in written.of(self._id, topic))
+        self._look(now)  # somebody came or went: there may be another neighbour to watch
 
     # --- leases -----------------------------------------------------------------------------------------------------------------------
 
@@ -323,7 +332,7 @@ class Seat:
         self.held.pop(holding.key, None)
 
     def _withdraw(self) -> None:
-        self._leaving = True
+        self._leaving, self._unsettled = True, False
         self._wanted = frozenset()
         if self._membership is not None:
             self._membership.leave()

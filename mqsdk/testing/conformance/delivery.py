@@ -253,10 +253,11 @@ class DeliveryScenarios(Stage):
     def assert_ended_by(self, reader: Reader, cause: object) -> None:
         """`cause` is called while `poll` is (most likely) blocked, and ends it long before its own timeout."""
         assert callable(cause)
-        polling = threading.Event()
+        polling, acted = threading.Event(), threading.Event()
 
         def act() -> None:
             polling.wait(self.timeout_s)
+            acted.set()
             cause()
 
         thread = threading.Thread(target=act)
@@ -267,6 +268,7 @@ class DeliveryScenarios(Stage):
         # A backend may report other things (a renewed lease) first; each is an early end of its own.
         while not ended and time.monotonic() - began < LONG_POLL_S / 2:
             events = reader.poll(LONG_POLL_S)
-            ended = not thread.is_alive() or bool([event for event in events if isinstance(event, Batch)])
+            # An empty answer before the timeout has one reason. The thread need not have ended yet: its `wake` may be about to return.
+            ended = (acted.is_set() and not events) or bool([event for event in events if isinstance(event, Batch)])
         thread.join(self.timeout_s)
         assert time.monotonic() - began < LONG_POLL_S / 2
