@@ -71,12 +71,12 @@ def _payload_only(parts: Parts) -> Callable[[Call], Failure | None]:
     enter, leave = CURRENT.set, CURRENT.reset
 
     def invoke(call: Call) -> Failure | None:
-        record, origin, attempt = call.record, call.origin, call.attempt
+        record = call.record
         try:
             payload = decode(record)
         except BaseException as error:
             return verdicts.undecodable(error)
-        token = enter(lambda: Message(record, origin, payload, attempt=attempt, call=call))
+        token = enter((record, call.origin, payload, call.attempt, call))
         try:
             result = function(payload)
             return None if result is None else verdicts.returned(result)
@@ -98,7 +98,7 @@ def _single(parts: Parts) -> Callable[[Call], Failure | None]:
         except BaseException as error:
             return verdicts.undecodable(error)
         message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
-        token = CURRENT.set(lambda: message)
+        token = CURRENT.set(message)
         try:
             result = run(message, pick(payload, message))
             return None if result is None else verdicts.returned(result)
@@ -120,7 +120,7 @@ def _single_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failure 
         except BaseException as error:
             return verdicts.undecodable(error)
         message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
-        token = CURRENT.set(lambda: message)
+        token = CURRENT.set(message)
         try:
             result = await run(message, pick(payload, message))
             return None if result is None else verdicts.returned(result)

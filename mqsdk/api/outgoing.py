@@ -15,7 +15,7 @@ from mqsdk.api.encoding import BINARY, TEXT, NotEncodable, encode
 from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
 from mqsdk.errors import Duration, InvalidMessage, PublishRejected
-from mqsdk.message import CURRENT, Outgoing
+from mqsdk.message import CURRENT, Outgoing, current_message
 from mqsdk.runtime.publisher import Draft
 
 MAX_KEY_BYTES = 1024
@@ -132,10 +132,11 @@ def _header_problem(name: object, value: object) -> str | None:
 
 def traced(headers: Headers) -> Headers:
     """Headers with the trace of the message that is being handled here, unless they bring their own."""
-    build = CURRENT.get()
-    if build is None:
+    if CURRENT.get() is None:
         return headers
-    given, own = build().headers, {name for name, _ in headers}
+    message = current_message()
+    given = {} if message is None else message.headers
+    own = {name for name, _ in headers}
     if not given or "traceparent" in own:
         return headers
     return headers + tuple((name, given[name]) for name in TRACE_HEADERS if name in given and name not in own)

@@ -40,7 +40,7 @@ def decoder(annotation: Any, limits: Limits, where: str = "") -> Decoder:
     if bare is bytes and bare is annotation:
         return _bytes_decoder(limits)
     if bare is str and bare is annotation:
-        return _checked(limits, _text)
+        return _text_decoder(limits)
     if bare in (bytes, str, bytearray, memoryview):
         raise DeclarationError(f"`{kinds.shown(annotation)}` is not a payload", where=where, fix="annotate the payload `bytes` or `str`")
     parse = json_parser(annotation, where)
@@ -53,6 +53,19 @@ def _bytes_decoder(limits: Limits) -> Decoder:
         if len(value) > limits.payload:
             raise _too_large(value, limits)
         return value
+
+    return decode
+
+
+def _text_decoder(limits: Limits) -> Decoder:
+    def decode(record: Stored) -> str:
+        value = record.value
+        if len(value) > limits.payload:
+            raise _too_large(value, limits)
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return _text(record)
 
     return decode
 
