@@ -1,6 +1,6 @@
 """The durable mark of a partition on disk: everything below `offset` was synced when it was written. Two copies of 32 bytes.
 
-Only ever too low, never too high: it is written after the sync that it reports. The older copy is overwritten, so one survives a torn write.
+Only ever too low, never too high: it is written after the sync that it reports. The older copy is overwritten: one survives a torn write.
 """
 
 from __future__ import annotations

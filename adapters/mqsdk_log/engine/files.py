@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import LockTimeout
+from .errors import BadRoot, LockTimeout
 
 FILE_MODE = 0o600
 DIR_MODE = 0o700
@@ -78,7 +78,7 @@ def make_fifo(name: str, at: int) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkfifo(name, FILE_MODE, dir_fd=at)
     if not stat.S_ISFIFO(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-        raise FileExistsError(f"{name} is not a FIFO")
+        raise BadRoot(f"{name} is in the place of a FIFO; remove it")
 
 
 def names(at: int) -> list[str]:

@@ -74,14 +74,16 @@ def cut(directory: int, base: int, end: int) -> None:
 def find(directory: int, fd: int, header: fmt.SegmentHeader, offset: int, size: int) -> int:
     """Position of the batch that holds `offset` in this segment, or of the first one after it; `size` when there is none.
 
-    Stops in front of the first batch that is not valid, so that its reader reports the damage.
+    Where damage has swallowed the offset: the position of the damage, so that the reader reports it.
     """
     base = header.base_offset
     entries = load(directory, base)
     position = verified(fd, header.salt, base, entries, offset)
     if position is None:
         position = lookup(rebuild(directory, base, fd, header.salt, size), base, offset)
-    for at, fields in segment.headers(fd, header.salt, position, size, SPACING):
+    for at, fields in segment.surviving(fd, header.salt, position, size, SPACING):
+        if fields[fmt.BASE_OFFSET] > offset:
+            return position
         if fields[fmt.BASE_OFFSET] + fields[fmt.COUNT] > offset:
             return at
         position = at + fmt.HEADER_SIZE + fields[fmt.BODY_LENGTH]

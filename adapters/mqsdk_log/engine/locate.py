@@ -66,11 +66,12 @@ def _in_segment(directory: int, base: int, words: state.Words, time_ms: int) -> 
     fd, header, end = _open(directory, base, words)
     try:
         position = _before(directory, fd, header, end, time_ms)
-        for at, fields in segment.headers(fd, header.salt, position, end, index.SPACING):
+        for at, fields in segment.surviving(fd, header.salt, position, end, index.SPACING):
             if fields[fmt.MAX_TIMESTAMP] >= time_ms:
-                offset = _in_batch(fd, at, fields, time_ms)
-                if offset is not None:
-                    return offset
+                with suppress(CorruptBatch):  # a damaged body: the next record that can be read
+                    offset = _in_batch(fd, at, fields, time_ms)
+                    if offset is not None:
+                        return offset
         return None
     finally:
         files.close(fd)

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from struct import error as struct_error
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from . import files, index, locate, recovery, segment, state
 from . import format as fmt
@@ -288,7 +288,7 @@ class PartitionLog:
         return end, base
 
     def _roll(self, base: int) -> None:
-        """Begin a new segment at `base`. ROLLING tells whoever comes after a crash in here that an empty file above the tail is an orphan."""
+        """Begin a new segment at `base`. After a crash in here ROLLING says that an empty file above the tail is an orphan."""
         words = self._words
         if self._always:
             self._commit.sync(mark_now=True)
@@ -362,9 +362,13 @@ class PartitionLog:
             return int(self._words[state.VISIBLE])
         return state.read_tail(self._words)[1]
 
-    def reader(self, offset: int, record_class: type[R] = LogRecord) -> Reader[R]:  # type: ignore[assignment]
+    @overload
+    def reader(self, offset: int) -> Reader[LogRecord]: ...
+    @overload
+    def reader(self, offset: int, record_class: type[R]) -> Reader[R]: ...
+    def reader(self, offset: int, record_class: type[Any] = LogRecord) -> Reader[Any]:
         """A reader at `offset`; one thread, closed by its owner."""
-        found: Reader[R] = Reader(self, self._shared, self._directory, offset, record_class)
+        found: Reader[Any] = Reader(self, self._shared, self._directory, offset, record_class)
         self._readers.add(found)
         return found
 

@@ -1,6 +1,6 @@
 """Reading one partition forward. Takes no lock (but once, shared, after a checksum failure) and never blocks a writer.
 
-Reads 64 KiB at a time up to the published tail and decodes whole batches. No mapping: a recovery truncates, and that would kill a mapped reader.
+Reads 64 KiB at a time up to the published tail, decodes whole batches. No mapping: a recovery truncates, which kills a mapped reader.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class LogRecord:
-    """One record. position: its offset. block: headers as stored, see `format.decode_headers`. sequence: producer sequence."""
+    """One record. position: its offset. block: headers as stored, see `format.decode_headers`. sequence: 0 without a producer id."""
 
     __slots__ = ("attempt", "block", "key", "position", "producer_id", "sequence", "timestamp_ms", "value")
 
@@ -34,6 +34,11 @@ class LogRecord:
     block: bytes
     producer_id: int
     sequence: int
+
+    def __getattr__(self, name: str) -> int:
+        if name == "sequence":  # not stored where the batch names no producer
+            return 0
+        raise AttributeError(name)
 
 
 class Reader(Generic[R]):
@@ -105,6 +110,10 @@ class Reader(Generic[R]):
             files.close(self._fd)
         self.forget(Gone(ClosedHandle, "the reader is closed"), close=False)
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # dropped without close
+            files.close(self._fd)
+
     def forget(self, gone: Gone, *, close: bool = True) -> None:
         """Fail from now on: the log was closed, or the process forked."""
         if close and self._fd >= 0:
@@ -133,6 +142,7 @@ class Reader(Generic[R]):
         limit = end if self._header.base_offset == active else self._size()
         if self._at >= limit:
             return self._advance(active)
+        before = self._at
         for attempt in range(4):
             try:
                 if attempt == 3:
@@ -147,7 +157,7 @@ class Reader(Generic[R]):
                 time.sleep(0.001)
             else:
                 break
-        return bool(self._pending) or self._next < bound
+        return self._at > before
 
     def _decode(self, limit: int, bound: int) -> None:
         """Read one chunk and decode the whole batches in it. CorruptBatch only when the first one is bad."""

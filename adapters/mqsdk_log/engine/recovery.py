@@ -1,4 +1,4 @@
-"""Makes a partition's tail true again from its segment files, under the partition lock. Crashing inside it changes nothing for the next run.
+"""Makes a partition's tail true again from its segment files, under the partition lock. After a crash inside it the next run does the same.
 
 Same boot: a writer died between write and commit, or mid-write. New boot, copied directory, lost or damaged state page: validate everything
 from the durable mark on. A failure at or above the mark is a torn tail and is cut (kept in quarantine/); a failure below it is damage of
@@ -65,8 +65,11 @@ def _same_boot(site: Site) -> Report | None:
     if words[state.FLAGS] & state.ROLLING:
         _drop_orphans(site, base)
         words[state.FLAGS] &= ~state.ROLLING & 0xFF
-    if segment.bases(site.directory)[-1:] != [base]:
+    found_bases = segment.bases(site.directory)
+    if found_bases[-1:] != [base]:
         return None
+    if words[state.LOG_START] not in found_bases:
+        words[state.LOG_START] = found_bases[0]
     fd = files.open_write(segment.file_name(base), site.directory)
     try:
         header = segment.read_header(fd)

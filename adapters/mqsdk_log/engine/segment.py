@@ -84,6 +84,18 @@ def headers(fd: int, salt: int, position: int, size: int, chunk: int = CHUNK) ->
         position = after
 
 
+def surviving(fd: int, salt: int, position: int, size: int, chunk: int = CHUNK) -> Iterator[tuple[int, Fields]]:
+    """As `headers`, but goes on behind damage at the next valid batch."""
+    while True:
+        for at, fields in headers(fd, salt, position, size, chunk):
+            yield at, fields
+            position = at + HEADER_SIZE + fields[fmt.BODY_LENGTH]
+        found = resync(fd, salt, position, size, 0) if position + HEADER_SIZE <= size else None
+        if found is None:
+            return
+        position = found[0]
+
+
 class Extent(NamedTuple):
     """How far valid, dense batches reach: file position, next offset, highest timestamp."""
 

@@ -135,6 +135,10 @@ class Waiter:
         self.forget(Gone(ClosedHandle, "the waiter is closed"))
         self._slot = max(self._slot, 0)
 
+    def __del__(self) -> None:
+        if getattr(self, "_lock_fd", -1) >= 0:  # dropped without close
+            self.close()
+
 
 def _claim(directory: int) -> tuple[int, int]:
     """A free word, held by a flock for the life of the consumer, and its lock; (-1, -1) when all 64 are taken."""

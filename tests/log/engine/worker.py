@@ -1,0 +1,91 @@
+"""What other processes do in the tests of the engine: `worker.py PROGRAM ROOT ARGUMENTS...`; speaks in lines on stdout."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+from mqsdk_log.engine.errors import DiskFull, LogError
+from mqsdk_log.engine.log import Log
+from mqsdk_log.engine.shared import Limits
+
+
+def say(*words: object) -> None:
+    print(*words, flush=True)
+
+
+def records(name: str, first: int, count: int, size: int) -> list[Any]:
+    """Values are `name:number:` and padding, so that a reader can check who wrote what in which order."""
+    return [(name.encode(), b"", f"{name}:{number}:".encode().ljust(size, b"."), 0, 0, 1) for number in range(first, first + count)]
+
+
+def append(root: str, name: str, durability: Any, count: str, size: str, appends: str, segment_bytes: str) -> None:
+    """Append runs of `count` records; after each append acknowledge the number of the last record. 0 appends: until killed."""
+    log = Log.open(root, durability=durability, limits=Limits(segment_bytes=int(segment_bytes), min_free_bytes=0))
+    partition = log.topic("orders").partition(0)
+    number, done = 0, 0
+    while not int(appends) or done < int(appends):
+        base = partition.append(records(name, number, int(count), int(size)), timestamp_ms=int(time.time() * 1000))
+        number, done = number + int(count), done + 1
+        say(base, number - 1)
+    log.close()
+
+
+def hold(root: str) -> None:
+    """Take the lock of partition 0 and keep it until stdin ends."""
+    import fcntl
+
+    with open(f"{root}/topics/orders/0/lock", "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        say("held")
+        sys.stdin.readline()
+
+
+def full(root: str, limit: str) -> None:
+    """Append under RLIMIT_FSIZE until it is refused, then again with the limit lifted."""
+    log = Log.open(root, durability="none", limits=Limits(min_free_bytes=0))
+    partition = log.topic("orders").partition(0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    stored = 0
+    try:
+        while True:
+            partition.append([(None, b"", b"x" * 1000, 0, 0, 1)], timestamp_ms=1)
+            stored += 1
+    except DiskFull:
+        say("full", stored)
+    partition.append([(None, b"", b"s", 0, 0, 1)], timestamp_ms=1)  # a smaller one still fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    say("later", partition.append([(None, b"", b"y" * 1000, 0, 0, 1)], timestamp_ms=1))
+    log.close()
+
+
+def sleeper(root: str, count: str) -> None:
+    """Read partition 0 with a waiter, one line per record: its number and the time it was seen."""
+    log = Log.open(root, durability="none")
+    topic = log.topic("orders")
+    partition, waiter = topic.partition(0), topic.waiter()
+    reader = partition.reader(partition.end())
+    say("ready")
+    left = int(count)
+    while left:
+        found = reader.read(1000, 1 << 20)
+        if not found:
+            waiter.wait(lambda: partition.end() > reader.position, 10.0, None)
+        for record in found:
+            say(record.position, time.monotonic())
+            left -= 1
+    log.close()
+
+
+def main() -> None:
+    programs = {"append": append, "hold": hold, "full": full, "sleeper": sleeper}
+    try:
+        programs[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
+    except LogError as error:
+        say("error", type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()
