@@ -299,6 +299,13 @@ class Settings(BaseSettings):
         return session.resolved(data) if session is not None and isinstance(data, dict) else data
 
 
+class _Unshown(dict[str, Any]):
+    """A mapping that is not printed: with PYDANTIC_SETTINGS_DEBUG pydantic-settings logs what each source gave, passwords too."""
+
+    def __repr__(self) -> str:
+        return "{...}"
+
+
 class Layer(PydanticBaseSettingsSource):
     """One mapping as a source."""
 
@@ -310,4 +317,4 @@ class Layer(PydanticBaseSettingsSource):
         return self._data.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return dict(self._data)
+        return _Unshown(self._data)

@@ -117,6 +117,16 @@ def test_a_reference_that_does_not_resolve_is_named_with_its_place(problems_of: 
     assert CANARY not in str(problems[0])
 
 
+def test_the_debug_log_of_pydantic_settings_shows_none(
+    loaded: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
+    with caplog.at_level(logging.DEBUG):
+        loaded(cluster(f"auth: {{password: {CANARY}}}"), {"MQSDK_CLUSTERS__MAIN__AUTH__TOKEN": CANARY})
+    assert "Resolving settings" in caplog.text
+    assert CANARY not in caplog.text
+
+
 def test_the_whole_way_shows_no_secret(write: Write, loaded: Load, caplog: pytest.LogCaptureFixture) -> None:
     blocks = [
         f'auth: {{user: "${{env:T}}", password: {CANARY}, token: "${{env:T}}"}}',
