@@ -50,6 +50,7 @@ class Consumers:
         self._journal.fault("kill", on=True, pid=victim.pid)
         victim.send_signal(signal.SIGKILL)
         victim.wait()
+        self._journal.fault("kill", on=False, pid=victim.pid)
         self.kills += 1
         self.start(number)
 

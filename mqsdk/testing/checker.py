@@ -124,19 +124,20 @@ class History:
 
     def close_killed(self) -> None:
         """An execution without an end, in a process that was killed, ended with the kill."""
-        kills = self.fault_times(KILL)
+        kills = self.fault_spans(KILL)
         for execution in self.executions:
-            if execution.end == inf and (times := kills.get(execution.entry.pid)):
-                after = [moment for moment in times if moment >= execution.start]
-                execution.end = max(execution.start, min(after, default=max(times)))
+            if execution.end == inf and (spans := kills.get(execution.entry.pid)):
+                execution.end = max(execution.start, spans[-1][0])
 
-    def fault_times(self, name: str) -> dict[int, list[float]]:
-        """When this fault began, per victim."""
-        times: dict[int, list[float]] = defaultdict(list)
+    def fault_spans(self, name: str) -> dict[int, list[tuple[float, float]]]:
+        """When this fault began and when it was over, per victim; one that was never switched off lasts a moment."""
+        spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for fault in self.faults:
             if fault.id == name and fault.outcome is Outcome.ON:
-                times[fault.pid].append(fault.time)
-        return times
+                spans[fault.pid].append((fault.time, fault.time))
+            elif fault.id == name and spans[fault.pid]:
+                spans[fault.pid][-1] = (spans[fault.pid][-1][0], fault.time)
+        return spans
 
     def handled(self) -> dict[tuple[str, str], list[Execution]]:
         """(group, id) -> its successful executions by start."""
@@ -207,7 +208,7 @@ def _repeats(history: History) -> Iterator[tuple[str, str, str]]:
     by_message: dict[tuple[str, str], list[Execution]] = defaultdict(list)
     for execution in history.executions:
         by_message[execution.entry.group, execution.entry.id].append(execution)
-    causes = {name: history.fault_times(name) for name in (KILL, FREEZE, REDRIVE, MOVE)}
+    causes = {name: history.fault_spans(name) for name in (KILL, FREEZE, REDRIVE, MOVE)}
     for (group, name), executions in by_message.items():
         success: Execution | None = None
         for execution in executions:
@@ -217,9 +218,9 @@ def _repeats(history: History) -> Iterator[tuple[str, str, str]]:
                 success = execution
 
 
-def _cause(history: History, causes: dict[str, dict[int, list[float]]], first: Execution, second: Execution) -> str:
+def _cause(history: History, causes: dict[str, dict[int, list[tuple[float, float]]]], first: Execution, second: Execution) -> str:
     def struck(name: str, pid: int) -> bool:
-        return any(first.start <= moment <= second.start for moment in causes[name].get(pid, ()))
+        return any(began <= second.start and over >= first.start for began, over in causes[name].get(pid, ()))
 
     if struck(KILL, first.entry.pid):
         return "crash"
@@ -322,11 +323,11 @@ def _epoch_overlaps(executions: Sequence[Execution]) -> Iterator[tuple[Execution
 
 def _orphans(history: History) -> Iterator[Execution]:
     """Executions that still ran under an epoch when a newer one began, in a process that had been frozen."""
-    frozen = history.fault_times(FREEZE)
+    frozen = history.fault_spans(FREEZE)
     seen: set[int] = set()
     for executions in _by_partition(history).values():
         for older, newer in _epoch_overlaps(executions):
-            struck = any(moment <= newer.start for moment in frozen.get(older.entry.pid, ()))
+            struck = any(began <= newer.start for began, _ in frozen.get(older.entry.pid, ()))
             if struck and older.entry.pid != newer.entry.pid and id(older) not in seen:
                 seen.add(id(older))
                 yield older

@@ -104,7 +104,7 @@ class Journal:
         self._append(Kind.DEAD_LETTER, id, group=group)
 
     def fault(self, name: str, *, on: bool, pid: int = 0) -> None:
-        """A fault begins or ends, `pid` its victim. Write it just before a kill: what the victim started later still counts as its own."""
+        """A fault begins (write it just before) or is over (just after), `pid` its victim: between the two the victim may still do something."""
         self._append(Kind.FAULT, name, outcome=Outcome.ON if on else Outcome.OFF, pid=pid)
 
     def close(self) -> None:

@@ -177,6 +177,16 @@ def test_a_kill_of_another_process_explains_nothing() -> None:
     assert rules(run) == {"DUPLICATE"}
 
 
+def test_what_a_victim_did_between_the_order_and_its_death_is_explained_too() -> None:
+    run = good_run()
+    at = run[find(run, Kind.START, "c3", "billing")].time
+    over = replace(struck(KILL, 20, at + 1.5), outcome=Outcome.OFF)
+    run += [struck(KILL, 20, at - 0.5), over, began("billing", "c", 3, 900, 21, epoch=3), ended("billing", "c", 3, 901, 21, epoch=3)]
+    result = verdict(run)
+    assert result.ok, str(result)
+    assert result.duplicates == {"crash": 1}
+
+
 def test_an_execution_cut_by_a_kill_ends_with_it() -> None:
     run = good_run()
     run = [
