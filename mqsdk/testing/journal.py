@@ -104,7 +104,7 @@ class Journal:
         self._append(Kind.DEAD_LETTER, id, group=group)
 
     def fault(self, name: str, *, on: bool, pid: int = 0) -> None:
-        """A fault begins (write it just before) or is over (just after), `pid` its victim: between the two the victim may still do something."""
+        """A fault begins (write it just before) or is over (just after). pid: its victim, which may still act between the two."""
         self._append(Kind.FAULT, name, outcome=Outcome.ON if on else Outcome.OFF, pid=pid)
 
     def close(self) -> None:
