@@ -23,7 +23,7 @@ class Fifo:
     def __init__(self, special: Container[int], spans_chunks: bool = False) -> None:
         self._special = special
         self._spans_chunks = spans_chunks
-        self._chunks: deque[Sequence[Record]] = deque()
+        self._chunks: deque[list[Record]] = deque()
         self._at = 0
         self.ready = 0
         self.again: deque[Record] = deque()
@@ -35,7 +35,7 @@ class Fifo:
             self.due += [record for record in records if record.position in self._special]
             records = [record for record in records if record.position not in self._special]
         if records:
-            self._chunks.append(records)
+            self._chunks.append(list(records))
             self.ready += len(records)
         return ()
 
@@ -52,21 +52,21 @@ class Fifo:
         if len(chunk) - at <= limit:
             self._chunks.popleft()
             self._at = 0
-            return list(chunk[at:])
+            return chunk[at:] if at else chunk
         self._at = at + limit
-        return list(chunk[at : at + limit])
+        return chunk[at : at + limit]
 
     def back(self, records: Sequence[Record]) -> None:
         """Records taken out that did not run: to the front again."""
         self.due += [record for record in records if record.position in self._special]
-        records = [record for record in records if record.position not in self._special]
-        if not records:
+        plain = [record for record in records if record.position not in self._special]
+        if not plain:
             return
         if self._at:
             self._chunks[0] = self._chunks[0][self._at :]
             self._at = 0
-        self._chunks.appendleft(records)
-        self.ready += len(records)
+        self._chunks.appendleft(plain)
+        self.ready += len(plain)
 
     def end(self, records: Iterable[Record]) -> None:
         """Records that were taken out are over; nothing waited for them."""

@@ -207,7 +207,7 @@ class Machine:
         if ownership.fenced:
             return
         records = ownership.receive(event.records, event.bytes)
-        self._desk.counters.redelivered += sum([record.redelivered for record in records])
+        self._desk.counters.redelivered += ownership.take_repeats()
         late = ownership.queue.add(records)
         if late:
             ownership.park(late, now)

@@ -34,7 +34,8 @@ class MachineView:
     records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
-    redelivered by the backend's own mark; orphaned = handled under an ownership that was over; gap = lost to a Gap.
+    redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
+    gap = lost to a Gap.
     """
 
     partitions: tuple[PartitionView, ...]

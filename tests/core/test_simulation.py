@@ -23,7 +23,7 @@ from mqsdk.spi import events as spi
 from tests.core.simulation import run
 from tests.core.world import Broken
 
-SEEDS = 1500
+SEEDS = 2000
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, 500))

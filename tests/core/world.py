@@ -143,7 +143,7 @@ class World:
             self.inbox.append(batch)
             if self.rate("stale"):
                 self.after(0.1, lambda: self._late(process, batch))
-        self.after(self.rng.choice((0.001, 0.005)), lambda: self._deliver(number, epoch, process))
+        self.after(self.rng.choice((0.002, 0.03)), lambda: self._deliver(number, epoch, process))
 
     def _late(self, process: int, event: Any) -> None:
         if process == self.process:
