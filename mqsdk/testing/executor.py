@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar, TypeVarTuple
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.tasks import EventLoop, LoopWorkers
-from mqsdk.runtime.workers import Results, Running, Task, Workers, run_batch, run_each
+from mqsdk.runtime.workers import Results, Running, ScanEvent, Task, Workers, run_batch, run_each
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -68,6 +68,14 @@ class SteppedTasks(LoopWorkers):
     """Async handlers on a VirtualLoop. When the loop is idle every running call waits, so what is queued behind one goes back at once."""
 
     slow_s: ClassVar[float] = -1.0
+
+    def __init__(self, declared: Declared, clock: Clock, results: Results, loop: VirtualLoop, concurrency: int) -> None:
+        super().__init__(declared.handler, clock, results, loop, concurrency, declared.ordered)
+        self._virtual = loop
+
+    def scan(self, now: float, stuck_after_s: float) -> list[ScanEvent]:
+        self._virtual.run_until_idle()
+        return super().scan(now, stuck_after_s)
 
 
 class VirtualLoop(EventLoop):

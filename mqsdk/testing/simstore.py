@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from mqsdk.runtime.clock import Clock, SystemClock
@@ -278,8 +279,7 @@ class SimLog:
             runs: dict[int, list[tuple[int, Record]]] = defaultdict(list)
             for number in range(self.topics.get(topic, 0)):
                 log = self.logs[Partition(topic, number)]
-                stops = [position for position, _ in log.marks[1:]] + [log.end]
-                for (position, serial), stop in zip(log.marks, stops, strict=True):
+                for (position, serial), (stop, _) in pairwise([*log.marks, (log.end, 0)]):
                     first, last = max(position, log.base), max(stop, log.base)
                     runs[serial].extend((number, record) for record in log.read(first, last - first))
             return [item for serial in sorted(runs) for item in runs[serial]]
