@@ -30,10 +30,11 @@ def encode(payload: Any) -> tuple[bytes, str]:
             return payload.encode(), TEXT
         except UnicodeEncodeError:
             raise NotEncodable("the text has characters that UTF-8 cannot carry (lone surrogates)") from None
-    if isinstance(payload, bytes | bytearray | memoryview):
-        return bytes(payload), BINARY
-    if isinstance(payload, str) and not _is_enum(payload):
-        return encode(str.__str__(payload))
+    if kind is not dict and kind is not list:
+        if isinstance(payload, (bytes, bytearray, memoryview)):
+            return bytes(payload), BINARY
+        if isinstance(payload, str) and not _is_enum(payload):
+            return encode(str.__str__(payload))
     raw = _to_json(payload)
     if jsontext.too_deep(raw):
         raise NotEncodable(f"JSON nests deeper than {MAX_DEPTH} levels")
@@ -48,7 +49,8 @@ def _is_enum(value: object) -> bool:
 
 def _to_json(payload: Any) -> bytes:
     fast = jsontext.msgspec_module()
-    if kinds.is_model(type(payload)):
+    kind = type(payload)
+    if kind is not dict and kind is not list and kinds.is_model(kind):
         raw = _model_to_json(payload)
     elif fast is not None:
         raw = _fast_to_json(fast, payload)

@@ -50,7 +50,10 @@ class Ids:
 
     def many(self, number: int) -> list[str]:
         """`number` ids in rising order; other threads' ids may lie between."""
-        return [self._text(each) for each in islice(self._numbers, number)]
+        numbers, prefix = list(islice(self._numbers, number)), self._prefix
+        if numbers and numbers[-1] > 0xFFFFFFFF:
+            return [self._text(each) for each in numbers]
+        return [f"{prefix}{each:08x}" for each in numbers]
 
     def _text(self, number: int) -> str:
         return f"{self._prefix}{number:08x}" if number <= 0xFFFFFFFF else self._renew()
