@@ -45,10 +45,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 # hooks.py declares the one plugin hook; `mqsdk.spi` itself does not import it, so an import of mqsdk does not pay for pluggy.
 THIRD_PARTY_ALLOWED = {Path("mqsdk/spi/hooks.py"): "pluggy"}
 STANDARD_LIBRARY_ONLY = ("mqsdk/core", "mqsdk/spi", "adapters/mqsdk_log/engine")
-CORE_MUST_NOT_CALL = (
-    *("open", "print", "input", "id", "uuid4", "uuid1", "now", "utcnow", "today"),
-    *("sleep", "urandom", "monotonic", "perf_counter"),
-)
+BUILTINS_FORBIDDEN_IN_CORE = ("open", "print", "input", "id")
+CALLS_FORBIDDEN_IN_CORE = ("uuid4", "uuid1", "now", "utcnow", "today", "sleep", "urandom", "monotonic", "perf_counter")
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,9 @@ def call_problems(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if name in CORE_MUST_NOT_CALL:
+        builtin = getattr(node.func, "id", "")
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else builtin
+        if builtin in BUILTINS_FORBIDDEN_IN_CORE or name in CALLS_FORBIDDEN_IN_CORE:
             yield node.lineno, f"calls {name}()"
 
 
