@@ -1,0 +1,75 @@
+"""The blob beside the watermark: what is put in comes out, and bytes that we did not write restore nothing."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqsdk.core.sparse import Saved, decode, encode
+
+States = tuple[int, list[tuple[int, int]], dict[int, int]]
+
+
+@st.composite
+def states(draw: st.DrawFn) -> States:
+    """(watermark, ranges above it that do not touch, failed attempts)."""
+    watermark = draw(st.integers(0, 2**61))
+    at, ranges = watermark, []
+    for gap, length in draw(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), max_size=30)):
+        ranges.append((at + gap, at + gap + length))
+        at += gap + length
+    attempts = draw(st.dictionaries(st.integers(watermark, watermark + 5000), st.integers(1, 10_000), max_size=10))
+    return watermark, ranges, attempts
+
+
+@given(states())
+def test_what_is_encoded_is_decoded(state: States) -> None:
+    watermark, ranges, attempts = state
+    assert decode(encode(watermark, ranges, attempts, 100_000), watermark) == Saved(tuple(ranges), attempts)
+
+
+@given(states(), st.integers(0, 200))
+def test_over_the_limit_the_far_end_is_left_out(state: States, limit: int) -> None:
+    watermark, ranges, attempts = state
+    blob = encode(watermark, ranges, attempts, limit)
+    saved = decode(blob, watermark)
+    assert len(blob) <= limit
+    assert list(saved.ranges) == ranges[: len(saved.ranges)]
+    assert saved.attempts == {position: attempts[position] for position in sorted(attempts)[: len(saved.attempts)]}
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**62))
+def test_foreign_bytes_restore_nothing(blob: bytes, watermark: int) -> None:
+    assert decode(blob, watermark) == Saved()
+
+
+@given(st.binary(max_size=60), st.integers(0, 300))
+def test_a_right_checksum_over_nonsense_never_raises(body: bytes, watermark: int) -> None:
+    saved = decode(b"\x01" + zlib.crc32(body).to_bytes(4, "big") + body, watermark)
+    assert all(watermark < start < stop for start, stop in saved.ranges)
+
+
+@pytest.mark.parametrize("position", range(12))
+def test_a_flipped_bit_restores_nothing(position: int) -> None:
+    blob = bytearray(encode(5, [(7, 9), (20, 30)], {6: 2}, 1000))
+    blob[position] ^= 4
+    assert decode(bytes(blob), 5) == Saved()
+
+
+def test_a_blob_of_another_watermark_restores_nothing() -> None:
+    """The group was reset: what it had settled beyond the new position is to run again."""
+    blob = encode(5, [(7, 9)], {6: 2}, 1000)
+    assert decode(blob, 4) == decode(blob, 6) == Saved()
+
+
+def test_nothing_to_say_takes_no_bytes() -> None:
+    assert encode(5, [], {}, 1000) == b""
+    assert encode(5, [(7, 9)], {}, 0) == b""
+
+
+def test_a_thousand_holes_fit_four_thousand_bytes() -> None:
+    ranges = [(position, position + 11) for position in range(1, 12_000, 12)]
+    assert len(decode(encode(0, ranges, {}, 4096), 0).ranges) == len(ranges) == 1000
