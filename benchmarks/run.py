@@ -73,7 +73,7 @@ def measure(names: list[str], rounds: int) -> tuple[Values, list[str]]:
             print(f"round {number}/{rounds}  {name}", file=sys.stderr)
             done = one(name)
             if done.returncode:
-                failures.append(f"{name} failed:\n{done.stderr[-2000:]}")
+                failures.append(f"{name} failed:\n{done.stderr[-800:]}")
                 continue
             for metric, value in json.loads(done.stdout.splitlines()[-1]).items():
                 values[metric].append(value)
