@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from mqsdk.api.middleware import Chain
@@ -39,13 +40,14 @@ class UserHandler:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one call is made of."""
+    """What one call is made of. clock: monotonic seconds, for `Message.remaining`."""
 
     function: Callable[..., Any]
     shape: Shape
     decode: Decoder
     verdicts: Verdicts
     chain: Chain
+    clock: Callable[[], float] = monotonic
 
 
 def make(parts: Parts, *, is_async: bool, batch: bool) -> UserHandler:
@@ -89,7 +91,7 @@ def _payload_only(parts: Parts) -> Callable[[Call], Failure | None]:
 
 
 def _single(parts: Parts) -> Callable[[Call], Failure | None]:
-    decode, verdicts, pick = parts.decode, parts.verdicts, _ARGUMENTS[parts.shape.passes]
+    decode, verdicts, pick, clock = parts.decode, parts.verdicts, _ARGUMENTS[parts.shape.passes], parts.clock
     run = parts.chain.around(parts.function, verdicts)
 
     def invoke(call: Call) -> Failure | None:
@@ -97,7 +99,7 @@ def _single(parts: Parts) -> Callable[[Call], Failure | None]:
             payload = decode(call.record)
         except BaseException as error:
             return verdicts.undecodable(error)
-        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
+        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call, clock=clock)
         token = CURRENT.set(message)
         try:
             result = run(message, pick(payload, message))
@@ -111,7 +113,7 @@ def _single(parts: Parts) -> Callable[[Call], Failure | None]:
 
 
 def _single_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failure | None]]:
-    decode, verdicts, pick = parts.decode, parts.verdicts, _ARGUMENTS[parts.shape.passes]
+    decode, verdicts, pick, clock = parts.decode, parts.verdicts, _ARGUMENTS[parts.shape.passes], parts.clock
     run = parts.chain.around_async(parts.function, verdicts)
 
     async def invoke_async(call: Call) -> Failure | None:
@@ -119,7 +121,7 @@ def _single_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failure 
             payload = decode(call.record)
         except BaseException as error:
             return verdicts.undecodable(error)
-        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call)
+        message: Message[Any] = Message(call.record, call.origin, payload, attempt=call.attempt, call=call, clock=clock)
         token = CURRENT.set(message)
         try:
             result = await run(message, pick(payload, message))
@@ -178,9 +180,11 @@ def _batch_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failures]
 def _open_batch(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[Any]], list[tuple[int, Failure]]]:
     """(index in `call.records` of each message that decodes, those messages, failures of the others)."""
     records: Sequence[Record] = call.records
-    decode, origin, attempt = parts.decode, call.origin, call.attempt
+    decode, origin, attempt, clock = parts.decode, call.origin, call.attempt, parts.clock
     try:
-        messages: list[Message[Any]] = [Message(record, origin, decode(record), attempt=attempt, call=call) for record in records]
+        messages: list[Message[Any]] = [
+            Message(record, origin, decode(record), attempt=attempt, call=call, clock=clock) for record in records
+        ]
         return range(len(records)), messages, []
     except BaseException:  # rare: find out which ones
         return _sort_out(parts, call)
@@ -188,7 +192,7 @@ def _open_batch(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[A
 
 def _sort_out(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[Any]], list[tuple[int, Failure]]]:
     records: Sequence[Record] = call.records
-    decode, origin, attempt = parts.decode, call.origin, call.attempt
+    decode, origin, attempt, clock = parts.decode, call.origin, call.attempt, parts.clock
     indexes: list[int] = []
     messages: list[Message[Any]] = []
     failures: list[tuple[int, Failure]] = []
@@ -199,7 +203,7 @@ def _sort_out(parts: Parts, call: Call) -> tuple[Sequence[int], list[Message[Any
             failures.append((index, parts.verdicts.undecodable(error)))
             continue
         indexes.append(index)
-        messages.append(Message(record, origin, payload, attempt=attempt, call=call))
+        messages.append(Message(record, origin, payload, attempt=attempt, call=call, clock=clock))
     return indexes, messages, failures
 
 

@@ -52,6 +52,7 @@ class Session:
             decode=decoder(shape.annotation, self.limits, signature.where),
             verdicts=Verdicts(one.name, one.reject_on, mask, self._witness),
             chain=chain,
+            clock=self.supervisor.environment.clock.mono,
         )
         return Declared(
             topic=one.topic,

@@ -264,6 +264,39 @@ def test_an_async_handler_times_out_in_virtual_time() -> None:
         assert t.dead_letters("t", "g").payloads == ["x"]
 
 
+@pytest.mark.parametrize("form", ["sync", "async", "payload only"])
+def test_the_time_that_remains_is_virtual_too(form: str) -> None:
+    app, remaining = App(), []
+
+    def note(message: Message[Any] | None) -> None:
+        assert message is not None
+        remaining.append(message.remaining)
+
+    if form == "sync":
+
+        @app.consumer("t", group="g", timeout="30s")
+        def handle(value: str, message: Message[Any]) -> None:
+            note(message)
+
+    elif form == "async":
+
+        @app.consumer("t", group="g", timeout="30s")
+        async def handle_async(value: str, message: Message[Any]) -> None:
+            await asyncio.sleep(10)
+            note(message)
+
+    else:
+
+        @app.consumer("t", group="g", timeout="30s")
+        def handle_payload(value: str) -> None:
+            note(current_message())
+
+    with TestApp(app) as t:
+        app.publish("t", "x")
+        t.advance("10s")
+    assert remaining == [20.0 if form == "async" else 30.0]
+
+
 def test_a_handler_still_running_at_the_end_is_ended_with_the_drain_timeout() -> None:
     app, ended = App(), []
 
