@@ -94,6 +94,7 @@ def _guarded(session: Session, words: Sequence[str], call: Any) -> int:
     except click.ClickException as error:
         return _usage(session, words, error)
     except MqError as error:
+        _heed_json(session, words)
         session.out.failure(error)
         return exit_code(error)
     except (click.Abort, KeyboardInterrupt):
@@ -108,11 +109,15 @@ def _guarded(session: Session, words: Sequence[str], call: Any) -> int:
 
 
 def _usage(session: Session, words: Sequence[str], error: click.ClickException) -> int:
-    """A wrong call. `--json` counts wherever it stands, although parsing ended before it was read."""
-    session.out.json = session.out.json or "--json" in words
+    _heed_json(session, words)
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mqsdk"
     session.out.error(type(error).__name__, error.format_message(), where, f"see `{where} --help`")
     return USAGE
+
+
+def _heed_json(session: Session, words: Sequence[str]) -> None:
+    """`--json` counts wherever it stands, also when the call ended before it was parsed."""
+    session.out.json = session.out.json or "--json" in words
 
 
 @click.command(cls=Commands, params=common_options(), context_settings={"help_option_names": ["-h", "--help"]})
