@@ -126,6 +126,6 @@ def what_next(run: Path, began: float) -> None:
     print(f"  cd {here} && export PATH=$PWD/{programs}:$PATH")
     print("  mqsdk lag                                   # how far each group is")
     print("  mqsdk dlq list flights alerts               # the dead letters, and why")
-    print("  mqsdk dlq redrive flights alerts --dry-run  # give them another chance")
+    print("  mqsdk topics                                # what the log holds")
     print("  mqsdk peek flights -n 3 --body              # messages, without touching a group")
     print("  mqsdk offsets reset flights delays --to earliest --dry-run   # read the month once more")
