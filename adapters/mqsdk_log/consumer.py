@@ -190,8 +190,8 @@ class LogConsumer(Consumer):
             return 0
         if not records:
             return 0
-        size = sum([len(record.value) for record in records])
-        size += sum([len(record.key) for record in records if record.key is not None])
+        size = sum(map(len, [record.value for record in records]))
+        size += sum(map(len, filter(None, [record.key for record in records])))
         owned.records -= len(records)
         owned.bytes -= size
         self._events.append(Batch(owned.partition, owned.epoch, records, size))

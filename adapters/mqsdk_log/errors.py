@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from mqsdk.spi import AccessDenied, BackendError, Corrupt, Rejected, StateError, Unavailable, Unknown, UnsafeBackend, UnsupportedFormat
 from mqsdk_log.engine import errors as engine
@@ -16,13 +15,23 @@ KIND = "log"
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-@contextmanager
-def translated(cluster: str) -> Iterator[None]:
-    """Raise the error of mqsdk in place of the engine's, which becomes its cause."""
-    try:
-        yield
-    except (engine.LogError, OSError, IndexError) as error:
-        raise translate(error, cluster) from error
+class translated:  # noqa: N801 - reads as the statement that it is
+    """`with translated(cluster):` raises the error of mqsdk in place of the engine's, which becomes its cause.
+
+    A class, because a generator costs 0.5 us more, and a settle passes here.
+    """
+
+    __slots__ = ("_cluster",)
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        if isinstance(error, engine.LogError | OSError | IndexError):
+            raise translate(error, self._cluster) from error
 
 
 def translate(error: Exception, cluster: str) -> Exception:

@@ -1,20 +1,32 @@
-"""Publishing on the caller's own thread: one append per run of records of a partition, one answer per run."""
+"""Publishing on the caller's own thread: one append per run of records of a partition, one answer per run.
+
+A batch is turned into columns first, so that what must be equal, rising or absent is asked once per batch at the speed of `tuple.count`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from typing import Any
 
 from mqsdk.spi import EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
 from mqsdk_log.engine.errors import LogError
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.errors import refusal
-from mqsdk_log.records import Blocks, attempt_field, producer_number
+from mqsdk_log.records import MAX_ATTEMPT, Blocks, producer_number
 
 MAX_PAYLOAD = (8 << 20) - (64 << 10)  # a record is at most 8 MiB; key and headers need room
-_FITS = 1 << 32
+_FITS = 1 << 32  # sequences below it fit the batch header
+_TIME_SPAN = 1 << 31  # times of a batch are stored as 32-bit differences
 _FAILURES = (LogError, OSError, ValueError, IndexError)
+_TOO_LARGE = Rejected("too_large", f"a payload is over the limit of {MAX_PAYLOAD} bytes")
+_HELD_BACK = Rejected("throttled", "an earlier message of this partition is not stored yet", retryable=True)
+
+Answer = Stored | Rejected | Unknown
+Encoded = tuple[bytes | None, bytes, bytes, int, int, int]
+Columns = list[tuple[Any, ...]]
+# Places in NewRecord.
+_PARTITION, _KEY, _VALUE, _ID, _TIME, _TYPE, _HEADERS, _PRODUCER, _SEQUENCE, _ATTEMPT, _DUE, _EXTRA, _DURABLE = range(1, 14)
 
 
 class LogProducer(Producer):
@@ -29,102 +41,142 @@ class LogProducer(Producer):
 
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
         if len(batch) == 1:
-            self._answer(batch, self._append(batch, deadline))
+            new = batch[0]
+            self._events.put(Published(new[0], self._append_one(new, deadline)))
             return
-        for records in _by_partition(batch):
+        columns = list(zip(*batch, strict=True))
+        if _uniform(columns, _PARTITION):
+            self._publish_partition(batch, columns, deadline)
+            return
+        found: dict[Partition, list[NewRecord]] = {}
+        for new in batch:
+            found.setdefault(new.partition, []).append(new)
+        for records in found.values():
+            self._publish_partition(records, list(zip(*records, strict=True)), deadline)
+
+    def _publish_partition(self, records: Sequence[NewRecord], columns: Columns, deadline: float) -> None:
+        if _is_run(columns):
+            self._publish_runs(iter((records,)), deadline, columns)
+        else:
             self._publish_runs(_runs(records), deadline)
 
-    def _publish_runs(self, runs: Iterator[Sequence[NewRecord]], deadline: float) -> None:
+    def _publish_runs(self, runs: Iterator[Sequence[NewRecord]], deadline: float, columns: Columns | None = None) -> None:
         """Runs of one partition. Nothing newer is stored after one that may still be repeated: it would overtake it."""
         held_back: Rejected | None = None
         for run in runs:
-            outcome = held_back or self._append(run, deadline)
+            outcome = held_back or self._append(run, columns or list(zip(*run, strict=True)), deadline)
             if isinstance(outcome, Rejected) and outcome.code == "too_large" and len(run) > 1:
                 middle = len(run) // 2  # one of them is too large, or all together are: the others are not to suffer for it
                 self._publish_runs(iter((run[:middle], run[middle:])), deadline)
                 continue
             self._answer(run, outcome)
             if isinstance(outcome, Unknown) or (isinstance(outcome, Rejected) and outcome.retryable):
-                held_back = Rejected("throttled", "an earlier message of this partition is not stored yet", retryable=True)
+                held_back = _HELD_BACK
 
-    def _append(self, run: Sequence[NewRecord], deadline: float) -> Stored | Rejected | Unknown:
-        """Records of one partition, one producer, consecutive sequences: one append."""
-        first = run[0]
-        if max([len(new.value) for new in run]) > MAX_PAYLOAD:
-            return Rejected("too_large", f"a payload is over the limit of {MAX_PAYLOAD} bytes")
-        try:
-            log = self._partitions.get(first.partition) or self._open(first.partition)
-            producer, sequence = self._identity(first, len(run))
-            base_ms = first.timestamp_ms
-            block, in_block = self._blocks.of, not producer and first.producer != ""
-            if len(run) == 1:
-                records = [(first.key, block(first, in_block), first.value, 0, 0, attempt_field(first.attempt))]
-            else:
-                records = [
-                    (new.key, block(new, in_block), new.value, new.timestamp_ms - base_ms, 0, attempt_field(new.attempt)) for new in run
-                ]
-            base = log.append(
-                records, timestamp_ms=base_ms, producer_id=producer, producer_seq=sequence, deadline=deadline, durable=first.durable
-            )
-        except _FAILURES as error:
-            self._forget(first.partition)
-            return refusal(error)
-        return Stored(base)
-
-    def _answer(self, run: Sequence[NewRecord], outcome: Stored | Rejected | Unknown) -> None:
+    def _answer(self, run: Sequence[NewRecord], outcome: Answer) -> None:
         put = self._events.put
-        if len(run) == 1 or run[-1].token - run[0].token == len(run) - 1:
+        if run[-1].token - run[0].token == len(run) - 1:
             put(Published(run[0].token, outcome, len(run)))
             return
         for index, new in enumerate(run):  # tokens of several partitions mixed: an answer each
             base = outcome.position if isinstance(outcome, Stored) else None
             put(Published(new.token, outcome if base is None else Stored(base + index)))
 
-    def _identity(self, first: NewRecord, count: int) -> tuple[int, int]:
-        """(producer, first sequence) for the batch header; (0, 0) when the block carries them, or there is no producer."""
-        number = self._numbers.get(first.producer)
-        if number is None:
-            number = self._numbers[first.producer] = producer_number(first.producer)
-        if not number or not 0 <= first.sequence <= _FITS - count:
-            return 0, 0
-        return number, first.sequence
+    # --- encoding -----------------------------------------------------------------------------------------------------------------
+
+    def _append(self, run: Sequence[NewRecord], columns: Columns, deadline: float) -> Answer:
+        """Records of one partition, one producer, consecutive sequences: one append."""
+        first = run[0]
+        if max(map(len, columns[_VALUE])) > MAX_PAYLOAD:
+            return _TOO_LARGE
+        number = self._number(first.producer) if columns[_SEQUENCE][-1] < _FITS else 0
+        base_ms = first.timestamp_ms
+        deltas = [time_ms - base_ms for time_ms in columns[_TIME]]
+        attempts = columns[_ATTEMPT]
+        if max(attempts) > MAX_ATTEMPT:
+            attempts = tuple(min(attempt, MAX_ATTEMPT) for attempt in attempts)
+        blocks = self._encode(run, columns, number)
+        records = list(zip(columns[_KEY], blocks, columns[_VALUE], deltas, (0,) * len(run), attempts, strict=True))
+        return self._store(first, records, number, deadline)
+
+    def _encode(self, run: Sequence[NewRecord], columns: Columns, number: int) -> list[bytes]:
+        """The blocks of headers of a run, made together where they differ in the id only."""
+        first = run[0]
+        in_block = first.producer != "" and not number
+        plain = not in_block and not any(columns[_HEADERS]) and not any(columns[_EXTRA]) and columns[_DUE].count(None) == len(run)
+        if plain and _uniform(columns, _TYPE):
+            ids = [text.encode() for text in columns[_ID]]
+            if len(set(map(len, ids))) == 1:
+                head, tail = self._blocks.around(first.content_type, len(ids[0]))
+                return [head + one + tail for one in ids]
+        return [self._blocks.of(new, in_block) for new in run]
+
+    def _append_one(self, new: NewRecord, deadline: float) -> Answer:
+        """As `_append` for the commonest case: a lone message with nothing but id and content type."""
+        _, partition, key, value, id_text, time_ms, content_type, headers, producer, sequence, attempt, due_ms, extra, durable = new
+        number = self._numbers.get(producer)
+        if headers or extra or due_ms is not None or not number or sequence >= _FITS or attempt > MAX_ATTEMPT or len(value) > MAX_PAYLOAD:
+            return self._append((new,), list(zip(new, strict=True)), deadline)
+        raw = id_text.encode()
+        head, tail = self._blocks.around(content_type, len(raw))
+        try:
+            log = self._partitions.get(partition) or self._open(partition)
+            return Stored(
+                log.append(
+                    [(key, head + raw + tail, value, 0, 0, attempt)], timestamp_ms=time_ms, producer_id=number, producer_seq=sequence,
+                    deadline=deadline, durable=durable,
+                )
+            )  # fmt: skip
+        except _FAILURES as error:
+            return self._failed(partition, error)
+
+    def _store(self, first: NewRecord, records: Sequence[Encoded], number: int, deadline: float) -> Answer:
+        try:
+            log = self._partitions.get(first.partition) or self._open(first.partition)
+            base = log.append(
+                records, timestamp_ms=first.timestamp_ms, producer_id=number, producer_seq=first.sequence if number else 0,
+                deadline=deadline, durable=first.durable,
+            )  # fmt: skip
+        except _FAILURES as error:
+            return self._failed(first.partition, error)
+        return Stored(base)
+
+    def _failed(self, partition: Partition, error: Exception) -> Answer:
+        self._partitions.pop(partition, None)  # look the topic up again next time: it may have been deleted and made anew
+        return refusal(error)
 
     def _open(self, partition: Partition) -> PartitionLog:
         found = self._partitions[partition] = self._log.topic(partition.topic).partition(partition.number)
         return found
 
-    def _forget(self, partition: Partition) -> None:
-        """After a failure look the topic up again: it may have been deleted and made anew."""
-        self._partitions.pop(partition, None)
+    def _number(self, producer: str) -> int:
+        found = self._numbers.get(producer)
+        if found is None:
+            found = self._numbers[producer] = producer_number(producer)
+        return found
 
 
-def _by_partition(batch: Sequence[NewRecord]) -> Iterator[Sequence[NewRecord]]:
-    """The batch per partition, in its order."""
-    first = batch[0].partition
-    if all(new.partition is first for new in batch):
-        yield batch
-        return
-    found: dict[Partition, list[NewRecord]] = {}
-    for new in batch:
-        found.setdefault(new.partition, []).append(new)
-    yield from found.values()
+def _uniform(columns: Columns, place: int) -> bool:
+    column = columns[place]
+    return column.count(column[0]) == len(column)
+
+
+def _is_run(columns: Columns) -> bool:
+    """Whether one batch header describes all: one producer, one durability, times within 32 bits, sequences without a jump."""
+    if not _uniform(columns, _PRODUCER) or not _uniform(columns, _DURABLE) or max(columns[_TIME]) - min(columns[_TIME]) >= _TIME_SPAN:
+        return False
+    sequences = columns[_SEQUENCE]
+    first, last = sequences[0], sequences[-1]
+    if not columns[_PRODUCER][0]:
+        return True
+    return sequences == tuple(range(first, last + 1)) and (first < _FITS) == (last < _FITS)
 
 
 def _runs(records: Sequence[NewRecord]) -> Iterator[Sequence[NewRecord]]:
-    """Cut where a batch header could not describe the next record: another producer, a jump in the sequence, another durability."""
-    last = records[-1]
-    if _same(records[0], last, len(records) - 1) and all(_same(one, other, 1) for one, other in pairwise(records)):
-        yield records
-        return
+    """Cut where a batch header could not describe the next record too."""
     start = 0
-    for index, (one, other) in enumerate(pairwise(records), 1):
-        if not _same(one, other, 1):
+    for index in range(1, len(records)):
+        if not _is_run(list(zip(records[index - 1], records[index], strict=True))):
             yield records[start:index]
             start = index
     yield records[start:]
-
-
-def _same(one: NewRecord, other: NewRecord, distance: int) -> bool:
-    return (
-        one.producer == other.producer and one.durable == other.durable and (other.sequence - one.sequence == distance or not one.producer)
-    )

@@ -19,7 +19,7 @@ _ID_ENTRY = Struct("<HHI")  # count of the block, then the lengths of the first 
 _ID_NAME = ID.encode()
 _AFTER_NAME = _ID_ENTRY.size + len(_ID_NAME)
 _CACHED = 256
-_MAX_ATTEMPT = 0xFFFF
+MAX_ATTEMPT = 0xFFFF  # what the batch's field holds; higher counts are stored as this
 
 
 class LogRecord(Record):
@@ -32,7 +32,7 @@ class LogRecord(Record):
 
     block: bytes
     producer_id: int
-    __init__ = object.__init__  # type: ignore[assignment]  # the reader stores every field itself, after a bare call of the class
+    __init__ = object.__init__  # the reader stores every field itself, after a bare call of the class
 
     def __getattr__(self, name: str) -> object:
         if name == "redelivered":
@@ -75,23 +75,21 @@ class Blocks:
     def __init__(self) -> None:
         self._known: dict[tuple[str | None, int], tuple[bytes, bytes]] = {}
 
-    def of(self, record: NewRecord, in_block: bool) -> bytes:
-        """in_block: producer and sequence are written as headers, because the batch cannot carry them."""
-        id_text = record.id.encode()
-        if in_block or record.headers or record.extra or record.due_ms is not None:
-            head, tail = _around(len(id_text), _rest(record, in_block))
-        else:
-            known = self._known.get((record.content_type, len(id_text)))
-            if known is None:
-                known = self._make(record, len(id_text))
-            head, tail = known
-        return head + id_text + tail
+    def around(self, content_type: str | None, id_size: int) -> tuple[bytes, bytes]:
+        """What stands before and after an id of so many bytes, in a block that holds nothing but id and content type."""
+        found = self._known.get((content_type, id_size))
+        if found is None:
+            if len(self._known) >= _CACHED:
+                self._known.clear()
+            rest = [] if content_type is None else [(CONTENT_TYPE.encode(), content_type.encode())]
+            found = self._known[content_type, id_size] = _around(id_size, rest)
+        return found
 
-    def _make(self, record: NewRecord, id_size: int) -> tuple[bytes, bytes]:
-        if len(self._known) >= _CACHED:
-            self._known.clear()
-        made = self._known[record.content_type, id_size] = _around(id_size, _rest(record, False))
-        return made
+    def of(self, record: NewRecord, in_block: bool) -> bytes:
+        """The block of any record. in_block: producer and sequence are headers, because the batch cannot carry them."""
+        id_text = record.id.encode()
+        head, tail = _around(len(id_text), _rest(record, in_block))
+        return head + id_text + tail
 
 
 def _around(id_size: int, rest: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
@@ -116,7 +114,3 @@ def _rest(record: NewRecord, in_block: bool) -> list[tuple[bytes, bytes]]:
 def producer_number(producer: str) -> int:
     """The u64 of a producer's 16 hexadecimal digits; 0 when it is written in another way, or is none."""
     return int(producer, 16) if _HEX.fullmatch(producer) else 0
-
-
-def attempt_field(attempt: int) -> int:
-    return attempt if attempt < _MAX_ATTEMPT else _MAX_ATTEMPT

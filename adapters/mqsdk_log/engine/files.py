@@ -144,6 +144,15 @@ def allocate(fd: int, size: int) -> None:
         done += os.pwrite(fd, bytes(min(65536, size - done)), done)
 
 
+def sync_path(path: Path) -> None:
+    """Make the names in a directory survive a power loss."""
+    fd = open_dir(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def free_bytes(fd: int) -> int:
     found = os.fstatvfs(fd)
     return found.f_bavail * found.f_frsize

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import assignment, cursors, members
+from . import assignment, cursors, files, members
 from .assignment import Assignment
 from .cursors import Cursor, CursorFile, NoSuchGroup
 from .errors import LockTimeout, LogError
@@ -123,8 +123,8 @@ class Group:
         with self._empty(topic, patience_s):
             for path in cursors.generations(self._cursor_path(topic)):
                 path.unlink(missing_ok=True)
+            files.sync_path(self._directory / "cursors")
             self.leases(topic).remove()
-            cursors.sync_directory(self._directory / "cursors")
         if not self.topics():
             self._remove_directory()
 

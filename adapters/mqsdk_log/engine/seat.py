@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import assignment, members
-from .cursors import Cursor, CursorFile
 from .assignment import Assignment
+from .cursors import Cursor, CursorFile
 from .groups import Group
 from .leases import Lease, Leases
 from .members import Membership
