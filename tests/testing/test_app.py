@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mqsdk import (
     Backoff,
     Batch,
     BatchFailure,
+    CapabilityError,
     ConfigError,
     Message,
     PublishRejected,
@@ -27,7 +28,8 @@ from mqsdk import (
     current_message,
 )
 from mqsdk.errors import DecodeError
-from mqsdk.testing import TestApp
+from mqsdk.testing import SimBackend, TestApp
+from mqsdk.testing.simlog import MEMORY
 
 
 @dataclass
@@ -633,6 +635,27 @@ def test_capabilities_may_be_borrowed_from_a_known_backend_only() -> None:
     assert app.state == "NEW"
     with pytest.raises(ValueError, match="give one of them"):
         TestApp(app, like="memory", path="x")
+
+
+def test_what_the_borrowed_backend_cannot_do_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = SimBackend(capabilities=replace(MEMORY, history=False, ordered=False))
+    monkeypatch.setattr("mqsdk.runtime.plugins.make_backend", lambda cluster: forgetful)
+    for options in ({"from_": "earliest"}, {"ordered": True}):
+        app = App()
+        app.consumer("t", group="g", **options)(lambda value: None)
+        with pytest.raises(CapabilityError), TestApp(app, like="forgetful"):
+            pass
+
+
+def test_what_is_not_built_yet_is_refused_and_never_ignored() -> None:
+    app = App()
+    with pytest.raises(CapabilityError):
+        app.consumer("t", group="g", broadcast=True)(lambda value: None)
+    with TestApp(app) as t:
+        with pytest.raises(PublishRejected) as refused:
+            app.publish("t", "x", delay="1s")
+        assert refused.value.code == "unsupported"
+        assert t.published("t") == []
 
 
 def test_an_app_that_is_open_is_refused_and_left_alone() -> None:
