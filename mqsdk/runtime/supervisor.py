@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 STEP_S = 0.01
 
+# What a second signal leaves for answers under way: without it two signals at once would report settles as unknown that are stored.
+LAST_SETTLE_S = 0.25
+
 
 class Supervisor:
     """One per opened App. Methods are called by one thread at a time, but for `publisher`, which any thread may call."""
@@ -321,9 +324,9 @@ class Supervisor:
         return StopReport(unfinished, clean)
 
     def hurry(self) -> None:
-        """End a running stop now: a second signal came."""
+        """End a running stop now: a second signal came. Settles that were sent already get a moment to be answered."""
         for _, loop in self.loops:
-            loop.drain(self.environment.clock.mono())
+            loop.drain(self.environment.clock.mono() + LAST_SETTLE_S)
 
     def _finish(self, loop: ConsumerLoop, deadline: float) -> None:
         if self.environment.threaded:
