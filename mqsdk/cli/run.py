@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,7 +52,10 @@ def run(session: Session, target: str, processes: int, only: str | None, parent:
 
 
 def _end_at_once(_number: int, _frame: object) -> None:
-    sys.exit(DONE)
+    """Ends in the middle of an import too, whatever that catches."""
+    with suppress(Exception):  # the signal may have come in the middle of a write
+        sys.stdout.flush()
+    os._exit(DONE)
 
 
 def _log(session: Session, level: str) -> None:

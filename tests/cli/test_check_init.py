@@ -43,7 +43,7 @@ def test_without_a_file_the_defaults_are_valid(broker: Broker) -> None:
 
 
 def test_every_problem_is_reported_with_its_place(broker: Broker, folder: Path) -> None:
-    write(folder / "bad.yaml", "app: shop\ndefaults:\n  conncurrency: 3\n  timeout: \"30\"\n")
+    write(folder / "bad.yaml", 'app: shop\ndefaults:\n  conncurrency: 3\n  timeout: "30"\n')
     found = broker.mqsdk("check", "bad.yaml")
     assert found.code == 3
     first, second = found.out.splitlines()
