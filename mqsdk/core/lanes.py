@@ -39,8 +39,9 @@ class Fifo:
             self.ready += len(records)
         return ()
 
-    def take(self, limit: int) -> list[Record]:
-        """Remove up to `limit` ready records, oldest first; rising positions unless chunks are spanned."""
+    def take(self, limit: int, starts: int) -> list[Record]:
+        """Remove up to `starts` ready records, oldest first; rising positions unless chunks are spanned. `limit`: as in Lanes."""
+        limit = min(limit, starts)
         taken = self._take(limit)
         while self._spans_chunks and len(taken) < limit and self._chunks:
             taken += self._take(limit - len(taken))
@@ -131,19 +132,20 @@ class Lanes:
         else:
             lane.append(record)
 
-    def take(self, limit: int) -> list[Record]:
-        """Remove up to `limit` records that one worker may run in this order: heads of lanes, and what follows each in its lane."""
+    def take(self, limit: int, starts: int) -> list[Record]:
+        """Remove up to `limit` records that one worker may run in this order: the heads of up to `starts` lanes, and what follows each."""
         ready = self._ready
         if not self._waiting:
-            if len(ready) <= limit:
+            if len(ready) <= min(limit, starts):
                 taken = list(ready)
                 ready.clear()
                 return taken
-            return [ready.popleft() for _ in range(limit)]
+            return [ready.popleft() for _ in range(min(limit, starts))]
         taken = []
-        while ready and len(taken) < limit:
+        while ready and starts and len(taken) < limit:
             record = ready.popleft()
             taken.append(record)
+            starts -= 1
             if record.key in self._waiting:
                 taken += self._follow(record.key, limit - len(taken))
         return taken

@@ -31,15 +31,18 @@ class JobSize:
         else:
             self._cost_s = known + (cost - known) * (0.5 if cost < known else 0.1)
 
-    def records(self, ready: int, workers: int) -> int:
-        """Size of the next job. ready: records that could start now. workers: how many could run at once."""
+    def next(self, ready: int, workers: int) -> tuple[int, int]:
+        """(size, starts) of the next job: at most so many records, of which so many could as well start elsewhere at the same time.
+
+        ready: records (ordered: keys) that could start now. workers: how many could run at once.
+        """
         cost = self._cost_s
         if cost is None:
             size = 1 if self._is_async else FIRST
         elif self._is_async and cost > WAITS_S:
-            return 1
+            return 1, 1
         else:
             size = LARGEST if cost * LARGEST <= WORK_S else max(1, int(WORK_S / cost))
             if cost < CHEAP_S:
-                return size
-        return max(1, min(size, -(-ready // workers)))
+                return size, size
+        return size, max(1, min(size, -(-ready // workers)))

@@ -81,6 +81,7 @@ class Starter:
         ready = sum(ownership.queue.ready for ownership in turn)
         while free > 0 and turn:
             ownership = turn[0]
+            before = ownership.queue.ready
             job = self._next(now, ownership, ready) if ownership.may_start(now) else None
             if job is None:
                 turn.popleft()
@@ -88,7 +89,7 @@ class Starter:
                 continue
             turn.rotate(-1)
             free -= 1
-            ready -= len(job.records)
+            ready -= before - ownership.queue.ready
             self._running[job.token] = RunningJob(job, ownership)
             ownership.running += 1
             self._desk.actions.append(Run(job))
@@ -103,8 +104,8 @@ class Starter:
             return None
         if batch is not None:
             return self._next_batch(now, ownership, batch)
-        size = self._size.records(ready, self._desk.tuning.concurrency)
-        return self._job(ownership, queue.take(size), 1)
+        size, starts = self._size.next(ready, self._desk.tuning.concurrency)
+        return self._job(ownership, queue.take(size, starts), 1)
 
     def _next_batch(self, now: float, ownership: Ownership, batch: int) -> Job | None:
         """A full batch, or what there is once the oldest of it has waited `batch_wait_s`."""
@@ -116,7 +117,7 @@ class Starter:
             if now < ownership.fill_at:
                 return None
         ownership.fill_at = None
-        return self._job(ownership, queue.take(batch), 1)
+        return self._job(ownership, queue.take(batch, batch), 1)
 
     def _filled(self, now: float, ownership: Ownership, _: object) -> None:
         self.offer(ownership)

@@ -15,7 +15,8 @@ from mqsdk.spi import events as spi
 T = TypeVar("T")
 P0 = spi.Partition("orders", 0)
 POLICY = RetryPolicy(attempts=3, backoff=Backoff(1, factor=2, max=60, jitter=0.0))
-OK: tuple[()] = ()
+# With one worker, records that come together make one job.
+ONE_WORKER = act.Tuning(concurrency=1, retry=POLICY)
 
 
 def record(position: int, key: str | None = None, size: int = 10, **fields: Any) -> spi.Record:
@@ -31,9 +32,9 @@ def failure(kind: act.FailureKind = "error", after_s: float | None = None, error
 class Driver:
     """A machine that owns partition 0 from position 0 on, unless `assign` is False."""
 
-    def __init__(self, *, ordered: bool = False, assign: bool = True, tuning: act.Tuning | None = None, **spec: Any) -> None:
+    def __init__(self, *, ordered: bool = False, assign: bool = True, tuning: act.Tuning = ONE_WORKER, **spec: Any) -> None:
         self.now = 100.0
-        self.tuning = tuning or act.Tuning(retry=POLICY)
+        self.tuning = tuning
         self.machine = Machine(act.Spec("orders", "billing", "main", ordered=ordered, **spec), self.tuning, Random(0), 1_000_000.0)
         self.actions: list[act.Action] = []
         self.log: list[act.Action] = []
@@ -60,7 +61,7 @@ class Driver:
     def finish(
         self, job: act.Job, *failures: tuple[spi.Record, act.Failure], skipped: Sequence[spi.Record] = (), after: float = 0.0
     ) -> None:
-        self.feed(act.Finished(job, failures, skipped, 0.001 * len(job.records)), after=after)
+        self.feed(act.Finished(job, failures, skipped, 0.00005 * len(job.records)), after=after)
 
     def of(self, kind: type[T]) -> list[T]:
         """Actions of the last feed of this kind."""
