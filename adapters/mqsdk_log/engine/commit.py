@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from . import checkpoint, files, segment, state
@@ -42,6 +43,7 @@ class GroupCommit:
         self._what = what
         self._lock_fd = files.open_create("sync.lock", directory)
         self._mutex: Any = threading.Lock()
+        self._busy: Any = threading.Lock()  # threads share the descriptor of sync.lock, so flock does not keep them apart
         self._leading = False
         self._followers: list[_Follower] = []
         self._fds: dict[int, int] = {}
@@ -104,27 +106,46 @@ class GroupCommit:
 
     def sync(self, deadline: float | None = None, *, mark_now: bool = False) -> None:
         """Sync all that is appended now. After one failure nothing is tried again on that range: the kernel may call the pages clean."""
-        words = self._words
+        left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
+        if not self._busy.acquire(timeout=left):
+            raise SyncFailed(f"{self._what}: another thread synced until the deadline; the records may be stored")
         try:
             files.lock_until(self._lock_fd, files.LOCK_EX, deadline, f"{self._what}: sync lock")
+            self._sync_locked(mark_now)
         except LockTimeout:
             raise SyncFailed(f"{self._what}: another process held the sync lock until the deadline; the records may be stored") from None
-        try:
-            if words[state.TAG] != self._tag:
-                return  # reset by somebody; whoever appends next recovers and syncs
-            if words[state.FLAGS] & state.FAILED:
-                raise SyncFailed(f"{self._what}: an earlier sync failed; the partition is read-only until repaired")
-            end, next_offset, base = state.read_tail(words)
-            if words[state.SYNCED] < next_offset:
-                self._sync_segments(words[state.SYNCED], base)
-                words[state.SYNCED] = next_offset
-            if words[state.VISIBLE] < next_offset:
-                words[state.VISIBLE] = next_offset
-            self._checkpoint(Mark(next_offset, base, end), mark_now)
         finally:
             files.flock(self._lock_fd, files.LOCK_UN)
+            self._busy.release()
+
+    def _sync_locked(self, mark_now: bool) -> None:
+        words = self._words
+        if words[state.TAG] != self._tag:
+            return  # reset by somebody; whoever appends next recovers and syncs
+        if words[state.FLAGS] & state.FAILED:
+            raise SyncFailed(f"{self._what}: an earlier sync failed; the partition is read-only until repaired")
+        end, next_offset, base = state.read_tail(words)
+        if words[state.SYNCED] < next_offset:
+            self._sync_segments(words[state.SYNCED], base)
+            words[state.SYNCED] = next_offset
+        if words[state.VISIBLE] < next_offset:
+            words[state.VISIBLE] = next_offset
+        self._checkpoint(Mark(next_offset, base, end), mark_now)
 
     def _sync_segments(self, synced: int, last: int) -> None:
+        try:
+            bases = self._open_segments(synced, last)
+        except OSError as error:  # too many open files, or the topic was deleted: nothing was tried, so nothing is spoiled
+            raise SyncFailed(f"{self._what}: a segment cannot be opened to sync it; the records may be stored") from error
+        try:
+            for base in bases:
+                files.sync_data(self._fds[base])
+        except OSError as error:
+            self._words[state.FLAGS] |= state.FAILED
+            raise SyncFailed(f"{self._what}: fdatasync failed; the records may be stored. Look at the disk, then repair the log") from error
+
+    def _open_segments(self, synced: int, last: int) -> list[int]:
+        """Every segment that may hold something between the durable mark and the tail; descriptors of others are closed."""
         bases = [last]
         if last > synced or last not in self._fds:
             found = segment.bases(self._directory)
@@ -132,29 +153,31 @@ class GroupCommit:
             bases = [base for base in found if (first is None or base >= first) and base <= last]
         for base in [one for one in self._fds if one not in bases]:
             files.close(self._fds.pop(base))
-        try:
-            for base in bases:
-                if base not in self._fds:
-                    self._fds[base] = files.open_write(segment.file_name(base), self._directory)
-                files.sync_data(self._fds[base])
-        except OSError as error:
-            self._words[state.FLAGS] |= state.FAILED
-            raise SyncFailed(f"{self._what}: fdatasync failed; the records may be stored. Look at the disk, then repair the log") from error
+        for base in bases:
+            if base not in self._fds:
+                self._fds[base] = files.open_write(segment.file_name(base), self._directory)
+        return bases
 
     def _checkpoint(self, mark: Mark, now: bool) -> None:
         if mark == self._mark:
             return
         clock = time.monotonic()
         if now or mark.segment != self._mark.segment or clock - self._marked_at >= CHECKPOINT_S:
-            checkpoint.store(self._directory, mark)
-            self._mark, self._marked_at = mark, clock
+            with suppress(OSError):  # the older mark stays true; the next sync tries again
+                checkpoint.store(self._directory, mark)
+                self._mark, self._marked_at = mark, clock
 
-    def fds(self) -> list[int]:
-        return [self._lock_fd, *self._fds.values()]
+    def close(self, gone: Any) -> None:
+        """Wait for a running sync, then close its descriptors: one that is reused would be synced in the place of the segment."""
+        with self._busy:
+            self.forget(gone)
 
     def forget(self, gone: Any) -> None:
-        """Become unusable; the caller closes the descriptors."""
-        self._words = self._mutex = gone
+        """Close without waiting (a forked child has no thread that syncs) and fail from now on."""
+        for fd in (self._lock_fd, *self._fds.values()):
+            files.close(fd)
+        self._fds = {}
+        self._words = self._mutex = self._busy = gone
 
 
 class Syncer:

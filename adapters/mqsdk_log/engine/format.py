@@ -94,30 +94,46 @@ class Body(NamedTuple):
 
 
 def encode_body(records: Sequence[NewRecord]) -> Body:
-    """Meta table, then key, headers and value of each record. TooLarge over 8 MiB; ValueError for a number that does not fit."""
+    """Meta table, then key, headers and value of each record. TooLarge over 8 MiB; ValueError for no record or a bad number."""
+    data, count, span = encode_records(records)
+    if len(data) > BATCH_LIMIT:
+        raise TooLarge(f"a batch of {len(data)} bytes is over the limit of {BATCH_LIMIT}")
+    return Body(data, count, span)
+
+
+def encode_records(records: Sequence[NewRecord]) -> tuple[bytes, int, int]:
+    """(body, number of records, highest timestamp delta), of any length. A plain tuple and a way for the lone record: the publish path."""
+    try:
+        if len(records) == 1:
+            key, block, value, delta, flags, attempt = records[0]
+            if key is None:
+                return b"".join((META.pack(delta, len(value), 0xFFFFFFFF, len(block), flags, attempt), block, value)), 1, delta
+            return b"".join((META.pack(delta, len(value), len(key), len(block), flags, attempt), key, block, value)), 1, delta
+        if not records:
+            raise ValueError("an append needs at least one record")
+        return _encode_many(records)
+    except struct_error as error:
+        raise ValueError(f"a number of the record does not fit its field: {error}") from None
+
+
+def _encode_many(records: Sequence[NewRecord]) -> tuple[bytes, int, int]:
     table: list[bytes] = []
     data: list[bytes] = []
     pack, entry, put = META.pack, table.append, data.append
     span = -0x80000000
-    try:
-        for key, block, value, delta, flags, attempt in records:
-            if key is None:
-                entry(pack(delta, len(value), 0xFFFFFFFF, len(block), flags, attempt))
-            else:
-                entry(pack(delta, len(value), len(key), len(block), flags, attempt))
-                put(key)
-            if block:
-                put(block)
-            put(value)
-            if delta > span:
-                span = delta
-    except struct_error as error:
-        raise ValueError(f"a number of the record does not fit its field: {error}") from None
+    for key, block, value, delta, flags, attempt in records:
+        if key is None:
+            entry(pack(delta, len(value), 0xFFFFFFFF, len(block), flags, attempt))
+        else:
+            entry(pack(delta, len(value), len(key), len(block), flags, attempt))
+            put(key)
+        if block:
+            put(block)
+        put(value)
+        if delta > span:
+            span = delta
     table += data
-    body = b"".join(table)
-    if len(body) > BATCH_LIMIT:
-        raise TooLarge(f"a batch of {len(body)} bytes is over the limit of {BATCH_LIMIT}")
-    return Body(body, len(records), span)
+    return b"".join(table), len(records), span
 
 
 def encode_header(body: Body, base_offset: int, salt: int, stamp: tuple[int, int, int, int], body_crc: int | None = None) -> bytes:

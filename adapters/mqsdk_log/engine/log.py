@@ -9,12 +9,13 @@ import time
 import uuid as uuids
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import files, topic
 from .commit import Syncer
-from .errors import BadRoot, ClosedHandle, Gone, StaleHandle, TopicExists, UnsupportedVersion
+from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, StaleHandle, TopicExists, UnsupportedVersion
 from .shared import Durability, Limits
 from .topic import Rules, Topic
 
@@ -90,21 +91,29 @@ class Log:
                 found = None
             if found is None:
                 _check_name(name)
-                with self._root_lock():
-                    found = Topic(self._topics_directory, self.path, name, self._rules)
-                self._topics[name] = found
+                self._topics[name] = found = self._open_topic(name)
+            return found
+
+    def _open_topic(self, name: str) -> Topic:
+        with self._root_lock():
+            found = Topic(self._topics_directory, self.path, name, self._rules)
+            if found.is_deleted:  # a deletion died on its way; nobody can append any more
+                found.close()
+                self._bury(name)
+                raise NoSuchTopic(f"there is no topic {name}")
             return found
 
     def create_topic(self, name: str, partitions: int = DEFAULT_PARTITIONS) -> Topic:
         """The topic of that name; made with `partitions` unless it exists (then its own count holds). TopicExists: differs in case only."""
-        _check_name(name)
-        self._alive()
+        with suppress(NoSuchTopic):
+            return self.topic(name)
         with self._mutex, self._root_lock():
             existing = self.topics()
             if name not in existing:
                 twin = next((other for other in existing if other.casefold() == name.casefold()), None)
                 if twin is not None:
                     raise TopicExists(f"topic {name} differs from the existing {twin} in case only; use that name or another")
+                self._sweep()
                 topic.create(self._topics_directory, name, partitions, self.durability)
         return self.topic(name)
 
@@ -115,11 +124,20 @@ class Log:
             self._topics.pop(name, None)
             with self._root_lock():
                 found.mark_deleted()
-                grave = files.temporary_name(f".deleted-{name}")[:255]
-                files.rename(name, grave, self._topics_directory)
-                files.sync_dir(self._topics_directory)
-            found.close()
-            files.remove_tree(grave, self._topics_directory)
+                found.close()
+                self._bury(name)
+
+    def _bury(self, name: str) -> None:
+        """Take the topic out of sight at once, then remove it. The caller holds the root lock."""
+        files.rename(name, files.temporary_name(".deleted"), self._topics_directory)
+        files.sync_dir(self._topics_directory)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what creations and deletions left that died on their way. The caller holds the root lock, so none is running."""
+        for leftover in files.names(self._topics_directory):
+            if leftover.startswith(".") and leftover.endswith(".tmp"):
+                files.remove_tree(leftover, self._topics_directory)
 
     def close(self) -> None:
         """Sync what is not durable yet (`interval`), end the syncer, close everything. Idempotent. SyncFailed after all is closed."""
@@ -193,6 +211,7 @@ class _RootLock:
             raise
 
     def __exit__(self, *exc: object) -> None:
+        files.flock(self._fd, files.LOCK_UN)  # explicitly: a child forked meanwhile holds a copy that would keep the lock
         files.close(self._fd)
 
 

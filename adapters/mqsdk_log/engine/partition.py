@@ -5,56 +5,35 @@ The publish path is written out in one function on purpose: at 5 us a message ev
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from struct import error as struct_error
 from typing import Any, TypeVar, overload
 
-from . import files, index, locate, recovery, segment, state
+from . import files, index, locate, segment, state
 from . import format as fmt
-from .commit import GroupCommit
-from .errors import ClosedHandle, DiskFull, Gone, LockTimeout, LogError, NoSuchTopic, SyncFailed, TooLarge, WriteFailed
-from .format import BATCH_MAGIC_WORD, HEADER_HEAD, HEADER_SIZE, HEADER_TAIL, META, META_SIZE, SEGMENT_HEADER_SIZE, Body, crc32
+from .active import ActiveSegment
+from .errors import ClosedHandle, Gone, LockTimeout, TooLarge
+from .format import BATCH_MAGIC_WORD, HEADER_HEAD, HEADER_SIZE, HEADER_TAIL, META_SIZE, Body, crc32
 from .reader import LogRecord, Reader
 from .shared import Shared
 
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _APPEND_LIMIT = 1 << 30  # bytes of one append: a segment may outgrow its limit by it and must stay below 4 GiB
-_AGE_CHECK_MS = 1000
+_VALID_S = 30.0  # a log that has to be recovered may be in the hands of another process that does
 R = TypeVar("R")
 
 
-class PartitionLog:
+class PartitionLog(ActiveSegment):
     """Appends to and reads from one partition. Any thread; other processes may do the same at the same time."""
 
     def __init__(self, shared: Shared, number: int) -> None:
-        self.number = number
-        self._shared = shared
-        self._what = f"{shared.name}/{number}"
-        self._directory = files.open_dir(str(number), shared.directory)
-        self._lock_fd = files.open_create("lock", self._directory)
-        self._words: Any = shared.page.slot(number)
-        self._tag = shared.page.tag
+        super().__init__(shared, number)
         self._map: Any = shared.page.map
         self._mutex: Any = threading.Lock()
-        self._commit = GroupCommit(self._directory, self._words, self._tag, self._what)
-        self._always = shared.durability == "always"
         self._interval = shared.durability == "interval"
-        self._limit = shared.limits.segment_bytes
-        self._fd = -1
-        self._segment = -1
-        self._salt = 0
-        self._created_ms = 0
-        self._index_fd = -1
-        self._indexed = 0
-        self._verified = False
-        self._check_ms = 0  # when to look at age and free space again; 0: at once
-        self._budget = 0  # bytes until free space is looked at again
-        self._dirty = False
-        self._dirty_bytes = 0
         self._closed = False
         self._readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
 
@@ -77,22 +56,8 @@ class PartitionLog:
         deadline: monotonic seconds; bounds the wait for other writers. durable: wait for the medium whatever the durability is.
         Raises LockTimeout, DiskFull, WriteFailed, TooLarge, NoSuchTopic (nothing written); SyncFailed (unknown); ValueError.
         """
-        if len(records) == 1:
-            key, block, value, delta, flags, attempt = records[0]
-            try:
-                if key is None:
-                    data = b"".join((META.pack(delta, len(value), 0xFFFFFFFF, len(block), flags, attempt), block, value))
-                else:
-                    data = b"".join((META.pack(delta, len(value), len(key), len(block), flags, attempt), key, block, value))
-            except struct_error as error:
-                raise ValueError(f"a number of the record does not fit its field: {error}") from None
-            count = 1
-            newest = timestamp_ms + delta
-        else:
-            if not records:
-                raise ValueError("an append needs at least one record")
-            data, count, span = fmt.encode_body(records)
-            newest = timestamp_ms + span
+        data, count, span = fmt.encode_records(records)
+        newest = timestamp_ms + span
         length = len(data)
         if length > 0xFFFC0:
             return self._append_large(records, (timestamp_ms, producer_id, producer_seq), deadline, durable)
@@ -118,9 +83,9 @@ class PartitionLog:
                 if timestamp_ms >= self._check_ms or size > self._budget or end + size > self._limit:
                     end, base = self._housekeep(size, end, base)
                 last = words[13]
-                if newest > last:
-                    words[13] = last = newest
-                tail = HEADER_TAIL.pack(length, count, base, timestamp_ms, last, body_crc, 0, 20, producer_id, producer_seq, 0)
+                if newest < last:
+                    newest = last
+                tail = HEADER_TAIL.pack(length, count, base, timestamp_ms, newest, body_crc, 0, 20, producer_id, producer_seq, 0)
                 try:
                     written = files.pwritev(self._fd, (HEADER_HEAD.pack(BATCH_MAGIC_WORD, crc32(tail, self._salt)), tail, data), end)
                 except OSError as error:
@@ -128,6 +93,8 @@ class PartitionLog:
                 if written != size:
                     self._take_back(end, None)
                 after = base + count
+                if newest > last:
+                    words[13] = newest
                 seq = words[0]
                 if seq & 1:
                     words[1], words[2], words[3] = end + size, after, self._segment
@@ -139,6 +106,8 @@ class PartitionLog:
                 self._budget -= size
                 if end - self._indexed >= 65536:
                     self._index(base, end)
+            except struct_error as error:
+                raise ValueError(f"a number of the batch does not fit its field: {error}") from None
             finally:
                 files.flock(self._lock_fd, 8)  # LOCK_UN
         if self._always or durable:
@@ -204,138 +173,7 @@ class PartitionLog:
             raise LockTimeout(f"{self._what}: another thread held the partition until the deadline; nothing was written")
         self._mutex.release()
 
-    def _take_back(self, end: int, error: OSError | None) -> None:
-        """Remove what a failed write left behind and raise what happened. Always raises."""
-        try:
-            files.ftruncate(self._fd, end)
-        except OSError as second:
-            raise SyncFailed(f"{self._what}: a failed write could not be taken back; the records may be stored") from second
-        self._index_cut(end)
-        if error is None or error.errno in _FULL:
-            raise DiskFull(f"{self._what}: no room for the records; nothing was written. Free some space") from error
-        code = errno.errorcode.get(error.errno or 0, "unknown")
-        raise WriteFailed(f"{self._what}: the write failed ({code}); nothing was written") from error
-
-    # --- under the lock: the tail, rolling --------------------------------------------------------------------------------------
-
-    def _settle(self) -> tuple[int, int]:
-        """(end, next) of the true tail, recovering when slot and files disagree; opens the active segment."""
-        words = self._words
-        if self._shared.page.is_deleted:
-            raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
-        if words[state.FLAGS] & state.FAILED and self._shared.durability != "none":
-            raise WriteFailed(f"{self._what}: read-only since a sync failed. Look at the disk, then repair the log")
-        if not self._verified or words[state.TAG] != self._tag or words[state.FLAGS] & state.ROLLING:
-            self._recover()
-        for _ in range(2):
-            end, base, current = state.read_tail(words)
-            try:
-                if current != self._segment:
-                    self._open_segment(current)
-                if files.lseek(self._fd, 0, files.SEEK_END) == end:
-                    return end, base
-            except FileNotFoundError:
-                words[state.TAG] = 0
-            self._recover()
-        end, base, current = state.read_tail(words)
-        self._open_segment(current)
-        return end, base
-
-    def _recover(self) -> None:
-        shared = self._shared
-        site = recovery.Site(
-            self._directory, shared.directory, shared.uuid, self.number, self._words, self._tag, self._always,
-            lambda: shared.floor(self.number),
-        )  # fmt: skip
-        report = recovery.recover(site)
-        self._verified = True
-        self._segment = -1
-        if report.cut_bytes or report.damaged:
-            shared.report(f"{self._what}: recovered ({report.kind}): {report.cut_bytes} bytes cut, lost offsets {report.damaged}")
-
-    def _open_segment(self, base: int) -> None:
-        fd = files.open_write(segment.file_name(base), self._directory)
-        try:
-            header = segment.read_header(fd)
-        except LogError:
-            files.close(fd)
-            raise
-        self._close_segment()
-        self._fd, self._segment, self._salt, self._created_ms = fd, base, header.salt, header.created_ms
-        entries = index.load(self._directory, base)
-        self._indexed = entries[-1] & 0xFFFFFFFF if entries else 0
-
-    def _close_segment(self) -> None:
-        for fd in (self._fd, self._index_fd):
-            if fd >= 0:
-                files.close(fd)
-        self._fd = self._index_fd = self._segment = -1
-
-    def _housekeep(self, size: int, end: int, base: int) -> tuple[int, int]:
-        """Look at free space (every 16 MiB or second) and roll a segment that is full or old. Returns (end, next)."""
-        now_ms = int(time.time() * 1000)
-        limits = self._shared.limits
-        if now_ms >= self._check_ms or size > self._budget:
-            if files.free_bytes(self._directory) < limits.min_free_bytes + size:
-                self._check_ms = 0
-                raise DiskFull(f"{self._what}: less than {limits.min_free_bytes} bytes are free; nothing was written. Free some space")
-            self._check_ms = now_ms + _AGE_CHECK_MS
-            self._budget = max(limits.check_bytes, size)
-        old = now_ms - self._created_ms > limits.segment_age_s * 1000
-        if end > SEGMENT_HEADER_SIZE and (end + size > self._limit or old):
-            self._roll(base)
-            return SEGMENT_HEADER_SIZE, base
-        return end, base
-
-    def _roll(self, base: int) -> None:
-        """Begin a new segment at `base`. After a crash in here ROLLING says that an empty file above the tail is an orphan."""
-        words = self._words
-        if self._always:
-            self._commit.sync(mark_now=True)
-        words[state.FLAGS] |= state.ROLLING
-        try:
-            segment.create(self._directory, base, self._shared.uuid, self.number, durable=self._shared.durability != "none")
-        except OSError as error:
-            code = DiskFull if error.errno in _FULL else WriteFailed
-            raise code(f"{self._what}: a new segment could not be made; nothing was written") from error
-        state.commit_tail(words, SEGMENT_HEADER_SIZE, base, base)
-        words[state.FLAGS] &= ~state.ROLLING & 0xFF
-        self._open_segment(base)
-        if not self._always:
-            self._mark_dirty()  # in every mode the old segment is synced, here in the background
-
-    def _index(self, offset: int, position: int) -> None:
-        if self._index_fd < 0:
-            self._index_fd = files.open_append(segment.index_name(self._segment), self._directory)
-        try:
-            files.append(self._index_fd, index.entry(self._segment, offset, position))
-        except OSError:
-            return  # a hint: readers hop over headers instead
-        self._indexed = position
-
-    def _index_cut(self, end: int) -> None:
-        if self._indexed >= end:
-            index.cut(self._directory, self._segment, end)
-            if self._index_fd >= 0:
-                files.close(self._index_fd)
-            self._index_fd, self._indexed = -1, 0
-
     # --- durability -------------------------------------------------------------------------------------------------------------
-
-    def _mark_dirty(self) -> None:
-        urgent = self._dirty_bytes > self._shared.limits.dirty_bytes
-        self._dirty = True
-        if urgent:
-            self._dirty_bytes = 0
-        self._shared.syncer.mark(self._sync_marked, urgent=urgent)
-
-    def _sync_marked(self) -> None:
-        self._dirty = False  # before the tail is read: a later append marks again
-        self._dirty_bytes = 0
-        try:
-            self._commit.sync()
-        except SyncFailed as error:
-            self._shared.report(str(error))
 
     def sync(self) -> None:
         """Make all that is appended durable, and note it in the checkpoint. SyncFailed."""
@@ -346,7 +184,7 @@ class PartitionLog:
     def ensure_valid(self) -> None:
         """Recover when the slot is not valid (reboot, copied directory); else nothing. Takes the lock only in that case."""
         if self._words[state.TAG] != self._tag:
-            with self._mutex, files.locked(self._lock_fd, what=self._what):
+            with self._mutex, files.locked(self._lock_fd, deadline=time.monotonic() + _VALID_S, what=self._what):
                 self._settle()
 
     def start(self) -> int:
@@ -381,9 +219,10 @@ class PartitionLog:
         """Bytes of all segments."""
         total = 0
         for base in segment.bases(self._directory):
-            fd = files.open_read(segment.file_name(base), self._directory)
-            total += files.size_of(fd)
-            files.close(fd)
+            with suppress(FileNotFoundError):  # retention was faster
+                fd = files.open_read(segment.file_name(base), self._directory)
+                total += files.size_of(fd)
+                files.close(fd)
         return total
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
@@ -392,22 +231,24 @@ class PartitionLog:
         """Close descriptors and readers. Idempotent; the log has ended the syncer before."""
         if not self._closed:
             with self._mutex:
-                self._end(Gone(ClosedHandle, f"{self._what}: the log is closed"))
+                gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
+                self._commit.close(gone)
+                self._end(gone)
 
     def forget(self, gone: Gone) -> None:
         """In a forked child: close every descriptor (the parent keeps its locks), take no lock, fail from now on."""
         if not self._closed:
+            self._commit.forget(gone)
             self._end(gone)
 
     def _end(self, gone: Gone) -> None:
         self._closed = True
         for reader in list(self._readers):
             reader.forget(gone)
-        for fd in (self._fd, self._index_fd, self._lock_fd, self._directory, *self._commit.fds()):
+        for fd in (self._fd, self._index_fd, self._lock_fd, self._directory):
             if fd >= 0:
                 files.close(fd)
         self._fd = self._index_fd = self._lock_fd = self._directory = -1
-        self._commit.forget(gone)
         self._words = self._map = self._mutex = gone
 
 

@@ -297,4 +297,5 @@ class _SharedLock:
         files.lock_until(self._fd, files.LOCK_SH, None, "the partition")
 
     def __exit__(self, *exc: object) -> None:
+        files.flock(self._fd, files.LOCK_UN)  # explicitly: a child forked meanwhile holds a copy that would keep the lock
         files.close(self._fd)

@@ -224,7 +224,7 @@ def test_the_golden_log_of_version_1_is_read_for_ever(tmp_path: Path) -> None:
         (2, b"", b"", -7, 3, 77, 41),
         (3, b"b", b"three", 6, 1, 77, 42),
         (4, b"z", b"zip" * 50, 10, 1, 0, 0),
-        (5, b"z", b"zip" * 50, 10, 1, 0, 1),
+        (5, b"z", b"zip" * 50, 10, 1, 0, 0),
         (6, b"k", b"last", 20, 1, 0, 0),
     ]
     assert fmt.decode_headers(found[1].block) == [(b"content-type", b"text/plain"), (b"empty", b"")]

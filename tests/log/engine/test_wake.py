@@ -63,7 +63,7 @@ def test_trap_a_sleeper_is_woken_only_after_the_tail_is_visible(kit: Any) -> Non
         partition = kit.partition(durability)
         topic = kit.opened[-1].topic("orders")
         waiter = topic.waiter()
-        seen = []
+        seen: list[int] = []
         real = partition._shared.wakers.wake_all
         partition._shared.wakers.wake_all = lambda seen=seen, partition=partition, real=real: (seen.append(partition.end()), real())[1]
         waiter.arm()
