@@ -56,8 +56,8 @@ def _to_json(payload: Any) -> bytes:
         raw = _fast_to_json(fast, payload)
     else:
         raw = _plain_to_json(payload)
-    # msgspec and pydantic write NaN and the infinities as null, in silence; only a text with a null can hold one.
-    if b"null" in raw and _holds_nan(payload):
+    # msgspec and pydantic write NaN and the infinities as null, as keys "nan" and "inf", in silence.
+    if (b"null" in raw or b'nan"' in raw or b'inf"' in raw) and _holds_nan(payload):
         raise NotEncodable("JSON has no NaN and no infinity")
     return raw
 
@@ -136,8 +136,8 @@ def _plain_time(value: Any) -> Any:
 def _iso_duration(value: Any) -> str:
     sign, value = ("-", -value) if value.days < 0 else ("", value)
     seconds = f"{value.seconds}.{value.microseconds:06}".rstrip("0") if value.microseconds else str(value.seconds)
-    days = f"{value.days}D" if value.days else ""
-    clock = f"T{seconds}S" if seconds != "0" or not days else ""
+    days = f"{value.days}D" if value.days or seconds == "0" else ""
+    clock = f"T{seconds}S" if seconds != "0" else ""
     return f"{sign}P{days}{clock}"
 
 
@@ -159,7 +159,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _holds_nan(payload: Any) -> bool:
-    """True when a float in it is NaN or infinite. Runs only for JSON that has a null in it."""
+    """True when a float in it is NaN or infinite. Runs only where the JSON looks like it."""
     seen, stack = 0, [payload]
     while stack:
         value = stack.pop()

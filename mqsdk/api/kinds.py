@@ -44,6 +44,19 @@ def kinds_in(annotation: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def is_foreign(annotation: Any) -> bool:
+    """Whether msgspec takes a class in it as opaque: it would only find out at the first message that it cannot make one."""
+    from msgspec import inspect
+
+    for leaf in typing.get_args(annotation) or (annotation,):
+        try:
+            if isinstance(leaf, type) and isinstance(inspect.type_info(leaf), inspect.CustomType):
+                return True
+        except Exception:  # what msgspec cannot describe it cannot read either
+            return True
+    return False
+
+
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind)
@@ -73,8 +86,11 @@ def _portable_typed_dict(kind: Any) -> Any:
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {}
     for name, hint in hints.items():
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) in (typing.Required, typing.NotRequired) else hint
-        wrapper = typing_extensions.Required if name in kind.__required_keys__ else typing_extensions.NotRequired
+        marked = typing.get_origin(hint)
+        inner = typing.get_args(hint)[0] if marked in (typing.Required, typing.NotRequired) else hint
+        # Python 3.11 does not see the mark in `__required_keys__` when annotations are text.
+        optional = marked is typing.NotRequired or (marked is None and name not in kind.__required_keys__)
+        wrapper = typing_extensions.NotRequired if optional else typing_extensions.Required
         fields[name] = wrapper[portable(inner)]
     return typing_extensions.TypedDict(kind.__name__, fields)  # type: ignore[operator]
 

@@ -7,6 +7,7 @@ structs and plain containers are read by msgspec where it is installed, else by 
 from __future__ import annotations
 
 import re
+import sys
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -104,8 +105,8 @@ def json_parser(annotation: Any, where: str = "") -> Parser:
     inside = kinds.kinds_in(annotation)
     if "struct" in inside and "model" in inside:
         raise DeclarationError("a payload mixes pydantic models and msgspec structs", where=where, fix="use one of the two")
-    fast = jsontext.msgspec_module()
-    if "model" not in inside and fast is not None:
+    fast = sys.modules["msgspec"] if "struct" in inside else jsontext.msgspec_module()
+    if "model" not in inside and fast is not None and not kinds.is_foreign(annotation):
         try:
             return _fast_parser(fast.json.Decoder(annotation).decode, annotation)
         except TypeError as error:  # a union of two dict-like types and the like: pydantic tells them apart
