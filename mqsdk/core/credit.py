@@ -173,7 +173,9 @@ class Credits:
 
     def _lower(self, account: Account, changed: list[Credit]) -> None:
         records, size = self._wanted(account)
-        if records < account.credit_records or size < account.credit_bytes:
+        if not records and not account.credit_records:
+            account.credit_bytes = 0  # without records the bytes are of no use, and none are to be told
+        elif records < account.credit_records or size < account.credit_bytes:
             self._give(account, min(records, account.credit_records), min(size, account.credit_bytes), changed)
 
     def _raise(self, account: Account, changed: list[Credit]) -> None:

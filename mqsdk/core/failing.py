@@ -61,7 +61,7 @@ class Failing:
         """Note the failure; True when the record is to run again."""
         desk = self._desk
         desk.counters.failed += 1
-        ownership.dirty = True
+        ownership.dirty |= desk.spec.sparse_bytes > 0  # the count is saved beside the watermark
         attempt = ownership.attempts.setdefault(record.position, Attempt(0))
         attempt.fail(now, number, failure.error, failure.place)
         verdict = attempts.decide(desk.tuning.retry, number, failure, desk.rng.random())

@@ -71,7 +71,8 @@ class Settling:
         self._dirty.pop(ownership, None)
         if ownership.dirty:
             self._send(now, ownership, final=False)
-            self._finals[ownership] = 0
+        if ownership.unanswered:
+            self._finals[ownership] = ownership.unanswered
 
     def _send(self, now: float, ownership: Ownership, final: bool) -> None:
         desk = self._desk
