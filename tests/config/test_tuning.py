@@ -61,6 +61,13 @@ def test_only_the_entry_with_most_literal_characters_applies(loaded: Load) -> No
     assert found.tuning("payments.in", "billing", {"timeout_s": 5.0}).timeout_s is None
 
 
+def test_the_rule_of_a_topic_is_the_entry_with_most_literal_characters(loaded: Load) -> None:
+    found = loaded('topics: {"*": {partitions: 2}, "orders.*": {partitions: 4, groups: [billing]}}\n')
+    assert (found.topic_rule("orders.x").partitions, found.topic_rule("orders.x").groups) == (4, ("billing",))
+    assert found.topic_rule("other").partitions == 2
+    assert Configuration().topic_rule("t").partitions is None
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
+from mqsdk.config import backends
 from mqsdk.config.load import load
 from mqsdk.errors import ConfigError
 from tests.config.conftest import Load, ProblemsOf, Write
@@ -94,6 +97,8 @@ CASES: list[tuple[str, str]] = [
         "1:37: clusters.m.auth.pasword: unknown key (did you mean `password`?)",
     ),
     ("clusters: {m: {backend: log, auth: {password: 12345}}}\n", "1:37: clusters.m.auth.password: must be text: put it into quotes"),
+    ("drain: {timeout: " + "9" * 5000 + "}\n", "1:18: drain.timeout: not a number"),
+    ("a: {<<: 3}\n", "1:9: a: `<<` takes mappings only"),
     ("clusters: {m: {backend: log, tls: {}}}\n", "1:30: clusters.m.tls: the backend `log` has no such key (known: "),
     ("clusters: {m: {backend: log, servers: [a]}}\n", "1:30: clusters.m.servers: the backend `log` has no such key"),
     (
@@ -154,6 +159,13 @@ def test_no_text_of_a_problem_holds_a_value(write: Write) -> None:
     assert CANARY not in str(caught.value)
     assert CANARY not in repr(caught.value.problems)
     assert caught.value.__cause__ is None
+
+
+def test_an_adapter_that_cannot_be_imported_is_left_to_the_open(monkeypatch: pytest.MonkeyPatch, loaded: Load) -> None:
+    known = {"log": backends.installed()["log"], "broken": EntryPoint("broken", "mqsdk_no_such_module", "mqsdk")}
+    monkeypatch.setattr(backends, "installed", lambda: known)
+    found = loaded("clusters: {m: {backend: broken, anything: 1, servers: [a]}}\n")
+    assert found.clusters["m"].options == {"anything": 1, "servers": ["a"]}
 
 
 def test_a_key_is_shown_short_and_without_control_characters(problems_of: ProblemsOf) -> None:
