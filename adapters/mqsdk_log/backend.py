@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,8 +24,10 @@ from mqsdk.spi import (
 from mqsdk_log.admin import LogAdmin
 from mqsdk_log.consumer import LogConsumer
 from mqsdk_log.engine import cursors
+from mqsdk_log.engine.commit import Syncer
 from mqsdk_log.engine.cursors import BLOB_LIMIT
 from mqsdk_log.engine.log import Log
+from mqsdk_log.engine.seat import Mark
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.names import check_name
 from mqsdk_log.options import Options
@@ -33,6 +36,7 @@ from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
 log = logging.getLogger("mqsdk.log")
 
 CAPABILITIES = Capabilities(settle="cursor", publish="inline", sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD)
+PROGRESS_SYNC_S = 1.0  # settles reach the medium once a second: what a power loss takes of them is handled again
 GUARANTEES = {
     "none": "log `none`: survives kill -9 of any process; a power loss takes what the kernel had not written back (about 30 s)",
     "interval": "log `interval`: survives kill -9 of any process; a power loss takes the last {interval_ms:.0f} ms at most",
@@ -49,6 +53,7 @@ class LogBackend(Backend):
         self.name = name
         self._options = options
         self._log: Log | None = None
+        self._syncer: Syncer | None = None
         self._consumers: set[LogConsumer] = set()  # strong: one that nobody holds any more still holds its leases
         self._reports: list[str] = []
 
@@ -68,12 +73,15 @@ class LogBackend(Backend):
             )
         found.floor = lambda topic, partition: cursors.highest(path, topic, partition)
         found.report = self._report
-        self._log, self._pid = found, os.getpid()
+        self._log = found
+        self._syncer = Syncer(PROGRESS_SYNC_S) if options.durability != "none" else None
         _open_backends.add(self)
 
     def close(self, deadline: float) -> None:
         for consumer in list(self._consumers):
             consumer.close(deadline)
+        if self._syncer is not None:
+            self._syncer.close()
         if self._log is not None:
             found, self._log = self._log, None
             _open_backends.discard(self)
@@ -90,7 +98,7 @@ class LogBackend(Backend):
         check_name("group", subscription.group)
         for topic in subscription.topics:
             admin.ensure_group(topic, subscription.group, subscription.start)
-        consumer = LogConsumer(self.name, found, subscription, self._options.durability != "none", self._consumers.discard)
+        consumer = LogConsumer(self.name, found, subscription, self._mark, self._consumers.discard)
         self._consumers.add(consumer)
         return consumer
 
@@ -111,6 +119,22 @@ class LogBackend(Backend):
         )
         repairs = tuple(Finding("warn", "recovered", text, "`mqsdk log verify` looks at every record") for text in self._reports)
         return BackendHealth(True, "format 1", (time.monotonic() - began) * 1000, guarantee, (level, *repairs))
+
+    @property
+    def _mark(self) -> Mark | None:
+        syncer = self._syncer
+        return None if syncer is None else lambda sync: syncer.mark(self._guarded(sync))
+
+    def _guarded(self, sync: Callable[[], None]) -> Callable[[], None]:
+        """A failed sync of progress costs redelivery after a power loss, nothing else: reported, and tried again after the next settle."""
+
+        def run() -> None:
+            try:
+                sync()
+            except OSError as error:
+                self._report(f"the progress of a group could not be synced: {os.strerror(error.errno or 0)}")
+
+        return run
 
     def _report(self, text: str) -> None:
         log.warning("cluster %s (%s): %s", self.name, KIND, text)

@@ -30,11 +30,14 @@ from mqsdk_log.engine.groups import Group
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.engine.reader import Reader
-from mqsdk_log.engine.seat import Dropped, Extended, Gained, Recalled, Seat
+from mqsdk_log.engine.seat import Dropped, Extended, Gained, Mark, Recalled, Seat
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.records import LogRecord
 
 LONGEST_SLEEP_S = 0.25  # covers a lost wake-up, whatever its cause
+
+
+Forget = Callable[["LogConsumer"], None]
 
 
 @dataclass(slots=True)
@@ -53,7 +56,9 @@ class _Owned:
 class LogConsumer(Consumer):
     """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
 
-    def __init__(self, cluster: str, log: Log, subscription: Subscription, sync: bool, forget: Callable[[LogConsumer], None]) -> None:
+    def __init__(
+        self, cluster: str, log: Log, subscription: Subscription, mark: Mark | None, forget: Callable[[LogConsumer], None]
+    ) -> None:
         """Joins the group. Raises BackendError when a topic or the group's progress is missing."""
         self._cluster = cluster
         self._forget = forget
@@ -66,7 +71,7 @@ class LogConsumer(Consumer):
             self._topics = {topic: log.topic(topic) for topic in subscription.topics}
             group = Group(log.path, subscription.group, subscription.lease_s)
             wakers = {name: topic.wake_all for name, topic in self._topics.items()}
-            self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, sync)
+            self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark)
             self._waiters = [topic.waiter() for topic in self._topics.values()]
             self._wake_fds = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll: select.poll | None = None

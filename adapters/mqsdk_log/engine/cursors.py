@@ -44,6 +44,7 @@ class CursorFile:
         self._path = path
         self._patience_s = patience_s
         self._fd = -1
+        self.marked = False  # somebody has been asked to sync it
         self._known: dict[int, tuple[int, int, Cursor]] = {}
         self._open_generation(0)
         self._advance()
@@ -123,8 +124,17 @@ class CursorFile:
         return changed[1]
 
     def sync(self) -> None:
-        """Wait until everything stored is on the medium."""
-        files.sync_data(self._fd)
+        """Wait until everything stored is on the medium. Any thread: it opens the file anew, since the owner may close or move on.
+
+        OSError when the medium fails; the progress is then as old as the last sync that worked, after a power loss.
+        """
+        self.marked = False  # before the sync: a later store marks again
+        with suppress(FileNotFoundError):  # the group was deleted
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                files.sync_data(fd)
+            finally:
+                files.close(fd)
 
     def _change(self, partition: int, change: Callable[[Cursor], Cursor | None]) -> tuple[Cursor, Cursor] | None:
         """Store what `change` makes of the newest slot; None when it makes nothing of it."""

@@ -22,6 +22,7 @@ from .observation import Observation
 from .peers import Peers
 
 Key = tuple[str, int]  # topic, partition
+Mark = Callable[[Callable[[], None]], None]
 MARGIN = 0.1  # of the lease: nothing may start in the last tenth, so that a start and a takeover are seen in this order
 HANDOVER_LEASES = 3  # how many leases a revoked owner may take to finish what runs
 
@@ -63,16 +64,19 @@ Change = Gained | Recalled | Dropped | Extended
 class Seat:
     """One thread, but for `abandon`."""
 
-    def __init__(self, group: Group, wakers: Mapping[str, Callable[[], None]], lease_s: float, label: str = "", sync: bool = True) -> None:
-        """Joins the group. wakers: per topic to read, what wakes its sleepers. sync: progress goes to the medium once a second.
+    def __init__(
+        self, group: Group, wakers: Mapping[str, Callable[[], None]], lease_s: float, label: str = "", mark: Mark | None = None
+    ) -> None:
+        """Joins the group. wakers: per topic to read, what wakes its sleepers.
 
+        mark: told what to call, by another thread and soon, to bring progress to the medium; None leaves that to the kernel.
         Raises NoSuchGroup when the group has no progress in one of the topics.
         """
         self._group = group
         self._wakers = wakers
         self._lease_s = lease_s
         self._label = label
-        self._sync = sync
+        self._mark = mark
         self.held: dict[Key, Holding] = {}
         self._wanted: frozenset[Key] = frozenset()
         interval = min(0.5, lease_s / 4)
@@ -85,8 +89,7 @@ class Seat:
         self._leaving = False
         self._stamp = (0, 0)
         self._written = Assignment()
-        self._beat_at = self._sweep_at = self._share_at = self._sync_at = 0.0
-        self._dirty: set[str] = set()
+        self._beat_at = self._sweep_at = self._share_at = 0.0
         self._unsettled = True  # the group may not agree: this member has just joined
         self._open()
 
@@ -138,11 +141,14 @@ class Seat:
         holding = self.held.get(key)
         if holding is None or holding.epoch != epoch:
             return False
-        stored = self._files[key[0]].store(key[1], cursor)
+        file = self._files[key[0]]
+        stored = file.store(key[1], cursor)
         if stored is None:
             return False
         holding.stored = stored
-        self._dirty.add(key[0])
+        if self._mark is not None and not file.marked:
+            file.marked = True
+            self._mark(file.sync)
         if final:
             # Handed back unasked means about to leave: take nothing more, and let the others share at once.
             unasked = not holding.give_back_by and key in self._wanted
@@ -165,9 +171,9 @@ class Seat:
             )
             self._release(holding)
         self._withdraw()
-        if self._sync:
+        if self._mark is not None:
             for file in self._files.values():
-                file.sync()
+                self._mark(file.sync)
         for wake in self._wakers.values():
             wake()
         self.abandon()
@@ -200,7 +206,6 @@ class Seat:
             self._rejoin()
         self._beat_at = now + self._lease_s / 4
         changes.append(Extended(self._valid_until(sent)))
-        self._sync_progress(now)
 
     def _valid_until(self, sent: float) -> float:
         return sent + self._lease_s * (1 - MARGIN)
@@ -211,13 +216,6 @@ class Seat:
             self._membership.abandon()
         self._membership = Membership(self._group.members_directory, tuple(self._wakers), self._lease_s, self._label)
         self._unsettled, self._share_at = True, 0.0
-
-    def _sync_progress(self, now: float) -> None:
-        if self._sync and self._dirty and now >= self._sync_at:
-            for topic in self._dirty:
-                self._files[topic].sync()
-            self._dirty.clear()
-            self._sync_at = now + 1.0
 
     # --- agreement --------------------------------------------------------------------------------------------------------------------
 
