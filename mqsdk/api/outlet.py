@@ -52,7 +52,7 @@ class Outlet:
     # --- one --------------------------------------------------------------------------------------------------------------------
 
     def draft(self, topic: str, payload: Any, options: Mapping[str, Any]) -> Draft:
-        if topic not in self._publishers:  # a name that published before is valid
+        if type(topic) is not str or topic not in self._publishers:  # a name that published before is valid
             outgoing.check_topic(topic)
         return outgoing.draft(topic, payload, self._limits, self._ids, self._wall_ms, **options)
 
@@ -68,7 +68,7 @@ class Outlet:
     # --- many -------------------------------------------------------------------------------------------------------------------
 
     def drafts(self, topic: str, items: Iterable[Any], key: Any) -> list[Draft]:
-        if topic not in self._publishers:
+        if type(topic) is not str or topic not in self._publishers:
             outgoing.check_topic(topic)
         return outgoing.drafts(topic, items, key, self._limits, self._ids, self._wall_ms)
 
