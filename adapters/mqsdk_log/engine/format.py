@@ -28,6 +28,7 @@ BATCH_LIMIT = 8 << 20
 CODEC_MASK, CODEC_NONE, CODEC_ZLIB = 0b111, 0, 1
 CONTROL = 1 << 4
 KNOWN_ATTRIBUTES = CODEC_MASK | CONTROL
+JUMP = 1  # flag of a segment: offsets between the one before and this one were left out on purpose
 NO_HEADERS = b""
 
 _SEGMENT = Struct("<8sHHIQQ16sIII")

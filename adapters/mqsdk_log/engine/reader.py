@@ -272,18 +272,19 @@ class Reader(Generic[R]):
         return self._sealed_size
 
     def _advance(self, active: int) -> bool:
-        """At the end of a segment: open the next one. A hole between two is passed silently unless it is known damage."""
+        """At the end of a segment: open the next one. A hole before it is damage unless it was left on purpose."""
         base = self._header.base_offset
         if base == active:
             return False
         later = [one for one in segment.bases(self._directory) if one > base and one >= self._next]
         if not later:
             return False
+        self._open(later[0])
         if later[0] > self._next:
-            if damage.covers(self._topic_directory, self._partition.number, self._next, later[0]):
+            if not self._header.flags & fmt.JUMP or damage.covers(self._topic_directory, self._partition.number, self._next, later[0]):
+                self._drop()
                 raise CorruptRange(self._next, later[0])
             self._next = self.position = later[0]
-        self._open(later[0])
         return True
 
 

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from . import checkpoint, damage, files, index, segment, state
+from . import checkpoint, damage, files, index, quarantine, segment, state
 from . import format as fmt
 from .checkpoint import Mark
 from .errors import CorruptBatch
 from .format import SEGMENT_HEADER_SIZE, SegmentHeader
 from .segment import Extent
-
-QUARANTINE = "quarantine"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _same_boot(site: Site) -> Report | None:
         report = Report("tail" if size > end else "intact")
         if found.position < size:
             report.cut_bytes = size - found.position
-            _cut(site, fd, base, found.position, size)
+            quarantine.cut(site.directory, fd, base, found.position, size)
     except CorruptBatch:
         return None
     finally:
@@ -125,7 +123,7 @@ def _truncated_by_someone(site: Site, fd: int, header: SegmentHeader, next_offse
     found = segment.scan(fd, header.salt, Extent(SEGMENT_HEADER_SIZE, header.base_offset, 0), size)
     report = Report("truncated", size - found.position)
     if found.position < size:
-        _cut(site, fd, header.base_offset, found.position, size)
+        quarantine.cut(site.directory, fd, header.base_offset, found.position, size)
     if found.next_offset < next_offset:
         damage.record(site.topic_directory, site.partition, found.next_offset, next_offset)
         report.damaged.append((found.next_offset, next_offset))
@@ -165,7 +163,7 @@ class _Survey:
 
 
 def _from_mark(site: Site) -> Report:
-    _tidy(site.directory)
+    quarantine.tidy(site.directory)
     found = segment.bases(site.directory)
     mark = checkpoint.load(site.directory)
     report = Report("boot")
@@ -176,11 +174,12 @@ def _from_mark(site: Site) -> Report:
             _survey_segment(survey, base, found[number + 1 :])
             if survey.stopped:
                 break
+    survey.lose(survey.tail.next_offset, survey.durable)  # valid to its end, but the end is below what was durable
     resume = max(survey.resume, survey.durable, survey.tail.next_offset, 0 if site.strict else site.floor())
     base_and_end = _jump(site, survey.tail, survey.base, resume)
     for base in segment.bases(site.directory):
         if base >= start:
-            _sync(site.directory, base)
+            quarantine.sync(site.directory, base)
     _finish(site, base_and_end, resume, survey.tail.newest_ms)
     return report
 
@@ -212,11 +211,6 @@ def _starting_point(site: Site, found: list[int], mark: Mark | None) -> tuple[in
 def _survey_segment(survey: _Survey, base: int, later: list[int]) -> None:
     """Validate one segment; sets `stopped` when the log ends in it or before it."""
     site, tail = survey.site, survey.tail
-    if survey.base >= 0 and base > tail.next_offset and base > survey.durable:
-        if not survey.is_damage(tail.next_offset, True):
-            _cut_segments(survey, [base, *later])
-            return
-        survey.lose(tail.next_offset, base)
     fd = files.open_write(segment.file_name(base), site.directory)
     try:
         header = segment.read_header(fd)
@@ -224,6 +218,12 @@ def _survey_segment(survey: _Survey, base: int, later: list[int]) -> None:
         files.close(fd)
         _bad_segment(survey, base, later)
         return
+    if survey.base >= 0 and base > tail.next_offset and not header.flags & fmt.JUMP:
+        if not survey.is_damage(tail.next_offset, True):
+            files.close(fd)
+            _cut_segments(survey, [base, *later])
+            return
+        survey.lose(tail.next_offset, base)
     try:
         begin = tail if survey.base < 0 and tail.position else Extent(SEGMENT_HEADER_SIZE, base, tail.newest_ms)
         survey.base = base
@@ -240,7 +240,7 @@ def _survey_batches(survey: _Survey, fd: int, header: SegmentHeader, begin: Exte
             return
         following = segment.resync(fd, header.salt, found.position, size, found.next_offset)
         if not survey.is_damage(found.next_offset, following is not None or bool(later)):
-            _cut(survey.site, fd, header.base_offset, found.position, size)
+            quarantine.cut(survey.site.directory, fd, header.base_offset, found.position, size)
             survey.report.cut_bytes += size - found.position
             _cut_segments(survey, later)
             return
@@ -272,14 +272,15 @@ def _bad_segment(survey: _Survey, base: int, later: list[int]) -> None:
 def _cut_segments(survey: _Survey, later: list[int]) -> None:
     survey.stopped = True
     for base in reversed(later):  # the newest first, so that a crash in between leaves no hole
-        _quarantine_file(survey.site.directory, base)
+        quarantine.set_aside(survey.site.directory, base)
 
 
 def _jump(site: Site, tail: Extent, base: int, next_offset: int) -> tuple[int, int]:
     """(segment, end) to go on at. Offsets are dense inside a segment; to skip some, or to leave damage behind, a new one is begun."""
     if base >= 0 and tail.position >= 0 and tail.next_offset == next_offset:
         return base, tail.position
-    segment.create(site.directory, next_offset, site.topic_uuid, site.partition, durable=True)
+    flags = fmt.JUMP if next_offset > tail.next_offset else 0
+    segment.create(site.directory, next_offset, site.topic_uuid, site.partition, durable=True, flags=flags)
     return next_offset, SEGMENT_HEADER_SIZE
 
 
@@ -298,61 +299,3 @@ def _finish(site: Site, where: tuple[int, int], next_offset: int, newest_ms: int
     words[state.GENERATION] = generation
     state.commit_tail(words, end, next_offset, base)
     words[state.TAG] = site.tag
-
-
-# --- files ----------------------------------------------------------------------------------------------------------------------
-
-
-def _tidy(directory: int) -> None:
-    """Remove what an interrupted rename or a deleted segment left."""
-    existing = segment.bases(directory)
-    for name in files.names(directory):
-        if name.endswith(".tmp"):
-            files.unlink(name, directory)
-    for base in segment.bases(directory, segment.INDEX_SUFFIX):
-        if base not in existing:
-            files.unlink(segment.index_name(base), directory)
-
-
-def _sync(directory: int, base: int) -> None:
-    fd = files.open_write(segment.file_name(base), directory)
-    try:
-        files.sync_data(fd)
-    finally:
-        files.close(fd)
-
-
-def _open_quarantine(directory: int) -> int:
-    files.make_dir(QUARANTINE, directory)
-    return files.open_dir(QUARANTINE, directory)
-
-
-def _cut(site: Site, fd: int, base: int, position: int, size: int) -> None:
-    """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
-    keep = _open_quarantine(site.directory)
-    try:
-        name = f"{base:020d}-{position}.torn"
-        copy = files.open_new(name, keep)
-        try:
-            at = position
-            while at < size and (data := files.pread(fd, min(1 << 20, size - at), at)):
-                files.write_all(copy, data, at - position)
-                at += len(data)
-            files.sync_data(copy)
-        finally:
-            files.close(copy)
-    finally:
-        files.close(keep)
-    files.ftruncate(fd, position)
-    files.sync_data(fd)
-    index.cut(site.directory, base, position)
-
-
-def _quarantine_file(directory: int, base: int) -> None:
-    keep = _open_quarantine(directory)
-    try:
-        files.rename(segment.file_name(base), segment.file_name(base), directory, keep)
-        files.unlink(segment.index_name(base), directory)
-        files.sync_dir(directory)
-    finally:
-        files.close(keep)

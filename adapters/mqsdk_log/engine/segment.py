@@ -37,9 +37,9 @@ def holding(found: list[int], offset: int) -> int | None:
     return candidates[-1] if candidates else None
 
 
-def create(directory: int, base: int, topic_uuid: bytes, partition: int, *, durable: bool) -> SegmentHeader:
+def create(directory: int, base: int, topic_uuid: bytes, partition: int, *, durable: bool, flags: int = 0) -> SegmentHeader:
     """Make an empty segment under a temporary name, then rename it: a segment never exists without its header."""
-    header = SegmentHeader(int.from_bytes(os.urandom(4), "little"), base, int(time.time() * 1000), topic_uuid, partition)
+    header = SegmentHeader(int.from_bytes(os.urandom(4), "little"), base, int(time.time() * 1000), topic_uuid, partition, flags)
     files.replace(file_name(base), fmt.encode_segment_header(header), directory, durable=durable)
     return header
 

@@ -274,3 +274,38 @@ def test_a_lying_or_lost_index_costs_time_only(kit: Any, content: bytes) -> None
     path.write_bytes(content)
     assert kit.values(partition, 333)[0] == bytes([33]) * 1000
     assert partition.locate(kit.now_ms) == 0
+
+
+def test_a_segment_that_lost_its_end_is_damage_not_a_jump(kit: Any) -> None:
+    partition = kit.partition("always", SMALL)
+    for number in range(30):
+        kit.append(partition, b"x" * 50 + bytes([number]))
+    stop = int(kit.segments()[3].stem)
+    size = kit.segments()[2].stat().st_size
+    os.truncate(kit.segments()[2], 64 + (size - 64) // 3)  # on the boundary of its first batch: all checksums hold
+    start = int(kit.segments()[2].stem) + 1
+    reader = partition.reader(start - 1)
+    assert len(reader.read(10, 1000)) == 1
+    with pytest.raises(CorruptRange) as caught:
+        reader.read(10, 1000)
+    assert (caught.value.start, caught.value.stop) == (start, stop)
+    reader.seek(stop)
+    assert reader.read(1, 1)[0].position == stop
+
+
+def test_acknowledged_batches_missing_at_the_end_after_a_new_boot_are_damage(kit: Any) -> None:
+    partition = kit.partition("always")
+    kit.append(partition, b"one")
+    size = kit.segments()[0].stat().st_size
+    kit.append(partition, b"two")
+    partition.sync()
+    kit.reboot()
+    os.truncate(kit.segments()[0], size)
+    partition = kit.partition("always")
+    assert kit.append(partition, b"three") == 2
+    reader = partition.reader(0)
+    assert len(reader.read(10, 1000)) == 1
+    with pytest.raises(CorruptRange) as caught:
+        reader.read(10, 1000)
+    assert (caught.value.start, caught.value.stop) == (1, 2)
+    assert kit.values(partition, 2) == [b"three"]

@@ -1,0 +1,62 @@
+"""What recovery does to files: tidying up, cutting a torn tail, setting a segment aside. Nothing is removed that was not kept first."""
+
+from __future__ import annotations
+
+from . import files, index, segment
+
+QUARANTINE = "quarantine"
+
+
+def tidy(directory: int) -> None:
+    """Remove what an interrupted rename or a deleted segment left."""
+    existing = segment.bases(directory)
+    for name in files.names(directory):
+        if name.endswith(".tmp"):
+            files.unlink(name, directory)
+    for base in segment.bases(directory, segment.INDEX_SUFFIX):
+        if base not in existing:
+            files.unlink(segment.index_name(base), directory)
+
+
+def sync(directory: int, base: int) -> None:
+    fd = files.open_write(segment.file_name(base), directory)
+    try:
+        files.sync_data(fd)
+    finally:
+        files.close(fd)
+
+
+def _open_quarantine(directory: int) -> int:
+    files.make_dir(QUARANTINE, directory)
+    return files.open_dir(QUARANTINE, directory)
+
+
+def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
+    """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
+    keep = _open_quarantine(directory)
+    try:
+        name = f"{base:020d}-{position}.torn"
+        copy = files.open_new(name, keep)
+        try:
+            at = position
+            while at < size and (data := files.pread(fd, min(1 << 20, size - at), at)):
+                files.write_all(copy, data, at - position)
+                at += len(data)
+            files.sync_data(copy)
+        finally:
+            files.close(copy)
+    finally:
+        files.close(keep)
+    files.ftruncate(fd, position)
+    files.sync_data(fd)
+    index.cut(directory, base, position)
+
+
+def set_aside(directory: int, base: int) -> None:
+    keep = _open_quarantine(directory)
+    try:
+        files.rename(segment.file_name(base), segment.file_name(base), directory, keep)
+        files.unlink(segment.index_name(base), directory)
+        files.sync_dir(directory)
+    finally:
+        files.close(keep)
