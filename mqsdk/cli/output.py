@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 def text_of(value: Any) -> str:
     """One cell: nothing as `-`, numbers with thousands separators, lists joined; control characters escaped."""
-    if value is None or value == "" or value == [] or value == ():
+    if value is None or value in ("", [], (), {}):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -27,6 +27,8 @@ def text_of(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
         return ", ".join(text_of(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(printable(f"{name}={item}") for name, item in value.items())
     return printable(str(value))
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mqsdk.cli.publish import chunks
 from tests.cli.harness import Broker
+from tests.processes import MQSDK, PATIENCE_S, environment
 
 
 def stored(broker: Broker, topic: str = "orders") -> list[dict[str, Any]]:
@@ -171,3 +176,39 @@ def test_what_has_arrived_is_not_held_back() -> None:
 def test_chunks_are_bounded() -> None:
     found = list(chunks(io.BytesIO(b"x\n" * 2500)))
     assert [len(chunk) for chunk in found] == [1000, 1000, 500]
+
+
+# --- on a terminal ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_on_a_terminal_a_bar_shows_how_far_it_is(folder: Path, source: str) -> None:
+    (folder / "lines").write_text("x\n" * 3000)
+    shown, terminal = os.openpty()
+    with open("lines", "rb") as lines:
+        process = subprocess.Popen(
+            [*MQSDK, "publish", "orders", "--lines"],
+            env={**environment(folder), "TERM": "xterm", "COLUMNS": "100"},
+            stdin=lines if source == "file" else subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        if process.stdin is not None:
+            process.stdin.write(lines.read())
+            process.stdin.close()
+    os.close(terminal)
+    written = read_terminal(shown)
+    assert process.wait(PATIENCE_S) == 0
+    assert "orders" in written
+    assert "3,000 messages to orders" in written
+    assert "\x1b[" in written
+
+
+def read_terminal(descriptor: int) -> str:
+    """Everything written until the other side is closed."""
+    written = b""
+    with suppress(OSError):  # Linux reports the end of a terminal as EIO
+        while part := os.read(descriptor, 65536):
+            written += part
+    os.close(descriptor)
+    return written.decode(errors="replace")
