@@ -28,9 +28,9 @@ def test_a_key_is_out_once_and_ends_in_order(keys: list[str | None], seed: int, 
             assert 0 < len(taken) <= limit
             busy = {one.key for job in out for one in job}
             assert not busy & {one.key for one in taken}
-            for key in {one.key for one in taken}:
-                mine = [one.position for one in taken if one.key == key]
-                assert mine == left[key][: len(mine)]
+            for name in {one.key for one in taken}:
+                mine = [one.position for one in taken if one.key == name]
+                assert mine == left[name][: len(mine)]
             out.append(taken)
         else:
             job = out.pop(rng.randrange(len(out)))

@@ -137,13 +137,19 @@ class World:
             first = max(again, cursor.position)
             repeats = [record for record in cursor.records if first <= record.position < cursor.read_to]
             cursor.read_to = ready[-1].position + 1
-            cursor.credit -= len(ready)
+            cursor.credit = max(0, cursor.credit - len(repeats) - len(ready))
             size = sum(record.size for record in [*repeats, *ready])
             batch = spi.Batch(spi.Partition(TOPIC, number), epoch, [*repeats, *ready], size)
             self.inbox.append(batch)
             if self.rate("stale"):
-                self.after(0.1, lambda: self._late(process, batch))
+                self.after(0.1, lambda: self._repeat(process, batch))
         self.after(self.rng.choice((0.002, 0.03)), lambda: self._deliver(number, epoch, process))
+
+    def _repeat(self, process: int, batch: spi.Batch) -> None:
+        cursor = self.cursors[batch.partition.number]
+        if process == self.process and batch.epoch == cursor.epoch:
+            cursor.credit = max(0, cursor.credit - len(batch.records))
+        self._late(process, batch)
 
     def _late(self, process: int, event: Any) -> None:
         if process == self.process:
