@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from mqsdk.api import middleware, signature
+from mqsdk.api.hooks import Hooks
 from mqsdk.api.inspecting import InspectMethods
 from mqsdk.api.publishing import PublishMethods
 from mqsdk.api.router import Declarations, Router
 from mqsdk.api.state import INSIDE, State
 from mqsdk.errors import CapabilityError, DeclarationError, Duration, StateError
-from mqsdk.message import CURRENT
+from mqsdk.message import current_message
 from mqsdk.units import seconds
 
 if TYPE_CHECKING:
@@ -33,16 +32,13 @@ if TYPE_CHECKING:
     from mqsdk.config.diff import Change
     from mqsdk.config.model import Configuration
     from mqsdk.config.settings import Settings
-    from mqsdk.events import Event
     from mqsdk.runtime.environment import Environment
     from mqsdk.runtime.inspection import StopReport
 
 LOG = logging.getLogger("mqsdk.app")
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-class App(Declarations, PublishMethods, InspectMethods):
+class App(Declarations, Hooks, PublishMethods, InspectMethods):
     """Handlers and publishing of one service. Constructing and declaring touch no file, socket or environment variable.
 
     config: None (at open: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else one embedded log in `./.mqsdk`), a path, or `Settings`.
@@ -50,7 +46,8 @@ class App(Declarations, PublishMethods, InspectMethods):
     """
 
     def __init__(self, config: str | Path | Settings | None = None, *, name: str | None = None) -> None:
-        super().__init__()
+        Declarations.__init__(self)
+        Hooks.__init__(self)
         if config is not None and not isinstance(config, str | os.PathLike) and not hasattr(config, "configuration"):
             raise DeclarationError(f"`config` is None, a path or Settings, not {type(config).__name__}", where="App")
         if name is not None and (not isinstance(name, str) or not name):
@@ -60,10 +57,6 @@ class App(Declarations, PublishMethods, InspectMethods):
         self._name = name
         self._state = State.NEW
         self._session: Session | None = None
-        self._startup: list[Callable[[], Any]] = []
-        self._shutdown: list[Callable[[], Any]] = []
-        self._middleware: list[Callable[..., Any]] = []
-        self._observers: list[Callable[[Event], Any]] = []
         self._moving_lock = threading.Lock()
         self._mover = 0
 
@@ -74,28 +67,6 @@ class App(Declarations, PublishMethods, InspectMethods):
         if not isinstance(router, Router):
             raise DeclarationError(f"include_router takes a Router, not {type(router).__name__}")
         router._include_in(self)
-
-    def on_startup(self, function: Function) -> Function:
-        """Run before the first delivery; sync or async, no arguments. What it raises ends the start."""
-        self._startup.append(_hook(function, "on_startup"))
-        return function
-
-    def on_shutdown(self, function: Function) -> Function:
-        """Run after the last settle; sync or async, no arguments. What it raises is logged."""
-        self._shutdown.append(_hook(function, "on_shutdown"))
-        return function
-
-    def middleware(self, function: Function) -> Function:
-        """A generator function `(message)` with one `yield` around every handler; declared first = outermost."""
-        self._middleware.append(middleware.check(function))
-        return function
-
-    def observe(self, function: Function) -> Function:
-        """A function `(event)` that is told every event of `mqsdk.events`, on the SDK's own threads: it must not block."""
-        if not callable(function) or isinstance(function, type) or inspect.iscoroutinefunction(function):
-            raise DeclarationError("an observer is a plain function of one event", where=signature.place_of(function))
-        self._observers.append(function)
-        return function
 
     def _add(self, declarations: Any) -> None:
         if self._state in (State.RUNNING, State.DRAINING, State.CLOSED):
@@ -124,7 +95,7 @@ class App(Declarations, PublishMethods, InspectMethods):
         ident = threading.get_ident()
         if self._mover == ident:
             raise StateError(f"{what} was called while this thread is opening, starting or stopping the App", state=str(self._state))
-        if CURRENT.get() is not None or INSIDE.get():
+        if self._is_inside():
             raise StateError(
                 f"{what} was called inside a handler, which it would wait for", fix="set a flag, stop outside", state=str(self._state)
             )
@@ -136,6 +107,14 @@ class App(Declarations, PublishMethods, InspectMethods):
                 yield
             finally:
                 self._mover = 0
+
+    def _is_inside(self) -> bool:
+        """Whether this is code that a consumer of this App is running: a handler, or an observer."""
+        if self._state not in (State.RUNNING, State.DRAINING):
+            return False
+        message, inside = current_message(), INSIDE.get()
+        own = message is not None and (message.topic, message.group) in self._declared
+        return own or inside == self._mark or any(inside == one.name for one in self._declared.values())
 
     def _check_process(self, session: Session) -> None:
         if session.pid != os.getpid():
@@ -349,19 +328,6 @@ class App(Declarations, PublishMethods, InspectMethods):
             topics = [topic for topic, _ in self._declared]
             return reloading.reload(self._session, self._load, topics, self._session.supervisor.environment.observe)
 
-    def _notify(self, also: Callable[[Event], Any], event: Event) -> None:
-        """Log and tell the observers; what they raise is logged and changes nothing."""
-        from mqsdk.runtime import observe
-
-        observe.log(event)
-        token = INSIDE.set("observer")
-        for observer in (*self._observers, also):
-            try:
-                observer(event)
-            except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive
-                LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
-        INSIDE.reset(token)
-
 
 def refuse_platform(platform: str) -> None:
     """Raises CapabilityError on Windows."""
@@ -371,17 +337,6 @@ def refuse_platform(platform: str) -> None:
             fix="use WSL or a container",
             capability="platform",
         )
-
-
-def _hook(function: Callable[..., Any], name: str) -> Callable[[], Any]:
-    where = signature.place_of(function)
-    if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise DeclarationError(f"`{name}` takes a plain or async function", where=where)
-    try:
-        inspect.signature(function).bind()
-    except (TypeError, ValueError):
-        raise DeclarationError(f"an `{name}` function takes no arguments", where=where) from None
-    return function
 
 
 def _path(config: Any) -> str | None:

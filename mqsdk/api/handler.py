@@ -14,6 +14,7 @@ from typing import Any
 from mqsdk.api.middleware import Chain
 from mqsdk.api.payload import Decoder
 from mqsdk.api.signature import Passes, Shape
+from mqsdk.api.state import INSIDE
 from mqsdk.api.verdict import NONE_FAILED, Verdicts
 from mqsdk.core.actions import Failure
 from mqsdk.message import CURRENT, Call, Message
@@ -147,11 +148,14 @@ def _batch(parts: Parts) -> Callable[[Call], Failures]:
         indexes, messages, failures = _open_batch(parts, call)
         if not messages:
             return failures
+        token = INSIDE.set(verdicts.consumer)
         try:
             result = run(messages, pick([message.payload for message in messages], messages))
             judged = NONE_FAILED if result is None else verdicts.batch_returned(result, len(messages))
         except BaseException as error:
             judged = verdicts.batch_failed(error, len(messages))
+        finally:
+            INSIDE.reset(token)
         return _numbered(failures, indexes, judged)
 
     return invoke_batch
@@ -165,6 +169,7 @@ def _batch_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failures]
         indexes, messages, failures = _open_batch(parts, call)
         if not messages:
             return failures
+        token = INSIDE.set(verdicts.consumer)
         try:
             result = await run(messages, pick([message.payload for message in messages], messages))
             judged = NONE_FAILED if result is None else verdicts.batch_returned(result, len(messages))
@@ -172,6 +177,8 @@ def _batch_async(parts: Parts) -> Callable[[Call], Coroutine[Any, Any, Failures]
             if is_own_cancel(error):
                 raise
             judged = verdicts.batch_failed(error, len(messages))
+        finally:
+            INSIDE.reset(token)
         return _numbered(failures, indexes, judged)
 
     return invoke_batch_async

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from enum import StrEnum
 
-# Set around what runs inside a consumer without being a single message's handler: batch calls and observers. Waiting there for the
-# consumer to end would wait for oneself.
+# Set around what runs inside a consumer without being the handler of a single message: "topic/group" in a batch call, the App's mark in
+# its observers. To wait there for the consumer's end is to wait for oneself.
 INSIDE: ContextVar[str] = ContextVar("mqsdk_inside", default="")
 
 

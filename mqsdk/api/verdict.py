@@ -38,7 +38,7 @@ class Verdicts:
         mask: Callable[[str], str] = str,
         witness: Witness | None = None,
     ) -> None:
-        self._consumer = consumer
+        self.consumer = consumer
         self._reject_on = reject_on
         self._mask = mask
         self._witness = witness
@@ -109,7 +109,7 @@ class Verdicts:
     def _warn(self, value: object) -> None:
         if not self._warned:
             self._warned = True
-            LOG.warning("handler of %s returned a %s, which is ignored (said once)", self._consumer, type(value).__name__)
+            LOG.warning("handler of %s returned a %s, which is ignored (said once)", self.consumer, type(value).__name__)
 
 
 def cut(text: str) -> str:

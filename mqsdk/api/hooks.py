@@ -1,0 +1,76 @@
+"""What an App calls beside handlers: start-up and shutdown hooks, middleware, observers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mqsdk.api import middleware, signature
+from mqsdk.api.state import INSIDE
+from mqsdk.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from mqsdk.events import Event
+
+LOG = logging.getLogger("mqsdk.app")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Hooks:
+    """Recorded in the order of declaration; nothing is called before the App starts."""
+
+    def __init__(self) -> None:
+        self._startup: list[Callable[[], Any]] = []
+        self._shutdown: list[Callable[[], Any]] = []
+        self._middleware: list[Callable[..., Any]] = []
+        self._observers: list[Callable[[Event], Any]] = []
+        self._mark = f"observers of {id(self)}"
+
+    def on_startup(self, function: Function) -> Function:
+        """Run before the first delivery; sync or async, no arguments. What it raises ends the start."""
+        self._startup.append(_hook(function, "on_startup"))
+        return function
+
+    def on_shutdown(self, function: Function) -> Function:
+        """Run after the last settle; sync or async, no arguments. What it raises is logged."""
+        self._shutdown.append(_hook(function, "on_shutdown"))
+        return function
+
+    def middleware(self, function: Function) -> Function:
+        """A generator function `(message)` with one `yield` around every handler; declared first = outermost."""
+        self._middleware.append(middleware.check(function))
+        return function
+
+    def observe(self, function: Function) -> Function:
+        """A function `(event)` that is told every event of `mqsdk.events`, on the SDK's own threads: it must not block."""
+        if not callable(function) or isinstance(function, type) or inspect.iscoroutinefunction(function):
+            raise DeclarationError("an observer is a plain function of one event", where=signature.place_of(function))
+        self._observers.append(function)
+        return function
+
+    def _notify(self, also: Callable[[Event], Any], event: Event) -> None:
+        """Log and tell the observers; what they raise is logged and changes nothing."""
+        from mqsdk.runtime import observe
+
+        observe.log(event)
+        token = INSIDE.set(self._mark)
+        for observer in (*self._observers, also):
+            try:
+                observer(event)
+            except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive
+                LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
+        INSIDE.reset(token)
+
+
+def _hook(function: Callable[..., Any], name: str) -> Callable[[], Any]:
+    where = signature.place_of(function)
+    if not callable(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError(f"`{name}` takes a plain or async function", where=where)
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        raise DeclarationError(f"an `{name}` function takes no arguments", where=where) from None
+    return function
