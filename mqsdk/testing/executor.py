@@ -155,7 +155,8 @@ class _ParkingSelector(selectors.BaseSelector):
         self._clock = clock
         self._real = selectors.DefaultSelector()
         self._turn = threading.Condition()
-        self._going = False
+        self._asked = 0  # how often `go` was called
+        self._answered = 0  # the call that the loop has done everything for
         self._free = False
         self._worked = False
         self.due: float | None = None
@@ -167,9 +168,9 @@ class _ParkingSelector(selectors.BaseSelector):
     def go(self) -> bool:
         with self._turn:
             self._worked = False
-            self._going = True
+            self._asked += 1
             self._turn.notify_all()
-            if not self._turn.wait_for(lambda: not self._going, REAL_WAIT_S * 3):
+            if not self._turn.wait_for(lambda: self._answered == self._asked, REAL_WAIT_S * 3):
                 raise TimeoutError("an async handler blocks the event loop: it calls something that waits without `await`")
             return self._worked
 
@@ -184,6 +185,7 @@ class _ParkingSelector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self._free:
             return self._real.select(0 if timeout is None else min(timeout, 0.05))
+        asked = self._asked  # before looking: what is asked for after an empty look is not answered by it
         ready = self._real.select(0)
         if ready or (timeout is not None and timeout <= 0):
             self._worked = True
@@ -193,16 +195,16 @@ class _ParkingSelector(selectors.BaseSelector):
             return ready
         self.due = None if timeout is None else self._clock.mono() + timeout
         with self._turn:
-            self._going = False
+            self._answered = asked
             self._turn.notify_all()
-            self._turn.wait_for(lambda: self._going or self._free)
+            self._turn.wait_for(lambda: self._asked > asked or self._free)
         ready = self._real.select(0)
         self._worked = self._worked or bool(ready)
         return ready
 
     def _wait_for_the_real_world(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Threads and sockets of handlers go on in real time; idle is who waits for neither, or has waited long enough."""
-        if not self._going:
+        if self._answered == self._asked:
             return []
         bound = REAL_WAIT_S if self.in_threads else QUIET_NETWORK_S if len(self.get_map()) > self.own_sockets else 0.0
         end = time.monotonic() + bound

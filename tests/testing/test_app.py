@@ -246,6 +246,21 @@ def test_asyncio_sleep_of_a_handler_takes_virtual_time() -> None:
         assert sorted(ended) == [(number, 5.0) for number in range(5)]
 
 
+def test_handlers_that_wait_do_not_wait_for_each_other_after_quick_ones_either() -> None:
+    app = App()
+
+    @app.consumer("t", group="g", concurrency=10)
+    async def handle(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    with TestApp(app) as t:
+        app.publish_many("t", [0] * 50, key="k")
+        assert t.drain().handled == 50
+        app.publish_many("t", [5] * 10, key="k")
+        t.drain()
+        assert t.advance("5s").handled == 10
+
+
 def test_an_async_handler_times_out_in_virtual_time() -> None:
     app, cancelled = App(), []
 
@@ -403,6 +418,20 @@ def test_a_batch_that_failed_in_part_is_handled_in_part() -> None:
         t.drain(raise_failures=False)
         assert t.handled("t", "g").payloads == [0, 2, 4]
         assert t.dead_letters("t", "g").payloads == [1, 3, 5]
+
+
+def test_lag_is_exact_after_drain_beside_a_handler_that_still_runs() -> None:
+    app = App()
+
+    @app.consumer("t", group="g")
+    async def handle(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    with TestApp(app) as t:
+        for seconds in (60, 0, 0, 0):
+            app.publish("t", seconds, key="k")
+            t.drain()
+        assert t.lag("t", "g").messages == 1
 
 
 def test_two_groups_each_handle_everything() -> None:
