@@ -6,8 +6,9 @@ import pytest
 
 from mqsdk.runtime import deadletters
 from mqsdk.runtime.deadletters import DONE, Chosen, Remover, done_text, letters
-from mqsdk.spi import NewRecord, Partition, ProducerEvent, Record
+from mqsdk.spi import EventSink, NewRecord, Partition, ProducerEvent, Record
 from mqsdk.testing import SimBackend, SimLog
+from mqsdk.testing.simlog import SimProducer
 
 
 class Sink:
@@ -99,3 +100,23 @@ def test_no_topic_of_dead_letters_means_no_letters() -> None:
     backend = SimBackend(SimLog())
     backend.open(0.0)
     assert left(backend) == []
+
+
+def test_a_done_record_is_stored_as_durably_as_the_letter() -> None:
+    """A letter that was redriven must not come back after a power cut because its removal was only in memory."""
+    kept: list[NewRecord] = []
+
+    class Keeping(SimBackend):
+        def producer(self, events: EventSink) -> SimProducer:
+            producer = super().producer(events)
+            publish = producer.publish
+            producer.publish = lambda batch, deadline: (kept.extend(batch), publish(batch, deadline))[1]  # type: ignore[method-assign]
+            return producer
+
+    backend = Keeping(SimLog())
+    backend.open(0.0)
+    backend.admin().ensure_topic("t.g.dlq", 1)
+    put(backend, (0, "a"))
+    kept.clear()
+    Remover(backend, "t", "g", lambda: 0).remove(list(letters(backend.admin(), "t", "g")), 1.0)
+    assert [(record.durable, dict(record.extra)[DONE]) for record in kept] == [(True, "0")]
