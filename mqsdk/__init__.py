@@ -1,5 +1,6 @@
 """Message handlers by topic and group; the broker is one line of configuration."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.api.app import App
@@ -31,6 +32,9 @@ __all__ = [
     "Outgoing", "PublishError", "PublishRejected", "PublishUnknown", "Receipt", "Reject", "Retry", "RetryPolicy", "Router", "Secret",
     "Settings", "StateError", "current_message",
 ]  # fmt: skip
+
+# A library says nothing unless its application asks for it.
+logging.getLogger("mqsdk").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

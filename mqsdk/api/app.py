@@ -110,7 +110,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
     def _is_inside(self) -> bool:
         """Whether this is code that a consumer of this App is running: a handler, or an observer."""
-        if self._state not in (State.RUNNING, State.DRAINING):
+        if self._session is None:
             return False
         message, inside = current_message(), INSIDE.get()
         own = message is not None and (message.topic, message.group) in self._declared

@@ -11,6 +11,7 @@ from typing import Any
 from mqsdk.api import handler
 from mqsdk.api.consumer import ConsumerDeclaration
 from mqsdk.api.handler import Parts
+from mqsdk.api.masking import mask_for
 from mqsdk.api.middleware import Chain
 from mqsdk.api.outlet import Outlet
 from mqsdk.api.payload import Limits, decoder
@@ -50,7 +51,7 @@ class Session:
             function=signature.function,
             shape=shape,
             decode=decoder(shape.annotation, self.limits, signature.where),
-            verdicts=Verdicts(one.name, one.reject_on, mask, self._witness),
+            verdicts=Verdicts(one.name, one.reject_on, mask_for(self.configuration), self._witness),
             chain=chain,
             clock=self.supervisor.environment.clock.mono,
         )
@@ -96,8 +97,3 @@ class Session:
 
 async def _awaited(result: Any) -> None:
     await result
-
-
-def mask(text: str) -> str:
-    """Hide registered secrets."""
-    return text
