@@ -22,10 +22,21 @@ TURN_S = 0.05
 class Account:
     """records, bytes: in flight. credit_*: given out and not used. room: further records that the partition's span allows.
 
-    is_open False: nothing more may be delivered, whatever the limits say.
+    is_open False: nothing more may be delivered, whatever the limits say. is_active: it delivered something lately.
     """
 
-    __slots__ = ("bytes", "credit_bytes", "credit_records", "is_open", "partition", "received_at", "records", "room", "touched")
+    __slots__ = (
+        "bytes",
+        "credit_bytes",
+        "credit_records",
+        "is_active",
+        "is_open",
+        "partition",
+        "received_at",
+        "records",
+        "room",
+        "touched",
+    )
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
@@ -35,7 +46,8 @@ class Account:
         self.credit_bytes = 0
         self.room = 1 << 62
         self.is_open = True
-        self.received_at: float | None = None
+        self.received_at = float("-inf")
+        self.is_active = False
         self.touched = True
 
     def receive(self, records: int, size: int) -> None:
@@ -65,7 +77,6 @@ class Credits:
     def __init__(self, tuning: Tuning) -> None:
         self._accounts: dict[Partition, Account] = {}
         self._shares: dict[Partition, tuple[int, int]] = {}
-        self._active: set[Account] = set()
         self._turn = 0
         self._next_look: float | None = None
         self._is_stale = False
@@ -82,21 +93,15 @@ class Credits:
         """The account of a new ownership; replaces that of an older one."""
         self.close(partition)
         account = self._accounts[partition] = Account(partition)
+        self._shares[partition] = (0, 0)
         self._is_stale = True
         return account
 
     def close(self, partition: Partition) -> None:
         """What was in flight in it is not ours any more."""
-        account = self._accounts.pop(partition, None)
-        self._shares.pop(partition, None)
-        if account is not None:
-            self._active.discard(account)
+        if self._accounts.pop(partition, None) is not None:
+            del self._shares[partition]
             self._is_stale = True
-
-    def totals(self) -> tuple[int, int]:
-        """(records, bytes) in flight in all partitions. Any thread."""
-        accounts = list(self._accounts.values())
-        return sum(account.records for account in accounts), sum(account.bytes for account in accounts)
 
     def next(self) -> float | None:
         """When `refresh` wants to be called again although nothing happens; monotonic seconds."""
@@ -120,16 +125,16 @@ class Credits:
     # --- shares -----------------------------------------------------------------------------------------------------------------
 
     def _follow_activity(self, now: float) -> None:
-        for account in [one for one in self._accounts.values() if one.touched and one.received_at == now and one not in self._active]:
-            self._active.add(account)
-            self._is_stale = True
+        for account in self._accounts.values():
+            if account.received_at == now and not account.is_active:
+                account.is_active = self._is_stale = True
         if self._next_look is None:
             if self._is_stale and len(self._accounts) > 1:
                 self._plan(now)
         elif now >= self._next_look:
-            for account in [one for one in self._active if now - (one.received_at or 0.0) >= IDLE_S and not one.records]:
-                self._active.discard(account)
-                self._is_stale = True
+            for account in self._accounts.values():
+                if account.is_active and now - account.received_at >= IDLE_S and not account.records:
+                    account.is_active, self._is_stale = False, True
             if len(self._accounts) > self._max_records:
                 self._turn += self._max_records
                 self._is_stale = True
@@ -138,7 +143,7 @@ class Credits:
     def _plan(self, now: float) -> None:
         if len(self._accounts) > self._max_records:
             self._next_look = now + TURN_S
-        elif self._active and len(self._accounts) > 1:
+        elif len(self._accounts) > 1 and any(account.is_active for account in self._accounts.values()):
             self._next_look = now + IDLE_S
         else:
             self._next_look = None
@@ -151,7 +156,7 @@ class Credits:
             size = max(1, self._max_bytes // most)
             self._shares = {one.partition: ((1, size) if index in chosen else (0, 0)) for index, one in enumerate(accounts)}
             return
-        active = sum(1 for one in accounts if one in self._active)
+        active = sum(1 for one in accounts if one.is_active)
         idle = count - active
         if not active or not idle:
             share = (most // max(1, count), max(1, self._max_bytes // max(1, count)))
@@ -159,7 +164,7 @@ class Credits:
             return
         low = (max(1, most // (IDLE_PART * count)), max(1, self._max_bytes // (IDLE_PART * count)))
         high = ((most - low[0] * idle) // active, max(1, (self._max_bytes - low[1] * idle) // active))
-        self._shares = {one.partition: (high if one in self._active else low) for one in accounts}
+        self._shares = {one.partition: (high if one.is_active else low) for one in accounts}
 
     # --- credit -----------------------------------------------------------------------------------------------------------------
 
@@ -201,7 +206,5 @@ class Credits:
         return records, size
 
     def _give(self, account: Account, records: int, size: int, changed: list[Credit]) -> None:
-        if (records, size) == (account.credit_records, account.credit_bytes):
-            return
         account.credit_records, account.credit_bytes = records, size
         changed.append(Credit(account.partition, records, size))
