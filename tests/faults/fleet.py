@@ -1,0 +1,103 @@
+"""The processes of a fault run on one embedded log, the faults done to them, and the judgement of their journals."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mqsdk.testing.checker import FREEZE, KILL, Verdict, judge
+from mqsdk.testing.journal import Journal, read_journals
+from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
+
+HERE = Path(__file__).resolve().parent
+TOPIC, GROUP = "work", "workers"
+MEMBERS = 4  # publishers, and as many consumers
+
+
+def prepare(folder: Path) -> None:
+    """The two scripts, and the group: it exists before the first publish, so it is owed every message."""
+    for script in ("publisher.py", "consumer.py"):
+        shutil.copy(HERE / script, folder)
+    ensured = mqsdk(folder, "groups", "ensure", TOPIC, GROUP, "--yes")
+    assert ensured.returncode == 0, ensured.stderr
+
+
+class Fleet:
+    """Publishers and consumers by number; a killed one is started again under the same number."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._journal = Journal.in_folder(folder, "faults")
+        self._members: dict[tuple[str, int], Running] = {}
+        self.kills = {"publisher": 0, "consumer": 0}
+
+    def start(self, role: str, number: int) -> None:
+        command = [sys.executable, "publisher.py", str(number)] if role == "publisher" else [*MQSDK, "run", "consumer:app"]
+        self._members[role, number] = Running(command, self._folder, environ=environment(self._folder))
+
+    def start_all(self, count: int = MEMBERS) -> None:
+        for role in ("consumer", "publisher"):
+            for number in range(count):
+                self.start(role, number)
+
+    def pid(self, role: str, number: int) -> int:
+        return self._members[role, number].pid
+
+    def kill(self, role: str, number: int) -> None:
+        victim = self._members[role, number]
+        self._journal.fault(KILL, on=True, pid=victim.pid)
+        with victim:
+            victim.kill()
+        self._journal.fault(KILL, on=False, pid=victim.pid)
+        self.kills[role] += 1
+        self.start(role, number)
+
+    def freeze(self, role: str, number: int) -> float:
+        """SIGSTOP; the moment before it."""
+        victim = self._members[role, number]
+        moment = time.monotonic()
+        self._journal.fault(FREEZE, on=True, pid=victim.pid)
+        victim.process.send_signal(signal.SIGSTOP)
+        return moment
+
+    def thaw(self, role: str, number: int) -> None:
+        victim = self._members[role, number]
+        victim.process.send_signal(signal.SIGCONT)
+        self._journal.fault(FREEZE, on=False, pid=victim.pid)
+
+    def stop(self, role: str) -> list[int]:
+        """SIGTERM to every process of a role; their exit codes."""
+        members = [member for (name, _), member in self._members.items() if name == role]
+        for member in members:
+            member.process.terminate()
+        return [member.process.wait(PATIENCE_S) for member in members]
+
+    def output(self) -> str:
+        return "\n".join(f"{role} {number}: {line}" for (role, number), member in self._members.items() for line in member.lines[-5:])
+
+    def end(self) -> None:
+        for member in self._members.values():
+            with member:
+                pass
+
+
+def drained(folder: Path) -> bool:
+    """`mqsdk lag` over its limit exits with 1; 0 = nothing waits any more."""
+    return comes_true(lambda: mqsdk(folder, "lag", TOPIC, GROUP, "--max-messages", "0").returncode == 0)
+
+
+def comes_true(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
+    """Looks again and again until the deadline; a look is a process or the reading of journals, so this does not spin."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if condition():
+            return True
+    return False
+
+
+def judged(folder: Path, *, complete: bool) -> Verdict:
+    return judge(read_journals(folder), (GROUP,), ordered=(GROUP,), drained=complete)
