@@ -325,8 +325,8 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         with self._moving("reload"):
             if self._session is None:
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
-            topics = [topic for topic, _ in self._declared]
-            return reloading.reload(self._session, self._load, topics, self._session.supervisor.environment.observe)
+            topics = dict.fromkeys([*(topic for topic, _ in self._declared), *self._session.outlet.topics()])
+            return reloading.reload(self._session, self._load, list(topics), self._session.supervisor.environment.observe)
 
 
 def refuse_platform(platform: str) -> None:

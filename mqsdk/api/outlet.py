@@ -40,10 +40,9 @@ class Outlet:
         self.default_timeout_s = supervisor.configuration.publish.timeout_s
 
     def apply(self, configuration: Configuration) -> None:
-        """Take the live keys of a new configuration; routes may have changed, so publishers are looked up again."""
+        """Take the live keys of a new configuration. A reload never moves a topic in use, so the publishers stay."""
         self._limits.payload = configuration.payload_limit
         self.default_timeout_s = configuration.publish.timeout_s
-        self._publishers = {}
 
     def timeout_s(self, timeout: Duration | None) -> float:
         """Seconds of a `timeout=`; None is `publish.timeout` of the configuration."""
@@ -89,6 +88,10 @@ class Outlet:
                 self._publishers = {}
             self._publishers[topic] = found
         return found
+
+    def topics(self) -> list[str]:
+        """What was published to."""
+        return list(self._publishers)
 
     def would_wait(self, topic: str, draft: Draft) -> bool:
         """Whether `submit` may block now: the topic's cluster is not open yet, or the publish window is full."""

@@ -1,0 +1,175 @@
+"""`app.reload()`: the whole new file, or the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mqsdk import App, ConfigError, InvalidMessage, Settings, StateError
+from mqsdk.config.load import load
+from mqsdk.events import Reloaded
+from mqsdk.runtime.environment import Environment
+from mqsdk.testing.simlog import SimBackend, SimLog
+
+FILE = """
+app: shop
+clusters:
+  local: {backend: log, path: ./data}
+  other: {backend: log, path: ./other}
+routes:
+  - {topics: ["orders*"], cluster: local}
+  - {topics: ["*"], cluster: other}
+defaults: {concurrency: 4}
+limits: {payload: 1MiB}
+"""
+
+
+class Service:
+    """An App with a file, on the in-memory log."""
+
+    def __init__(self, path: Path, store: SimLog) -> None:
+        self.path = path
+        self.write(FILE)
+        self.app = App(path)
+        self.events: list[Reloaded] = []
+        self.app.observe(lambda event: self.events.append(event) if isinstance(event, Reloaded) else None)
+        self.app.consumer("orders", group="billing")(lambda payload: None)
+        environment = Environment(make_backend=lambda cluster: SimBackend(store, name=cluster.name))
+        self.app._open(environment=environment)
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+        self.path.chmod(0o600)
+
+    def reload(self, old: str, new: str) -> Any:
+        assert old in FILE
+        self.write(FILE.replace(old, new))
+        return self.app.reload()
+
+    @property
+    def concurrency(self) -> int:
+        return self.app.consumers()[0].concurrency
+
+
+@pytest.fixture
+def service(tmp_path: Path, store: SimLog) -> Iterator[Service]:
+    made = Service(tmp_path / "mqsdk.yaml", store)
+    yield made
+    made.app.close()
+
+
+def test_live_keys_are_applied_at_once_and_the_diff_is_returned(service: Service) -> None:
+    service.app.start()
+    assert service.concurrency == 4
+    changes = service.reload("concurrency: 4", "concurrency: 9")
+    assert [str(change) for change in changes] == ["defaults.concurrency: 4 -> 9"]
+    assert service.concurrency == 9
+    assert service.app.consumers()[0].config == 2
+    assert [(event.outcome, event.version, event.changes) for event in service.events] == [
+        ("applied", 2, (("defaults.concurrency", "4", "9"),)),
+    ]
+
+
+def test_limits_of_publishing_follow(service: Service) -> None:
+    service.app.publish("orders", b"x" * 100)
+    service.reload("1MiB", "50")
+    with pytest.raises(InvalidMessage):
+        service.app.publish("orders", b"x" * 100)
+
+
+def test_nothing_changed(service: Service) -> None:
+    assert service.app.reload() == []
+    assert [event.outcome for event in service.events] == ["unchanged"]
+
+
+REFUSED: dict[str, tuple[str, str, str]] = {
+    "a key of the log": ("path: ./data", "path: ./elsewhere", "clusters.local.path"),
+    "the name of the App": ("app: shop", "app: store", "app"),
+    "not valid": ("concurrency: 4", "conncurrency: 4", "conncurrency"),
+    "not YAML": ("app: shop", "app: [", "mqsdk.yaml"),
+    "another cluster for a running topic": ('["orders*"], cluster: local', '["orders*"], cluster: other', "orders"),
+    "no cluster for a running topic": ('["*"], cluster: other', '["x*"], cluster: other', "payments"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_a_running_process_cannot_take_is_refused_whole(service: Service, old: str, new: str, named: str) -> None:
+    service.app.consumer("payments", group="billing")(lambda payload: None)
+    service.app.start()
+    with pytest.raises(ConfigError, match=named):
+        service.reload(old, new.replace("4", "9"))
+    assert service.concurrency == 4
+    assert service.app.consumers()[0].config == 1
+    assert [event.outcome for event in service.events] == ["refused"]
+    service.write(FILE)
+    assert service.app.reload() == []
+
+
+def test_a_topic_that_was_only_published_to_is_in_use_too(service: Service) -> None:
+    service.app.publish("payments", b"x")
+    with pytest.raises(ConfigError, match="payments"):
+        service.reload('["*"], cluster: other', '["*"], cluster: local')
+    assert service.app.publish("payments", b"x").cluster == "other"
+
+
+def test_routes_of_topics_that_nobody_uses_may_change(service: Service) -> None:
+    changes = service.reload('["*"], cluster: other', '["*"], cluster: local')
+    assert [change.key for change in changes] == ["routes[1].cluster"]
+    assert service.app.publish("payments", b"x").cluster == "local"
+
+
+def test_every_reason_is_named_at_once(service: Service) -> None:
+    service.write(FILE.replace("./data", "./a").replace("shop", "store"))
+    with pytest.raises(ConfigError) as caught:
+        service.app.reload()
+    assert sorted(problem.key for problem in caught.value.problems) == ["app", "clusters.local.path"]
+
+
+def test_there_is_nothing_to_reload_unless_open() -> None:
+    app = App()
+    with pytest.raises(StateError):
+        app.reload()
+    app.close()
+    with pytest.raises(StateError):
+        app.reload()
+
+
+def test_a_named_file_that_is_missing_is_a_config_error_at_open_not_before(tmp_path: Path) -> None:
+    app = App(str(tmp_path / "nowhere.yaml"))
+    for call in (app.start, app.__enter__, lambda: app.publish("orders", b"x"), lambda: app.settings):
+        with pytest.raises(ConfigError):
+            call()
+    assert app.state == "NEW"
+
+
+def test_settings_are_the_file_as_a_frozen_model(service: Service) -> None:
+    settings = service.app.settings
+    assert isinstance(settings, Settings)
+    assert settings.app == "shop"
+    with pytest.raises(Exception, match="frozen"):
+        settings.app = "other"
+
+
+def test_an_app_takes_settings_as_they_are(service: Service, store: SimLog) -> None:
+    settings = Settings.load(service.path)
+    app = App(settings, name="mine")
+    assert app.settings is settings
+    app._open(environment=Environment(make_backend=lambda cluster: SimBackend(store, name=cluster.name)))
+    assert app._session is not None
+    assert app._session.configuration.app == "shop"
+    assert app._session.supervisor.app == "mine"
+    app.close()
+
+
+def test_without_a_file_there_is_one_embedded_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MQSDK_CONFIG", "MQSDK_ENV"):
+        monkeypatch.delenv(name, raising=False)
+    app = App()
+    assert list(app._load().clusters) == ["local"]
+    (tmp_path / "mqsdk.yaml").write_text("app: found\n")
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    assert app._load().app == load().app == "found"
