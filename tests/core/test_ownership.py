@@ -177,3 +177,27 @@ def test_returned_records_start_elsewhere_but_not_beside_their_own_key() -> None
     driver.finish(job)
     assert driver.started() == [3]
     assert driver.machine.view().handled == 3
+
+
+def test_results_of_jobs_that_are_not_known_change_nothing() -> None:
+    driver = Driver()
+    [job] = driver.deliver(record(0))
+    driver.finish(job)
+    handled = driver.machine.view()
+    again = [act.Finished(job), act.Returned(job, job.records), act.Overdue(job, job.records[0], 9.0, True), act.CopyDone(99, spi.Stored())]
+    assert driver.feed(*again) == []
+    assert driver.machine.view() == handled
+
+
+def test_an_empty_batch_is_nothing() -> None:
+    driver = Driver()
+    assert driver.feed(driver.batch()) == []
+
+
+def test_a_result_for_a_record_that_was_taken_back_is_ignored() -> None:
+    driver = Driver()
+    [job] = driver.deliver(record(0), record(1))
+    driver.feed(act.Returned(job, [job.records[1]]))
+    driver.finish(job, (job.records[1], failure()))
+    assert driver.machine.view().failed == 0
+    assert driver.machine.view().handled == 1

@@ -240,3 +240,17 @@ def test_a_cancelled_call_is_a_failed_attempt() -> None:
     fail(driver, job, "timeout")
     driver.feed(after=1)
     assert driver.jobs()[0].attempt == 2
+
+
+def test_a_carried_attempt_and_a_restored_count_are_not_added_up() -> None:
+    driver = Driver(assign=False)
+    driver.assign(sparse=encode(0, [], {0: 1}, 1000))
+    driver.deliver(record(0, attempt=2))
+    driver.feed(after=1)
+    assert driver.jobs()[0].attempt == 2
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 0}, {"in_flight_records": 0}, {"in_flight_bytes": 0}])
+def test_limits_that_let_nothing_through_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Driver(tuning=act.Tuning(**limits))  # type: ignore[arg-type]

@@ -73,3 +73,8 @@ def test_nothing_to_say_takes_no_bytes() -> None:
 def test_a_thousand_holes_fit_four_thousand_bytes() -> None:
     ranges = [(position, position + 11) for position in range(1, 12_000, 12)]
     assert len(decode(encode(0, ranges, {}, 4096), 0).ranges) == len(ranges) == 1000
+
+
+@pytest.mark.parametrize("body", [b"\x05\x00\x80", b"\x05\x00" + b"\xff" * 9 + b"\x01", b"\x05\x03\x01", b"\x05\x00\x01\x00"])
+def test_numbers_cut_off_or_too_large_restore_nothing(body: bytes) -> None:
+    assert decode(b"\x01" + zlib.crc32(body).to_bytes(4, "big") + body, 5) == Saved()
