@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from mqsdk.spi import Backend
+from mqsdk.spi import Backend, Capabilities
 from mqsdk.testing.conformance import BackendConformance
 from mqsdk.testing.simlog import SimBackend, SimLog
 
@@ -37,3 +37,24 @@ class TestMemory(BackendConformance):
 
     def fail_publish(self, backend: Backend, outcome: Literal["rejected", "unknown_stored", "unknown_lost"]) -> None:
         self.store_of_broker.fail_publish(outcome)
+
+
+class TestMemoryWithReceipts(TestMemory):
+    """The fewest claims that a broker of queues would make: the suite asserts that the rest is refused."""
+
+    capabilities = Capabilities(
+        settle="receipt",
+        publish="async",
+        history=False,
+        replay=False,
+        read_by_position=False,
+        by_time=False,
+        keeps_topic=False,
+        exact_lag=False,
+        sparse_bytes=0,
+        max_payload=2 * 1024 * 1024,
+        name_limit=200,
+    )
+
+    def make_backend(self) -> Backend:
+        return SimBackend(self.store_of_broker, capabilities=self.capabilities)

@@ -26,6 +26,7 @@ class Stage:
 
     timeout_s = 20.0  # longest wait for anything; three times what a slow machine was seen to need
     lease_s = 10.0
+    quiet_s = 0.1  # nothing arriving for so long means that nothing will; raise it for a broker that redelivers late
     short_lease_s = 1.0  # of the scenarios in which a consumer is frozen
     sdk_payload = 1024 * 1024  # layer 2's own limit: every backend carries it
 
@@ -160,7 +161,14 @@ class Stage:
     ) -> Reader:
         subscription = Subscription(topics, group, start=start, lease_s=lease_s or self.lease_s, instance="conformance")
         consumer = (backend or self.backend).consumer(subscription)
-        return Reader(consumer, self.timeout_s, credit=credit, answers_revoking=answers_revoking, max_records=max_records)
+        return Reader(
+            consumer,
+            self.timeout_s,
+            credit=credit,
+            answers_revoking=answers_revoking,
+            max_records=max_records,
+            quiet_s=self.quiet_s,
+        )
 
     def join(self, topic: str, partitions: int = 1, **how: Any) -> Reader:
         """A consumer that owns so many partitions of the topic."""

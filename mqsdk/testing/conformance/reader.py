@@ -84,6 +84,7 @@ class Reader:
         credit: tuple[int, int] = PLENTY,
         answers_revoking: bool = True,
         max_records: int = 1000,
+        quiet_s: float = 0.1,
     ) -> None:
         self.consumer = consumer
         self.events: list[ConsumerEvent] = []
@@ -93,6 +94,7 @@ class Reader:
         self._credit = credit
         self._answers_revoking = answers_revoking
         self._max_records = max_records
+        self._quiet_s = quiet_s
         self._token = 0
         self._unsettled: dict[Partition, list[int]] = {}
 
@@ -134,9 +136,9 @@ class Reader:
         taken, self.read = self.read[:count], self.read[count:]
         return [record for _, record in taken]
 
-    def quiet(self, for_s: float = 0.1) -> None:
-        """Fail if a record arrives within `for_s`: the one wait of the suite that time alone can end."""
-        end = time.monotonic() + for_s
+    def quiet(self) -> None:
+        """Fail if a record arrives within `quiet_s`: the one wait of the suite that time alone can end."""
+        end = time.monotonic() + self._quiet_s
         while (left := end - time.monotonic()) > 0:
             self.poll(left)
             assert not self.read, f"{len(self.read)} records arrived that should not"
