@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from mqsdk.errors import Duration
 
-T_co = TypeVar("T_co", covariant=True)
+if TYPE_CHECKING:
+    # A bare `Message` in an annotation means Message[Any]; the interpreter's own TypeVar knows defaults from 3.13 on only.
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T_co = TypeVarWithDefault("T_co", covariant=True, default=Any)
+else:
+    T_co = TypeVar("T_co", covariant=True)
 
 EMPTY_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -310,7 +310,7 @@ def test_observers_are_told_and_their_errors_change_nothing(app: App, seen: Any,
     assert app.state == "RUNNING"
 
 
-def test_secrets_of_the_configuration_never_leave_in_an_error_text(open_app: Any, seen: Any) -> None:
+def test_secrets_of_the_configuration_never_leave_in_an_error_text(open_app: Callable[..., App], seen: Any) -> None:
     options = {"auth": {"user": "shop", "password": "hunter2-hunter2"}}
     local = Cluster(name="local", backend="memory", options=options, lease_s=3.0)
     app = open_app(App(), Configuration(clusters={"local": local}, routes=(Route(topics=("*",), cluster="local"),)))

@@ -475,7 +475,8 @@ def test_from_a_signal_handler_in_the_middle_of_a_publish(answering: Any) -> Non
     app = answering(answer)
 
     def on_signal(number: int, frame: Any) -> None:
-        for call in (lambda: app.publish("orders", b"y"), lambda: app.publish_nowait("orders", b"y")):
+        calls: list[Callable[[], Any]] = [lambda: app.publish("orders", b"y"), lambda: app.publish_nowait("orders", b"y")]
+        for call in calls:
             try:
                 call()
             except StateError as error:
