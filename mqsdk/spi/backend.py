@@ -72,7 +72,7 @@ class Consumer(ABC):
 
     @abstractmethod
     def credit(self, partition: Partition, records: int, bytes: int) -> None:
-        """How much more may be delivered from this partition; 0 records = pause. Replaces the earlier credit.
+        """How much more may be delivered from this partition; 0 records = pause. Replaces the earlier credit; an ownership starts with 0.
 
         `bytes` may be passed by one record, else a record larger than the limit could never be delivered.
         """
