@@ -155,7 +155,7 @@ class Stage:
         backend: Backend | None = None,
         start: Start = None,
         lease_s: float | None = None,
-        credit: tuple[int, int] = PLENTY,
+        credit: tuple[int, int] | None = PLENTY,
         answers_revoking: bool = True,
         max_records: int = 1000,
     ) -> Reader:

@@ -153,6 +153,15 @@ class DeliveryScenarios(Stage):
             reader.poll(self.timeout_s)
             assert len(reader.read) - seen <= 7
 
+    def test_nothing_is_delivered_before_the_first_credit(self) -> None:
+        topic = self.topic()
+        self.publish(topic, numbered(3))
+        reader = self.join(topic, credit=None)
+        reader.quiet()
+        (partition,) = reader.owned
+        reader.consumer.credit(partition, 100, 1 << 20)
+        assert values(reader.take(3)) == numbered(3)
+
     def test_nothing_is_delivered_at_credit_zero_and_delivery_goes_on_with_credit(self) -> None:
         topic = self.topic()
         self.publish(topic, numbered(3))

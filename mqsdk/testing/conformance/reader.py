@@ -81,7 +81,7 @@ class Reader:
         consumer: Consumer,
         timeout_s: float,
         *,
-        credit: tuple[int, int] = PLENTY,
+        credit: tuple[int, int] | None = PLENTY,
         answers_revoking: bool = True,
         max_records: int = 1000,
         quiet_s: float = 0.1,
@@ -112,7 +112,8 @@ class Reader:
             case Assigned(partition):
                 self.owned[partition] = event
                 self._unsettled[partition] = []
-                self.consumer.credit(partition, *self._credit)
+                if self._credit is not None:
+                    self.consumer.credit(partition, *self._credit)
             case Revoking(partition) if self._answers_revoking:
                 self.settle(partition, final=True)
             case Lost(partition):
