@@ -80,7 +80,7 @@ class Reading:
         if final:
             del self.owned[number]
         self.until(lambda: any(event.token == token for event in self.of(Settled)))
-        return next(event.outcome for event in self.of(Settled) if event.token == token)
+        return next(str(event.outcome) for event in self.of(Settled) if event.token == token)
 
     def answer_revokes(self) -> None:
         """Hand back, in order, what is to be handed back."""

@@ -20,7 +20,7 @@ from mqsdk_log.engine.members import Membership
 from mqsdk_log.engine.observation import Observation
 from mqsdk_log.engine.rolelock import RoleLock
 
-# --- who should own what -----------------------------------------------------------------------------------------------------------------
+# --- who should own what --------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from([f"m{number}" for number in range(8)])
 
@@ -64,7 +64,7 @@ def test_an_assignment_survives_writing_and_a_damaged_one_is_no_assignment(tmp_p
     assert os.listdir(tmp_path) == ["assign.json"]
 
 
-# --- members ---------------------------------------------------------------------------------------------------------------------------
+# --- members --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_member_is_seen_until_it_leaves(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_member_that_was_given_up_learns_it_by_its_next_beat(tmp_path: Path) -
     member.leave()
 
 
-# --- the group lock -----------------------------------------------------------------------------------------------------------------------
+# --- the group lock -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_busy_lock_is_taken_over_after_a_lease_under_the_same_holder_only(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_lock_that_changes_hands_is_not_taken_over(tmp_path: Path) -> None:
     observer.release()
 
 
-# --- leases -------------------------------------------------------------------------------------------------------------------------------
+# --- leases ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_lease_has_one_holder_and_topics_with_alike_names_are_kept_apart(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_replaced_lease_is_not_current_any_more(tmp_path: Path) -> None:
     again.close()
 
 
-# --- observation ----------------------------------------------------------------------------------------------------------------------------
+# --- observation ----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_observer_that_was_late_itself_begins_its_count_anew() -> None:

@@ -79,7 +79,7 @@ def test_a_storm_of_kills_loses_nothing_and_never_has_two_owners(stage: Any) -> 
     for _ in range(10):
         published += stage.publish(backend, 40, 4)
         victim = rng.choice(members)
-        stage.until(lambda victim=victim: bool(victim.journal))  # type: ignore[misc]
+        stage.until(lambda victim=victim: bool(victim.journal))
         victim.signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
         members[members.index(victim)] = stage.member(lease_s=3.0)
     wanted = {int(value) for value in published}
