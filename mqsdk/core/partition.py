@@ -134,6 +134,8 @@ class Ownership:
         for left, right in self.watermark.missing(start, stop):
             self.mark(left, right)
             count += right - left
+        for position in [one for one in self.attempts if start <= one < stop]:
+            del self.attempts[position]  # an earlier owner saw it fail; now it is gone
         return count
 
     # --- out --------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
-from mqsdk.events import Dropped
+from mqsdk.events import Dropped, GapSeen
 from mqsdk.spi import events as spi
 from tests.core.world import BASE_S, MAX_S, Broken, World
 
@@ -171,6 +171,8 @@ class Simulation(World):
             self._copy(action)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
             self.final.add((int(action.event.message_id.split(":")[2]), int(action.event.message_id.split(":")[3])))
+        elif isinstance(action, act.Report) and isinstance(action.event, GapSeen):
+            self.final |= {(action.event.partition, position) for position in range(action.event.start, action.event.stop)}
         elif isinstance(action, act.Drained):
             self.drained = action
             if not self.ending:

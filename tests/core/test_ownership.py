@@ -53,6 +53,14 @@ def test_a_gap_over_restored_positions_counts_only_what_is_lost() -> None:
     assert driver.settles()[-1].watermark == 6
 
 
+def test_a_message_that_failed_before_and_is_gone_now_is_forgotten() -> None:
+    """Found by the simulation: its count stayed below the watermark, and the next blob could not be encoded."""
+    driver = Driver(assign=False, sparse_bytes=1000)
+    driver.assign(position=5, sparse=encode(5, [], {5: 2}, 1000))
+    driver.feed(spi.Gap(P0, 1, 5, 8, "retention"))
+    assert (driver.settles()[-1].watermark, driver.settles()[-1].sparse) == (8, b"")
+
+
 def test_revoking_starts_nothing_waits_for_what_runs_and_settles_finally() -> None:
     driver = Driver(ordered=True)
     [job] = driver.deliver(record(0, "a"), record(1, "b"))

@@ -191,7 +191,12 @@ def the_watermark_runs_over_what_was_not_received(patch: pytest.MonkeyPatch) -> 
     patch.setattr(Watermark, "add", lambda self, start, stop: original(self, min(start, self.low), stop))
 
 
+def a_gap_is_an_empty_poll(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Machine, "_gap", lambda self, now, event: None)
+
+
 MUTANTS = [
+    a_gap_is_an_empty_poll,
     a_drain_starts_what_is_queued,
     a_revoke_settles_what_still_runs,
     batches_of_an_old_epoch_count,

@@ -15,7 +15,7 @@ from mqsdk.spi import events as spi
 TOPIC = "orders"
 BASE_S, MAX_S = 0.05, 0.2
 RATES = ("fail", "poison", "reject", "slow", "settle", "copy", "stale", "ask")
-FAULTS = ("revoke", "lost", "crash", "pause", "retune", "renew", "drain")
+FAULTS = ("revoke", "lost", "crash", "pause", "retune", "renew", "drain", "gap")
 
 
 class Broken(AssertionError):
@@ -33,6 +33,7 @@ class Cursor:
     stored: set[int] = field(default_factory=set)
     owned: bool = False
     read_to: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     credit: int = 0
 
 
@@ -131,11 +132,16 @@ class World:
         cursor = self.cursors[number]
         if process != self.process or epoch != cursor.epoch or not cursor.owned:
             return
-        ready = [record for record in cursor.records if record.position >= cursor.read_to][: min(cursor.credit, self.rng.randint(1, 20))]
+        while gap := next((gap for gap in cursor.gaps if gap[0] <= cursor.read_to < gap[1]), None):
+            self.inbox.append(spi.Gap(spi.Partition(TOPIC, number), epoch, cursor.read_to, gap[1], "retention"))
+            cursor.read_to = gap[1]
+        end = min((start for start, _ in cursor.gaps if start >= cursor.read_to), default=1 << 62)
+        held = [record for record in cursor.records if not any(start <= record.position < stop for start, stop in cursor.gaps)]
+        ready = [record for record in held if cursor.read_to <= record.position < end][: min(cursor.credit, self.rng.randint(1, 20))]
         if ready:
             again = max(0, cursor.read_to - 2) if self.rate("stale") else cursor.read_to
             first = max(again, cursor.position)
-            repeats = [record for record in cursor.records if first <= record.position < cursor.read_to]
+            repeats = [record for record in held if first <= record.position < cursor.read_to]
             cursor.read_to = ready[-1].position + 1
             cursor.credit = max(0, cursor.credit - len(repeats) - len(ready))
             size = sum(record.size for record in [*repeats, *ready])
@@ -143,6 +149,8 @@ class World:
             self.inbox.append(batch)
             if self.rate("stale"):
                 self.after(0.1, lambda: self._repeat(process, batch))
+        elif cursor.credit and end < 1 << 62 and not any(cursor.read_to <= record.position < end for record in held):
+            cursor.read_to = end
         self.after(self.rng.choice((0.002, 0.03)), lambda: self._deliver(number, epoch, process))
 
     def _repeat(self, process: int, batch: spi.Batch) -> None:
@@ -223,6 +231,15 @@ class World:
     def _drain(self, seconds: float) -> None:
         self.drain_by, self.drained = self.now + seconds, None
         self.inbox.append(act.Drain(self.drain_by))
+
+    def _fault_gap(self) -> None:
+        """Retention overtakes the group: what comes next is gone."""
+        number = self._pick()
+        if number is not None:
+            cursor = self.cursors[number]
+            gone = [record.position for record in cursor.records if record.position >= cursor.read_to][: self.rng.randint(1, 4)]
+            if gone:
+                cursor.gaps.append((cursor.read_to, gone[-1] + 1))
 
     def _fault_pause(self) -> None:
         self.inbox.append(act.Pause(True))
