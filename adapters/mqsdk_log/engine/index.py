@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from contextlib import suppress
 
 from . import files, segment
 from . import format as fmt
@@ -59,7 +60,8 @@ def rebuild(directory: int, base: int, fd: int, salt: int, size: int) -> array[i
         if position - last >= SPACING:
             entries.append((fields[fmt.BASE_OFFSET] - base) << 32 | position)
             last = position
-    files.replace(segment.index_name(base), entries.tobytes(), directory, durable=False)
+    with suppress(OSError):  # a hint: a recovery may tidy up at the same time, the disk may be full
+        files.replace(segment.index_name(base), entries.tobytes(), directory, durable=False)
     return entries
 
 

@@ -184,14 +184,13 @@ def test_trap_a_leader_that_finds_all_synced_still_serves_its_followers(kit: Any
     for thread in threads[1:]:
         thread.start()
     kit.until(lambda: len(commit._followers) == 4)
-    real = commit._hand_over
+    real = commit._lead
 
-    def synced_elsewhere(failure: Any) -> None:
-        real(failure)
-        if commit._leading:
-            other._commit.sync()  # before the heir runs, another process syncs everything
+    def lead(target: int, deadline: float | None) -> None:
+        other._commit.sync()  # before the heir runs, another process syncs everything
+        real(target, deadline)
 
-    commit._hand_over = synced_elsewhere
+    commit._lead = lead
     disk.gate.set()
     for thread in threads:
         thread.join(20)

@@ -110,6 +110,20 @@ def test_a_copied_directory_does_not_believe_the_copied_state_page(kit: Any) -> 
     assert kit.values(partition) == [b"one", b"two", b"only in the original"]
 
 
+def test_a_copy_whose_state_page_is_newer_than_its_segments_has_lost_nothing(kit: Any) -> None:
+    partition = kit.partition()
+    kit.append(partition, b"one")
+    copy = kit.path.with_name("copy")
+    shutil.copytree(kit.path, copy, ignore=shutil.ignore_patterns("wake", "state"))
+    kit.append(partition, b"only in the original")
+    shutil.copy(kit.path / "topics/orders/state", copy / "topics/orders/state")
+    with Log.open(copy, durability="none") as log:
+        copied = log.topic("orders").partition(0)
+        assert kit.append(copied, b"two") == 1
+        assert kit.values(copied) == [b"one", b"two"]
+    assert not (copy / "topics/orders/damage.json").exists()
+
+
 def test_a_directory_copied_while_live_loses_at_most_its_newest_batches(kit: Any) -> None:
     partition = kit.partition()
     worker = None
