@@ -1,4 +1,7 @@
-"""Mutants of the in-memory log: each breaks one promise of the seam, and the scenario named for it must fail."""
+"""Mutants of the in-memory log: each breaks one promise of the seam, and the scenario named for it must fail.
+
+That the same scenarios pass without a mutant is what `test_memory.py` shows.
+"""
 
 from __future__ import annotations
 
@@ -284,11 +287,3 @@ def test_a_broken_promise_fails_its_scenario(mutate: Mutate, scenario: str, monk
 def run(stage: Impatient, scenario: str) -> None:
     getattr(stage, scenario)(*ARGUMENTS.get(scenario, ()))
     stage.tear_down()
-
-
-@pytest.mark.parametrize("scenario", sorted({name for _, name in MUTANTS}))
-def test_without_a_mutant_the_same_scenarios_pass(scenario: str) -> None:
-    stage = Impatient()
-    stage.store_of_broker = SimLog()
-    stage.set_up()
-    run(stage, scenario)
