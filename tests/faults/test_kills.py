@@ -58,11 +58,11 @@ def test_kill_9_loses_nothing_and_keeps_the_order_of_keys(tmp_path: Path) -> Non
 def test_a_run_without_faults_has_no_repeat_at_all(tmp_path: Path) -> None:
     prepare(tmp_path)
     with Running([*MQSDK, "run", "consumer:app"], tmp_path) as consumer:
-        done = run([sys.executable, "publisher.py", "0", "2000"], tmp_path)
+        done = run([sys.executable, "publisher.py", "0", "1000"], tmp_path)
         assert done.returncode == 0, done.stderr
         complete = drained(tmp_path)
         assert consumer.stop() == 0
     verdict = judged(tmp_path, complete=complete)
     assert verdict.ok, str(verdict)
     assert verdict.duplicates == {}
-    assert sum(entry.outcome is Outcome.OK for entry in read_journals(tmp_path)) == 2000
+    assert sum(entry.outcome is Outcome.OK for entry in read_journals(tmp_path)) == 1000
