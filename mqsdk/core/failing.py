@@ -158,7 +158,7 @@ class Failing:
     def copied(self, now: float, event: CopyDone) -> None:
         """The result of a Copy; only `Stored` settles the original."""
         copying = self._copies.pop(event.token, None)
-        if copying is None or copying.ownership.gone:
+        if copying is None:
             return
         ownership, record = copying.ownership, copying.copy.record
         if isinstance(event.outcome, Stored):

@@ -38,6 +38,28 @@ def test_partitions_share_the_limit_and_a_busy_one_borrows_from_idle_ones() -> N
     assert sum(credit(driver, partition).records for partition in (P0, *others)) + 2 <= 100
 
 
+def test_a_share_that_is_still_in_flight_is_not_given_away_twice() -> None:
+    driver = Driver(tuning=act.Tuning(in_flight_records=100))
+    other = spi.Partition("orders", 1)
+    driver.assign(partition=other)
+    driver.finish(driver.deliver(record(0))[0])
+    driver.deliver(*[record(position) for position in range(1, credit(driver).records + 1)])
+    busy = driver.machine.view().records
+    assert busy > 80
+    driver.deliver(record(0), partition=other)
+    assert driver.of(act.Credit) == [act.Credit(other, 100 - busy - 1, credit(driver, other).bytes)]
+
+
+def test_what_comes_while_a_retry_runs_is_in_flight_and_does_not_wait_behind_a_failure() -> None:
+    driver = Driver(ordered=True)
+    [job] = driver.deliver(record(0, "a"))
+    driver.finish(job, (job.records[0], failure()))
+    driver.feed(after=1)
+    assert driver.started() == [0]
+    driver.deliver(record(1, "a"))
+    assert (driver.machine.view().records, driver.machine.view().waiting) == (1, 1)
+
+
 def test_more_partitions_than_records_take_turns() -> None:
     driver = Driver(tuning=act.Tuning(in_flight_records=2))
     partitions = [P0, *[spi.Partition("orders", number) for number in range(1, 5)]]
