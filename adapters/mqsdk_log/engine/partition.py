@@ -110,6 +110,11 @@ class PartitionLog(ActiveSegment):
                 raise ValueError(f"a number of the batch does not fit its field: {error}") from None
             finally:
                 files.flock(self._lock_fd, 8)  # LOCK_UN
+        self._follow_up(after, size, deadline, durable)
+        return int(base)
+
+    def _follow_up(self, after: int, size: int, deadline: float | None, durable: bool) -> None:
+        """What comes after the tail is published: make it durable, then wake sleepers, who would find nothing before."""
         if self._always or durable:
             self._commit.commit(after, deadline)
         elif self._interval:
@@ -118,7 +123,6 @@ class PartitionLog(ActiveSegment):
                 self._mark_dirty()
         if self._map[512:1024] != state.NOBODY:
             self._shared.wakers.wake_all()
-        return int(base)
 
     def _append_large(self, records: Sequence[fmt.NewRecord], stamp: tuple[int, int, int], deadline: float | None, durable: bool) -> int:
         """Over one write: several batches, published together by one commit of the tail."""
@@ -139,12 +143,7 @@ class PartitionLog(ActiveSegment):
                 self._budget -= size
             finally:
                 files.flock(self._lock_fd, files.LOCK_UN)
-        if self._always or durable:
-            self._commit.commit(after, deadline)
-        elif self._interval:
-            self._dirty_bytes += size
-            self._mark_dirty()
-        self._shared.wakers.wake_all()
+        self._follow_up(after, size, deadline, durable)
         return base
 
     def _write_bodies(self, bodies: list[Body], stamp: tuple[int, int, int], end: int, base: int) -> int:
