@@ -15,7 +15,7 @@ from mqsdk.core.actions import Failure, Finished
 from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
-from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_batch, place, thread_stack
+from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_call, place, thread_stack
 from mqsdk.spi import Record
 
 
@@ -128,7 +128,11 @@ class LoopWorkers(Workers):
     async def _carry(self, running: _RunningTask, task: Task) -> None:
         began = self._clock.mono()
         run = self._run_batch if self._handler.batch else self._run_each
-        finished = await run(running, task)
+        try:
+            finished = await run(running, task)
+        except BaseException as error:  # a defect of ours, or the loop is being closed: the job must not vanish
+            finished = task.broken(error)
+        end_call(running.call)
         del self._live[running]
         self._results.append(finished._replace(elapsed_s=self._clock.mono() - began))
         if self._inbox:
@@ -139,8 +143,11 @@ class LoopWorkers(Workers):
         failures, skipped = task.failures, task.skipped
         call.origin = task.job.origin
         call.attempt = task.job.attempt
-        while task.queue:
-            record = pop()
+        while True:
+            try:
+                record = pop()  # asking first whether there is one would race with the I/O thread, which may take the rest back
+            except IndexError:
+                break
             now = mono()
             if now >= gate.valid_until or (self._ordered and any(record.key == failed.key for failed, _ in failures)):
                 skipped.append(record)
@@ -152,8 +159,6 @@ class LoopWorkers(Workers):
             failure = await self._guarded(running, self._handler.invoke_async(call), call)
             if failure is not None:
                 failures.append((record, failure))
-        call.started = 0.0
-        call.record = None
         return task.finished()
 
     async def _guarded(self, running: _RunningTask, coroutine: Coroutine[Any, Any, Failure | None], call: Call) -> Failure | None:
@@ -184,7 +189,6 @@ class LoopWorkers(Workers):
         except asyncio.CancelledError:
             failure = self._cancelled(running, running.call)
             failed = [(index, failure) for index in range(len(records))]
-        end_batch(running.call)
         return Finished(task.job, [(records[index], failure) for index, failure in failed])
 
     def stack(self, running: Running) -> str:

@@ -6,6 +6,7 @@ message. Only the I/O thread calls the methods of a Workers object; workers touc
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -19,6 +20,8 @@ from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
 from mqsdk.spi import Partition, Record
+
+log = logging.getLogger("mqsdk.consumer")
 
 # A record that runs longer than this must not keep the others of its job waiting: they go back to the machine.
 SLOW_S = 0.005
@@ -49,6 +52,12 @@ class Task:
 
     def finished(self) -> Finished:
         return Finished(self.job, self.failures, self.skipped)
+
+    def broken(self, error: BaseException) -> Finished:
+        """The worker itself failed, which no handler can cause: what is not known to have failed runs again."""
+        log.error("a worker failed; its records run again", exc_info=error)
+        failed = {record.position for record, _ in self.failures}
+        return Finished(self.job, self.failures, [record for record in self.job.records if record.position not in failed])
 
     def take_back(self, call: Call) -> Returned | None:
         """What need not wait for the current record: those behind it, and the outcome of those before it. Called by the I/O thread once.
@@ -272,7 +281,11 @@ class ThreadWorkers(Workers):
         while (task := get()) is not None:
             running.task = task
             began = mono()
-            finished = run(task, running.call, self._handler, mono, self._ordered)
+            try:
+                finished = run(task, running.call, self._handler, mono, self._ordered)
+            except BaseException as error:  # a defect of ours: neither the thread nor the job may vanish
+                finished = task.broken(error)
+            end_call(running.call)
             finished = finished._replace(elapsed_s=mono() - began)
             running.task = None
             append(finished)
@@ -284,24 +297,22 @@ def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float]
     failures, skipped = task.failures, task.skipped
     call.origin = task.job.origin
     call.attempt = task.job.attempt
-    try:
-        while True:
+    while True:
+        try:
             record = pop()
-            now = mono()
-            if now >= gate.valid_until or (ordered and failures and any(record.key == failed.key for failed, _ in failures)):
-                skipped.append(record)
-                continue
-            call.cancelled = False
-            call.deadline = now + timeout_s
-            call.record = record
-            call.started = now
-            failure = invoke(call)
-            if failure is not None:
-                failures.append((record, failure))
-    except IndexError:
-        call.started = 0.0
-        call.record = None
-    return task.finished()
+        except IndexError:
+            return task.finished()
+        now = mono()
+        if now >= gate.valid_until or (ordered and failures and any(record.key == failed.key for failed, _ in failures)):
+            skipped.append(record)
+            continue
+        call.cancelled = False
+        call.deadline = now + timeout_s
+        call.record = record
+        call.started = now
+        failure = invoke(call)
+        if failure is not None:
+            failures.append((record, failure))
 
 
 def run_batch(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
@@ -313,7 +324,6 @@ def run_batch(task: Task, call: Call, handler: Handler, mono: Callable[[], float
         return Finished(job, (), records)
     begin_batch(task, call, records, now)
     failed = handler.invoke_batch(call)
-    end_batch(call)
     return Finished(job, [(records[index], failure) for index, failure in failed])
 
 
@@ -328,7 +338,8 @@ def begin_batch(task: Task, call: Call, records: list[Record], now: float) -> No
     call.started = now
 
 
-def end_batch(call: Call) -> None:
+def end_call(call: Call) -> None:
+    """The call is over: nothing of it is running, and its Message says so."""
     call.started = 0.0
     call.record = None
     call.records = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -148,6 +149,40 @@ def test_in_an_ordered_job_a_failed_key_stops_its_later_records(loop: EventLoop)
     made.flush()
     results.wait_for(1)
     assert results[0].skipped == [items[2]]
+
+
+class TakenInBetween(deque[Record]):
+    """What the I/O thread does to a queue between a look at it and the pop."""
+
+    def popleft(self) -> Record:
+        self.clear()
+        return super().popleft()
+
+
+def test_a_rest_that_is_taken_back_at_the_last_moment_does_not_lose_the_job(loop: EventLoop) -> None:
+    async def handle(record: Record) -> None:
+        raise AssertionError("started")
+
+    made, results = workers(loop, handle)
+    one = job(records("a"))
+    one.queue = TakenInBetween(one.queue)
+    made.start(one)
+    made.flush()
+    results.wait_for(1)
+    assert (results[0].failures, results[0].skipped) == ([], [])
+
+
+def test_a_defect_of_the_worker_gives_the_records_back(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(record: Record) -> None:
+        raise AssertionError("a handler that raises breaks its contract")
+
+    made, results = workers(loop, handle)
+    items = records("a", "b")
+    made.start(job(items))
+    made.flush()
+    results.wait_for(1)
+    assert results[0].skipped == items
+    assert "a worker failed" in caplog.text
 
 
 def test_a_batch_is_one_call_with_partial_failure(loop: EventLoop) -> None:

@@ -179,6 +179,18 @@ def test_what_ended_before_a_slow_record_is_reported_with_the_rest(started: Any)
     assert results[0].failures == [(items[1], failure)]
 
 
+def test_a_defect_of_the_worker_gives_the_records_back(started: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def handle(record: Record) -> None:
+        raise IndexError("a handler that raises breaks its contract")
+
+    workers, results = started(handle)
+    items = records("a", "b")
+    workers.start(task(items))
+    results.wait_for(1)
+    assert results[0].skipped == items
+    assert "a worker failed" in caplog.text
+
+
 def test_an_overdue_call_is_reported_once_with_its_stack_and_told_to_stop(started: Any) -> None:
     go, inside = threading.Event(), threading.Event()
 
