@@ -333,12 +333,16 @@ def test_the_oldest_running_handler_is_shown_with_its_stack(process: Process) ->
     go.set()
 
 
+def owned(process: Process) -> set[int]:
+    return {number for info in process.supervisor.consumers(with_lag=False) for number in info.partitions}
+
+
 def test_partitions_are_shared_by_processes_of_a_group() -> None:
     store = SimLog()
     first, second = Process(store), Process(store)
     first.start(Recorder())
     second.start(Recorder())
-    owned = lambda process: {number for info in process.supervisor.consumers(with_lag=False) for number in info.partitions}  # noqa: E731
+
     first.wait(lambda: len(owned(first)) == len(owned(second)) == 4 and not owned(first) & owned(second))
     assert Partition("orders", 0).number in owned(first) | owned(second)
     first.supervisor.close(BOUND_S)
