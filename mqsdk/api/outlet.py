@@ -8,10 +8,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.api import outgoing
+from mqsdk.api.encoding import BINARY
 from mqsdk.api.outgoing import Ids
 from mqsdk.api.payload import Limits
-from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, StateError
-from mqsdk.message import Receipt
+from mqsdk.api.publishing import Key
+from mqsdk.errors import BackendError, Duration, MqError, PublishManyFailed, PublishRejected, StateError
+from mqsdk.message import CURRENT, Receipt
 from mqsdk.runtime.publisher import Draft, Publisher, as_rejected
 
 if TYPE_CHECKING:
@@ -55,8 +57,30 @@ class Outlet:
             outgoing.check_topic(topic)
         return outgoing.draft(topic, payload, self._limits, self._ids, self._wall_ms, **options)
 
+    def plain_draft(self, topic: str, payload: Any, key: Key | None) -> Draft:
+        """`draft` for a message of nothing but payload and key: the usual one, and a third of its cost."""
+        if type(topic) is not str or topic not in self._publishers:
+            outgoing.check_topic(topic)
+        raw_key = None if key is None else outgoing.key_bytes(key, topic)
+        value, content_type = (payload, BINARY) if type(payload) is bytes else outgoing.encoded(payload, topic, self._limits)
+        if len(value) > self._limits.payload:
+            outgoing.too_large(value, topic, self._limits)
+        headers = () if CURRENT.get() is None else outgoing.traced(())
+        return tuple.__new__(Draft, (raw_key, value, self._ids.one(), content_type, headers, None, (), 1, False))
+
     def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Receipt:
-        answer: Receipt | PublishError = self._guarded(lambda publisher: publisher.send(topic, (draft,), timeout_s), topic, (draft,))[0]
+        """`_guarded` for one message, written out: at 60,000 a second each call shows."""
+        ident, busy = get_ident(), self._busy
+        if ident in busy:
+            raise reentered()
+        busy.add(ident)
+        try:
+            publisher = self._publishers.get(topic) or self.publisher(topic, draft.id)
+            answer = publisher.send_one(topic, draft, timeout_s)
+        except BackendError as error:
+            raise as_rejected(error, topic, draft.id) from error
+        finally:
+            busy.discard(ident)
         if isinstance(answer, PublishError):
             raise answer
         return answer

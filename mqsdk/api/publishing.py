@@ -55,7 +55,10 @@ class PublishMethods(ABC):
         """
         refuse_event_loop("publish")
         outlet = self._outlet()
-        draft = outlet.draft(topic, payload, {"key": key, "headers": headers, "delay": delay, "at": at, "id": id})
+        if headers is None and delay is None and at is None and id is None:
+            draft = outlet.plain_draft(topic, payload, key)
+        else:
+            draft = outlet.draft(topic, payload, {"key": key, "headers": headers, "delay": delay, "at": at, "id": id})
         return outlet.send_one(topic, draft, outlet.timeout_s(timeout))
 
     async def publish_async(

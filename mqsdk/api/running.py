@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from mqsdk.errors import ConfigError, StateError
 from mqsdk.runtime.inspection import StopReport
+from mqsdk.runtime.signals import WOKEN, Arrived, received
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("mqsdk.app")
 
 DONE, UNCLEAN = 0, 8
-_CLOSED = 0  # put by the closing thread; signal numbers begin at 1
 
 
 def run(app: App, only: Collection[str] | None = None) -> int:
@@ -32,7 +30,7 @@ def run(app: App, only: Collection[str] | None = None) -> int:
         raise StateError(
             "run() waits for signals, which only the main thread gets", fix="use app.start() and app.close()", state=str(app.state)
         )
-    with _signals() as arrived:
+    with received(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arrived:
         try:
             app._start(only=only)
         except BaseException:
@@ -43,21 +41,7 @@ def run(app: App, only: Collection[str] | None = None) -> int:
         return _close(app, arrived)
 
 
-@contextmanager
-def _signals() -> Iterator[SimpleQueue[int]]:
-    """Signals as numbers in a queue. SimpleQueue, because its `put` may interrupt itself."""
-    arrived: SimpleQueue[int] = SimpleQueue()
-    before: dict[int, Any] = {}
-    for number in map(int, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
-        before[number] = signal.signal(number, lambda number, frame: arrived.put(int(number)))
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait(app: App, arrived: SimpleQueue[int]) -> None:
+def _wait(app: App, arrived: Arrived) -> None:
     while (number := arrived.get()) == signal.SIGHUP:
         try:
             app.reload()
@@ -66,7 +50,7 @@ def _wait(app: App, arrived: SimpleQueue[int]) -> None:
     LOG.info("stopping after %s", signal.Signals(number).name)
 
 
-def _close(app: App, arrived: SimpleQueue[int]) -> int:
+def _close(app: App, arrived: Arrived) -> int:
     """Close on a thread of its own, so that this one can hear the second signal."""
     outcome: list[StopReport | BaseException] = []
 
@@ -75,11 +59,11 @@ def _close(app: App, arrived: SimpleQueue[int]) -> int:
             outcome.append(app._close())
         except BaseException as error:
             outcome.append(error)
-        arrived.put(_CLOSED)
+        arrived.wake()
 
     thread = threading.Thread(target=close, name="mqsdk-close")
     thread.start()
-    while (number := arrived.get()) != _CLOSED:
+    while (number := arrived.get()) != WOKEN:
         if number != signal.SIGHUP:
             LOG.warning("ending at once after a second signal")
             app._hurry()
