@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from . import files, index, recovery, segment, state
 from .commit import GroupCommit
-from .errors import DiskFull, LogError, NoSuchTopic, SyncFailed, WriteFailed
+from .errors import ClosedHandle, DiskFull, LogError, NoSuchTopic, StaleHandle, SyncFailed, WriteFailed
 from .format import SEGMENT_HEADER_SIZE
 from .shared import Shared
 
@@ -102,10 +102,9 @@ class ActiveSegment:
         self._indexed = entries[-1] & 0xFFFFFFFF if entries else 0
 
     def _close_segment(self) -> None:
-        for fd in (self._fd, self._index_fd):
-            if fd >= 0:
-                files.close(fd)
+        fds = self._fd, self._index_fd
         self._fd = self._index_fd = self._segment = -1
+        files.close_all(fds)
 
     def _housekeep(self, size: int, end: int, base: int) -> tuple[int, int]:
         """Look at free space (every 16 MiB or second) and roll a segment that is full or old. Returns (end, next)."""
@@ -168,5 +167,7 @@ class ActiveSegment:
         self._dirty_bytes = 0
         try:
             self._commit.sync()
-        except SyncFailed as error:
-            self._shared.report(str(error))
+        except (ClosedHandle, StaleHandle):
+            return  # the topic was deleted or the log closed; the thread has others to serve
+        except (SyncFailed, OSError) as error:
+            self._shared.report(f"{self._what}: background sync: {error}")

@@ -174,8 +174,7 @@ class GroupCommit:
 
     def forget(self, gone: Any) -> None:
         """Close without waiting (a forked child has no thread that syncs) and fail from now on."""
-        for fd in (self._lock_fd, *self._fds.values()):
-            files.close(fd)
+        files.close_all((self._lock_fd, *self._fds.values()))
         self._fds = {}
         self._words = self._mutex = self._busy = gone
 

@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import BadRoot, LockTimeout
@@ -79,6 +79,14 @@ def make_fifo(name: str, at: int) -> None:
         os.mkfifo(name, FILE_MODE, dir_fd=at)
     if not stat.S_ISFIFO(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
         raise BadRoot(f"{name} is in the place of a FIFO; remove it")
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close what a handle held. A fork may have come between a close and the note of it, so one that is closed already is passed over."""
+    for fd in fds:
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def names(at: int) -> list[str]:

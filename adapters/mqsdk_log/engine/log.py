@@ -178,8 +178,7 @@ class Log:
         self._end(gone)
 
     def _end(self, gone: Gone) -> None:
-        files.close(self._topics_directory)
-        files.close(self._directory)
+        files.close_all((self._topics_directory, self._directory))
         self._topics = {}
         self._mutex = gone
 

@@ -244,9 +244,7 @@ class PartitionLog(ActiveSegment):
         self._closed = True
         for reader in list(self._readers):
             reader.forget(gone)
-        for fd in (self._fd, self._index_fd, self._lock_fd, self._directory):
-            if fd >= 0:
-                files.close(fd)
+        files.close_all((self._fd, self._index_fd, self._lock_fd, self._directory))
         self._fd = self._index_fd = self._lock_fd = self._directory = -1
         self._words = self._map = self._mutex = gone
 

@@ -116,8 +116,8 @@ class Reader(Generic[R]):
 
     def forget(self, gone: Gone, *, close: bool = True) -> None:
         """Fail from now on: the log was closed, or the process forked."""
-        if close and self._fd >= 0:
-            files.close(self._fd)
+        if close:
+            files.close_all((self._fd,))
         self._fd = -1
         self._pending, self._taken = [], 0
         self._words = self._partition = gone

@@ -137,14 +137,12 @@ class Topic:
         for partition in self._partitions.values():
             partition.forget(gone)
         for waiter in list(self._waiters):
-            for fd in waiter.fds():
-                files.close(fd)
+            files.close_all(waiter.fds())
             waiter.forget(gone)
         self._end(gone)
 
     def _end(self, gone: Gone) -> None:
-        for fd in (*self._wakers.fds(), self._directory):
-            files.close(fd)
+        files.close_all((*self._wakers.fds(), self._directory))
         self._wakers.forget(gone)
         self._directory = self._mutex = gone
 

@@ -248,6 +248,17 @@ def test_a_failed_background_sync_is_reported_and_stops_appends(kit: Any, disk: 
         kit.opened.pop().close()
 
 
+def test_deleting_a_topic_that_waits_for_its_sync_does_not_end_the_syncer(kit: Any) -> None:
+    log = kit.open("interval", interval_s=0.2)
+    kit.append(log.create_topic("short", 1).partition(0), b"one")
+    log.delete_topic("short")
+    kept = log.create_topic("orders", 1).partition(0)
+    kit.until(lambda: not log._syncer._marked)
+    kit.append(kept, b"two")
+    kit.until(lambda: kept._words[state.SYNCED] == 1)
+    assert kit.reports == []
+
+
 def test_a_sync_lock_held_elsewhere_ends_the_wait_at_the_deadline_as_unknown(kit: Any) -> None:
     partition = kit.partition("always")
     kit.append(partition, b"one")
