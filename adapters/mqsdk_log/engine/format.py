@@ -198,10 +198,10 @@ def decode_batch(body: bytes, header: Fields, wanted_offset: int, cls: type[R]) 
         raise CorruptBatch("the table of a batch is longer than its body")
     if attributes & CONTROL:
         return []  # markers for the engine itself; nothing for a consumer
-    entries: Iterable[tuple[Any, ...]]
     if count == 1:
-        entries = (META.unpack_from(body),)
-    elif width == META_SIZE:
+        return [_decode_lone(body, header, cls)] if position >= wanted_offset else []
+    entries: Iterable[tuple[Any, ...]]
+    if width == META_SIZE:
         entries = META.iter_unpack(memoryview(body)[:at])
     else:
         entries = [META.unpack_from(body, place) for place in range(0, at, width)]
@@ -241,6 +241,34 @@ def decode_batch(body: bytes, header: Fields, wanted_offset: int, cls: type[R]) 
         raise CorruptBatch("the entries of a batch do not add up to its body")
     skip = wanted_offset - header[4]
     return records[skip:] if skip > 0 else records
+
+
+def _decode_lone(body: bytes, header: Fields, cls: type[R]) -> R:
+    """The only record of a batch: half the time of the loop, and what single publishes leave in the log."""
+    delta, value_size, key_size, block_size, _flags, attempt = META.unpack_from(body)
+    record: Any = cls()
+    start = at = header[9]
+    if key_size == NULL:
+        record.key = None
+    else:
+        at += key_size
+        record.key = body[start:at]
+    start = at
+    at += block_size
+    record.block = body[start:at]
+    start = at
+    if value_size != NULL:
+        at += value_size
+    record.value = body[start:at]
+    record.position = header[4]
+    record.timestamp_ms = header[5] + delta
+    record.attempt = attempt
+    producer = record.producer_id = header[10]
+    if producer:
+        record.sequence = header[11]
+    if at != len(body):
+        raise CorruptBatch("the entry of a batch does not add up to its body")
+    return record  # type: ignore[no-any-return]
 
 
 def first_at_or_after(body: bytes, header: Fields, time_ms: int) -> int | None:
