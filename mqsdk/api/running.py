@@ -42,7 +42,7 @@ def run(app: App, only: Collection[str] | None = None) -> int:
 
 
 def _wait(app: App, arrived: Arrived) -> None:
-    while (number := arrived.get()) == signal.SIGHUP:
+    while (number := arrived.get() or WOKEN) == signal.SIGHUP:
         try:
             app.reload()
         except ConfigError:

@@ -7,13 +7,13 @@ the parent alone: forwarded once, and not taken for the second signal that ends 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from mqsdk.runtime.signals import received
 
 # Codes that a new try cannot change: usage, configuration, refused, no such app.
 FINAL = frozenset({2, 3, 5, 6})
@@ -58,11 +58,10 @@ class Children:
         """Returns the exit code once every child has ended after SIGTERM or SIGINT, or one has ended for good. Main thread only."""
         self._alive_read, self._alive_write = os.pipe()
         try:
-            with _received_signals() as wait:
+            with received(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD) as arrived:
                 while not self._ended():
                     self._start_due()
-                    for number in wait(self._next_start_s()):
-                        self._signalled(number)
+                    self._signalled(arrived.get(self._next_start_s()))
                     self._reap()
         finally:
             for descriptor in (self._alive_read, self._alive_write):
@@ -87,8 +86,8 @@ class Children:
         times = [slot.restart_at for slot in self._slots if slot.restart_at is not None]
         return max(0.0, min(times) - time.monotonic()) if times and not self._stop.asked else None
 
-    def _signalled(self, number: int) -> None:
-        if number == signal.SIGCHLD:
+    def _signalled(self, number: int | None) -> None:
+        if number is None or number == signal.SIGCHLD:
             return
         if number == signal.SIGHUP:
             self._send(signal.SIGHUP)
@@ -137,31 +136,6 @@ class Children:
 def restart_delay(failures: int) -> float:
     """Seconds before the next start after so many failures in a row: 1, 2, 4 ... 30."""
     return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 1, 10)))
-
-
-@contextmanager
-def _received_signals() -> Iterator[Callable[[float | None], bytes]]:
-    """Collects signals of the block; the function given waits for some (at most so many seconds) and returns their numbers."""
-    reading, writing = os.pipe()
-    for descriptor in (reading, writing):
-        os.set_blocking(descriptor, False)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-    # A handler must be set for the wake-up descriptor to be written; what is to be done is decided outside of it.
-    before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-    old = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-
-    def wait(timeout_s: float | None) -> bytes:
-        ready, _, _ = select.select([reading], [], [], timeout_s)
-        return os.read(reading, 512) if ready else b""
-
-    try:
-        yield wait
-    finally:
-        signal.set_wakeup_fd(old)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(reading)
-        os.close(writing)
 
 
 def stop_when_parent_dies(descriptor: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from mqsdk.runtime import deadletters
@@ -106,14 +108,16 @@ def test_a_done_record_is_stored_as_durably_as_the_letter() -> None:
     """A letter that was redriven must not come back after a power cut because its removal was only in memory."""
     kept: list[NewRecord] = []
 
-    class Keeping(SimBackend):
-        def producer(self, events: EventSink) -> SimProducer:
-            producer = super().producer(events)
-            publish = producer.publish
-            producer.publish = lambda batch, deadline: (kept.extend(batch), publish(batch, deadline))[1]  # type: ignore[method-assign]
-            return producer
+    class Keeping(SimProducer):
+        def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
+            kept.extend(batch)
+            super().publish(batch, deadline)
 
-    backend = Keeping(SimLog())
+    class KeepingBackend(SimBackend):
+        def producer(self, events: EventSink) -> SimProducer:
+            return Keeping(self, events)
+
+    backend = KeepingBackend(SimLog())
     backend.open(0.0)
     backend.admin().ensure_topic("t.g.dlq", 1)
     put(backend, (0, "a"))
