@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def kill_at_random(fleet: Fleet, folder: Path, seed: int) -> None:
-    """Until the time is over and enough was published; consumers die more often. The waits are the fault's own: time to get some work done."""
+    """Until the time is over and enough was published; consumers die more often. The waits give the processes time to work."""
     dice = random.Random(seed)
     began = time.monotonic()
     while time.monotonic() < began + SECONDS or (published(folder) < ENOUGH and time.monotonic() < began + PATIENCE_S):
