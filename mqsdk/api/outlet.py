@@ -12,7 +12,7 @@ from mqsdk.api.encoding import BINARY
 from mqsdk.api.outgoing import Ids
 from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
-from mqsdk.errors import BackendError, Duration, MqError, PublishManyFailed, PublishRejected, StateError
+from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, StateError
 from mqsdk.message import CURRENT, Receipt
 from mqsdk.runtime.publisher import Draft, Publisher, as_rejected
 
@@ -175,8 +175,8 @@ def again(error: PublishRejected, id: str) -> PublishRejected:
 
 def receipts(answers: list[Any], topic: str) -> list[Receipt]:
     """All receipts, or PublishManyFailed with one outcome per item."""
-    failed = sum(isinstance(answer, MqError) for answer in answers)
-    if failed:
+    if set(map(type, answers)) != {Receipt}:  # a fifth of the cost of looking at each
+        failed = sum(isinstance(answer, MqError) for answer in answers)
         raise PublishManyFailed(
             f"{failed} of {len(answers)} messages are not known to be stored", outcomes=answers, topic=topic, fix="look at `.outcomes`"
         )

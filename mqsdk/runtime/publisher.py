@@ -10,7 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from functools import partial
+from itertools import repeat
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.core import window
@@ -40,6 +43,13 @@ class Draft(NamedTuple):
     extra: tuple[tuple[str, str], ...] = ()
     attempt: int = 1
     durable: bool = False
+
+
+# tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
+_new_record = cast("Callable[[Any], NewRecord]", partial(tuple.__new__, NewRecord))
+_receipt = cast("Callable[[Any], Receipt]", partial(tuple.__new__, Receipt))
+_ID_OF = itemgetter(2)
+_KEY_OF = itemgetter(0)
 
 
 class _Topic:
@@ -148,6 +158,8 @@ class Publisher:
 
     def _send_many(self, topic: _Topic, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
         """Group by partition, so that each partition gets one batch; answers come back in the caller's order."""
+        if set(map(_KEY_OF, drafts)) == {None}:
+            return self._send_run(topic, self._sticky_partition(topic, len(drafts)), drafts, deadline)
         count = len(topic.partitions)
         sticky = -1
         runs: dict[int, list[int]] = {}
@@ -194,18 +206,14 @@ class Publisher:
             self._next_token = token + count
             sequence = topic.sequences[number]
             topic.sequences[number] = sequence + count
+        keys, values, ids, types, headers, dues, extras, attempts, durables = zip(*drafts, strict=True)
         partition, now_ms, producer = topic.partitions[number], self._clock.wall_ms(), self._incarnation
-        make = tuple.__new__  # the generated __new__ re-packs fourteen arguments: 0.3 us a record
-        return [
-            make(
-                NewRecord,
-                (
-                    token + i, partition, draft[0], draft[1], draft[2], now_ms, draft[3], draft[4], producer, sequence + i,
-                    draft[7], draft[5], draft[6], draft[8],
-                ),
-            )
-            for i, draft in enumerate(drafts)
-        ]  # fmt: skip
+        # By columns, because C does the loop: half the cost of a comprehension that names each field.
+        rows = zip(
+            range(token, token + count), repeat(partition), keys, values, ids, repeat(now_ms), types, headers, repeat(producer),
+            range(sequence, sequence + count), attempts, dues, extras, durables,
+        )  # fmt: skip
+        return list(map(_new_record, rows))
 
     def _publish_once(self, records: Sequence[NewRecord], deadline: float) -> list[tuple[Outcome, int]]:
         """Outcomes as (outcome, length) runs. A result that the adapter did not give is a doubt, so Unknown."""
@@ -300,10 +308,10 @@ class Publisher:
     # --- answers ----------------------------------------------------------------------------------------------------------------
 
     def _receipts(self, topic: _Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
-        base, name, cluster, make = stored.position, topic.name, self._cluster.name, tuple.__new__
-        if base is None:
-            return [Receipt(draft.id, name, cluster, number, None) for draft in drafts]
-        return [make(Receipt, (draft[2], name, cluster, number, str(base + i), None)) for i, draft in enumerate(drafts)]
+        base, count = stored.position, len(drafts)
+        positions = repeat(None, count) if base is None else map(str, range(base, base + count))
+        ids = map(_ID_OF, drafts)
+        return list(map(_receipt, zip(ids, repeat(topic.name), repeat(self._cluster.name), repeat(number), positions, repeat(None))))
 
     def _answer(self, topic: _Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):

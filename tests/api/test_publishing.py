@@ -522,9 +522,10 @@ def test_a_prefix_is_renewed_when_its_counter_is_used_up() -> None:
 
     chance = iter(range(1, 1000))
     ids = Ids(1, lambda bits: next(chance))
-    ids._numbers = count(0xFFFFFFFF)
-    made = [ids.one(), ids.one(), ids.one(), *ids.many(2)]
-    assert len(set(made)) == 5
+    ids._single = (ids._single[0], count(0xFFFFFFFF))
+    ids._blocks = (ids._blocks[0], count(0xFFFFFF))
+    made = [ids.one(), ids.one(), ids.one(), *ids.many(300), *ids.many(2)]
+    assert len(set(made)) == 305
     assert {len(text) for text in made} == {36}
 
 
