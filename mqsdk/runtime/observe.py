@@ -18,9 +18,9 @@ def log(event: Event) -> None:
         write(event)
 
 
-def _about(event: Any) -> dict[str, dict[str, Any]]:
+def _about(event: Any) -> dict[str, Any]:
     found = {"mq_topic": "topic", "mq_group": "group", "mq_cluster": "cluster", "mq_id": "message_id", "mq_attempt": "attempt"}
-    return {"extra": {name: getattr(event, attribute) for name, attribute in found.items() if hasattr(event, attribute)}}
+    return {name: getattr(event, attribute) for name, attribute in found.items() if hasattr(event, attribute)}
 
 
 def _kind(error: str) -> str:
@@ -36,67 +36,65 @@ def _place(event: Any) -> str:
 def _retried(event: events.Retried) -> None:
     CONSUMER.warning(
         "%s/%s: message %s failed with %s%s; attempt %d follows in %.3g s",
-        event.topic, event.group, event.message_id, _kind(event.error), _place(event), event.attempt + 1, event.delay_s, **_about(event),
+        event.topic, event.group, event.message_id, _kind(event.error), _place(event), event.attempt + 1, event.delay_s, extra=_about(event),
     )  # fmt: skip
 
 
 def _dead_lettered(event: events.DeadLettered) -> None:
     CONSUMER.error(
         "%s/%s: message %s is dead-lettered (%s) after %d attempts: %s%s",
-        event.topic, event.group, event.message_id, event.reason, event.attempts, _kind(event.error), _place(event), **_about(event),
+        event.topic, event.group, event.message_id, event.reason, event.attempts, _kind(event.error), _place(event), extra=_about(event),
     )  # fmt: skip
 
 
 def _dropped(event: events.Dropped) -> None:
     CONSUMER.error(
         "%s/%s: message %s is dropped after %d attempts: %s%s",
-        event.topic, event.group, event.message_id, event.attempts, _kind(event.error), _place(event), **_about(event),
+        event.topic, event.group, event.message_id, event.attempts, _kind(event.error), _place(event), extra=_about(event),
     )  # fmt: skip
 
 
 def _delayed(event: events.DeadLetterDelayed) -> None:
     CONSUMER.error(
         "%s/%s: the dead letter of message %s could not be stored (%s); it is tried again and the message stays unsettled",
-        event.topic, event.group, event.message_id, _kind(event.error), **_about(event),
+        event.topic, event.group, event.message_id, _kind(event.error), extra=_about(event),
     )  # fmt: skip
 
 
 def _gap(event: events.GapSeen) -> None:
     CONSUMER.error(
         "%s/%s: messages %d to %d of partition %d are gone unread (%s)",
-        event.topic, event.group, event.start, event.stop - 1, event.partition, event.reason, **_about(event),
+        event.topic, event.group, event.start, event.stop - 1, event.partition, event.reason, extra=_about(event),
     )  # fmt: skip
 
 
 def _stuck(event: events.Stuck) -> None:
     WATCHDOG.error(
         "%s/%s: the handler of message %s has been running for %.3g s; it stands at\n%s",
-        event.topic, event.group, event.message_id, event.age_s, event.stack, **_about(event),
+        event.topic, event.group, event.message_id, event.age_s, event.stack, extra=_about(event),
     )  # fmt: skip
 
 
 def _span(event: events.SpanExceeded) -> None:
     CONSUMER.error(
         "%s/%s: partition %d is paused, too much waits behind blocked keys: %d messages, %d bytes, oldest %.3g s",
-        event.topic, event.group, event.partition, event.records, event.bytes, event.age_s, **_about(event),
+        event.topic, event.group, event.partition, event.records, event.bytes, event.age_s, extra=_about(event),
     )  # fmt: skip
 
 
 def _stalled(event: events.Stalled) -> None:
-    WATCHDOG.error(
-        "%s/%s: backlog waits and nothing was settled for %.3g s", event.topic, event.group, event.seconds, **_about(event)
-    )
+    WATCHDOG.error("%s/%s: backlog waits and nothing was settled for %.3g s", event.topic, event.group, event.seconds, extra=_about(event))
 
 
 def _ownership(event: events.OwnershipChanged) -> None:
     CONSUMER.info(
-        "%s/%s: partition %d %s, epoch %d", event.topic, event.group, event.partition, event.change, event.epoch, **_about(event)
+        "%s/%s: partition %d %s, epoch %d", event.topic, event.group, event.partition, event.change, event.epoch, extra=_about(event)
     )
 
 
 def _link(event: events.LinkChanged) -> None:
     level = logging.INFO if event.up else logging.ERROR
-    APP.log(level, "cluster %s is %s", event.cluster, "connected" if event.up else "not connected", **_about(event))
+    APP.log(level, "cluster %s is %s", event.cluster, "connected" if event.up else "not connected", extra=_about(event))
 
 
 _WRITERS: dict[type[Event], Any] = {
