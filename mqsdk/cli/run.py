@@ -115,5 +115,5 @@ def _common(session: Session) -> list[str]:
     out = session.out
     given: dict[str, Any] = {"--config": session.config, "--env": session.environment}
     words = [f"{name}={value}" for name, value in given.items() if value is not None]
-    words += [f"--timeout={session.timeout_s}s"] if session.timeout_s else []
+    words += [f"--timeout={session.timeout_s:f}s"] if session.timeout_s else []
     return words + ["--json"] * out.json + ["-q"] * out.quiet + ["-v"] * out.verbose

@@ -14,9 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mqsdk.errors import MqError
 from mqsdk.runtime.state import private_folder, state_folder
@@ -156,8 +155,7 @@ def _line(connection: socket.socket) -> str:
 # --- asking ----------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What one process answered. pid: from its socket's name. document: the answer, or `{"error": {...}}`."""
 
     pid: int

@@ -115,6 +115,8 @@ def test_only_starts_the_named_groups(app: Path) -> None:
         (("run", "hello:app", "--config", "gone.yaml"), 3, "gone.yaml"),
         (("run", "hello:app", "--processes", "0"), 2, "processes"),
         (("run", "hello:app", "--config", "nolog.yaml"), 4, "cluster local"),
+        (("publish", "hello", "world", "--config", "nolog.yaml"), 4, ""),
+        (("topics", "--config", "nolog.yaml"), 4, "cluster local"),
     ],
 )
 def test_what_cannot_run_ends_with_its_code_and_says_why(app: Path, words: tuple[str, ...], code: int, text: str) -> None:
