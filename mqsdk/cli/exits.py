@@ -55,7 +55,7 @@ _BY_TYPE: tuple[tuple[type[MqError] | tuple[type[MqError], ...], int], ...] = (
 
 
 def exit_code(error: MqError) -> int:
-    """The exit code that reports this error. A publish refused because its cluster cannot be opened is UNREACHABLE, as it is for looking."""
+    """The exit code that reports this error. A publish refused because its cluster cannot be opened is UNREACHABLE, as for looking."""
     if isinstance(error, PublishError) and isinstance(error.__cause__, (Unavailable, AccessDenied)):
         return UNREACHABLE
     if isinstance(error, PublishManyFailed):
