@@ -90,7 +90,14 @@ def close_all(fds: Iterable[int]) -> None:
 
 
 def names(at: int) -> list[str]:
-    return os.listdir(at)
+    """What the directory holds. On a descriptor of its own: two threads that list one descriptor share its place in the directory, and each
+    sees a part of it.
+    """
+    fd = open_dir(".", at)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 def size_of(fd: int) -> int:

@@ -78,6 +78,7 @@ def test_a_broken_block_of_headers_is_named(block: bytes) -> None:
 
 
 @given(st.lists(record, min_size=1, max_size=12), st.integers(0, 2**40))
+@settings(deadline=None)
 def test_what_is_encoded_is_decoded(records: list[Any], base: int) -> None:
     found = decode(make_batch(records, base))
     assert [(one.key, one.block, one.value, one.timestamp_ms - 1000, one.attempt) for one in found] == [
@@ -168,7 +169,7 @@ def test_lengths_that_do_not_add_up_are_named(sizes: tuple[int, int, int]) -> No
 
 
 @given(st.binary(max_size=200), st.integers(1, 2**32 - 1), st.integers(0, 65535))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_body_with_right_checksums_gives_records_or_a_named_error(body: bytes, count: int, width: int) -> None:
     # What a hostile or buggy writer could store: no hang, no allocation by the numbers it claims.
     batch = remake(make_batch([(None, b"", b"", 0, 0, 1)])[:64] + body, length=len(body), crc=zlib.crc32(body), count=count, width=width)

@@ -42,7 +42,7 @@ def test_an_empty_partition_has_only_its_end(kit: Any) -> None:
 
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=3), min_size=1, max_size=6), st.integers(-(2**32), 2**32))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_any_times_are_found_as_a_plain_search_would(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], wanted: int
 ) -> None:

@@ -211,3 +211,26 @@ def test_every_descriptor_is_closed_on_exec(kit: Any) -> None:
         if os.path.exists(f"/proc/self/fd/{name}"):
             assert not os.get_inheritable(int(name))
     waiter.close()
+
+
+def test_trap_threads_that_list_a_directory_at_once_each_see_all_of_it(tmp_path: Path) -> None:
+    # They shared the place in it: a reader missed segments while the syncer looked for them.
+    expected = {str(number) for number in range(300)}
+    for name in expected:
+        (tmp_path / name).touch()
+    directory = files.open_dir(tmp_path)
+    partial = []
+
+    def run() -> None:
+        for _ in range(100):
+            found = files.names(directory)
+            if len(found) != 300 or set(found) != expected:
+                partial.append(len(found))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    os.close(directory)
+    assert not partial
