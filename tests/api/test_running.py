@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -80,8 +81,10 @@ def test_a_second_signal_ends_the_drain_at_once(app: App, until: Until, later: A
 
     app.publish("orders", b"x")
     later(inside.wait, kill(signal.SIGTERM), lambda: until(lambda: app.state == "DRAINING"), kill(signal.SIGTERM))
+    began = time.monotonic()
     assert app.run() == 0
     assert not go.is_set()
+    assert time.monotonic() - began < 20  # drain.timeout is 30 s
     go.set()
 
 
