@@ -31,11 +31,9 @@ from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.engine.reader import Reader
 from mqsdk_log.engine.seat import Dropped, Extended, Gained, Mark, Recalled, Seat
+from mqsdk_log.engine.wake import BOUND_S, CROWDED_S
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.records import LogRecord
-
-LONGEST_SLEEP_S = 0.25  # covers a lost wake-up, whatever its cause
-
 
 Forget = Callable[["LogConsumer"], None]
 
@@ -72,8 +70,14 @@ class LogConsumer(Consumer):
             group = Group(log.path, subscription.group, subscription.lease_s)
             wakers = {name: topic.wake_all for name, topic in self._topics.items()}
             self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark)
-            self._waiters = [topic.waiter() for topic in self._topics.values()]
-            self._wake_fds = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                self._waiters = [topic.waiter() for topic in self._topics.values()]
+                self._wake_fds = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            except BaseException:
+                self._seat.leave()
+                raise
+        crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
+        self._longest_sleep_s = CROWDED_S if crowded else BOUND_S
         self._poll: select.poll | None = None
         self._polled_peer = -1
 
@@ -248,7 +252,7 @@ class LogConsumer(Consumer):
             # Looked at after arming: what came before is seen here, what comes later wakes.
             if self._woken or self._closing or any(self._has_more(owned) for owned in self._owned.values()):
                 return False
-            wait_s = min(until - time.monotonic(), LONGEST_SLEEP_S)
+            wait_s = min(until - time.monotonic(), self._longest_sleep_s)
             return self._wait(max(wait_s, 0.0))
         finally:
             self._sleeping = False

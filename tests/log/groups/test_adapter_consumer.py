@@ -195,6 +195,28 @@ def test_more_members_than_partitions_wait_and_take_over(stage: Any) -> None:
     assert standby.owned[0].clean
 
 
+def test_a_death_is_noticed_without_looking_for_it(stage: Any) -> None:
+    """By the hang-up of the neighbour's FIFO: the regular look at all members is put off for ever."""
+    first_backend = stage.topic_of(2)
+    first, second = stage.join(first_backend), stage.join()
+    second.until(lambda: len(first.owned) == len(second.owned) == 1, (first,))
+    second.consumer._seat._sweep_at = float("inf")
+    first_backend.vanish()
+    assert second.until(lambda: len(second.owned) == 2) < 1.0
+
+
+def test_a_newcomer_is_watched_as_soon_as_it_is_known(stage: Any) -> None:
+    first, newcomers_backend = stage.join(stage.topic_of(2)), stage.backend()
+    first.until(lambda: len(first.owned) == 2)
+    first.consumer._seat._sweep_at = float("inf")
+    second = stage.join(newcomers_backend)
+    first.until(lambda: bool(first.of(Revoking)), (second,))
+    first.answer_revokes()
+    second.until(lambda: len(second.owned) == 1, (first,))
+    newcomers_backend.vanish()
+    assert first.until(lambda: len(first.owned) == 2) < 1.0
+
+
 def test_handing_back_unasked_is_leaving_and_the_others_share_at_once(stage: Any) -> None:
     first = stage.join(stage.topic_of(2))
     first.until(lambda: len(first.owned) == 2)
@@ -261,12 +283,25 @@ def test_wake_ends_a_blocked_poll_and_the_next_one(stage: Any) -> None:
     reading.consumer.wake()
     began = time.monotonic()
     reading.consumer.poll(10, 30.0)
-    thread = threading.Timer(0.05, reading.consumer.wake)
-    thread.start()
-    while thread.is_alive():
-        reading.consumer.poll(10, 30.0)
-    thread.join()
     assert time.monotonic() - began < 3.0
+    assert min(wake_to_end_s(reading) for _ in range(5)) < 0.05  # no timer is behind it: the shortest sleep of a consumer is 250 ms
+
+
+def wake_to_end_s(reading: Any) -> float:
+    """Seconds from a wake of a (most likely) sleeping poll to its end."""
+    woken_at: list[float] = []
+
+    def wake() -> None:
+        woken_at.append(time.monotonic())
+        reading.consumer.wake()
+
+    timer = threading.Timer(0.02, wake)
+    timer.start()
+    while not woken_at:
+        reading.consumer.poll(10, 30.0)
+    ended_at = time.monotonic()
+    timer.join()
+    return ended_at - woken_at[0]
 
 
 def test_close_ends_a_blocked_poll_and_hands_back(stage: Any) -> None:
