@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,8 @@ from mqsdk.message import current_message
 from mqsdk.units import seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mqsdk.api.consumer import ConsumerDeclaration
     from mqsdk.api.outlet import Outlet
     from mqsdk.api.session import Session
@@ -74,7 +75,6 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         super()._add(declarations)
 
     # --- state ------------------------------------------------------------------------------------------------------------------
-
     @property
     def state(self) -> State:
         """Where the App is in its life; compares equal to "NEW", "OPEN", "RUNNING", "DRAINING" and "CLOSED"."""

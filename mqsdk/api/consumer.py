@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,6 +135,8 @@ def _check_known(topic: object, options: Mapping[str, Any], where: str) -> None:
     known = list(ConsumerOptions.__annotations__)
     for name in options:
         if name not in known:
+            import difflib  # 2 ms of every `import mqsdk`, needed for a mistake only
+
             near = difflib.get_close_matches(name, known, 1)
             raise DeclarationError(
                 f"`@consumer` has no argument `{name}`",

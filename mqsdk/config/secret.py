@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Any, NoReturn
 
 MASK = "***"
@@ -40,6 +39,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
+        import hmac  # brings OpenSSL along: 5 ms of every `import mqsdk`
+
         return hmac.compare_digest(self.__text.encode(errors="surrogatepass"), other.__text.encode(errors="surrogatepass"))
 
     def __hash__(self) -> int:
