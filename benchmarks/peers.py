@@ -1,6 +1,6 @@
 """The same job by two libraries that keep messages on local disk: huey on SQLite, persist-queue with acknowledgement.
 
-huey runs without fsync, its fastest setting: the nearest to our `durability: interval`. By default (a sync per commit) it is ten times slower.
+huey runs without fsync, its fastest setting and the nearest to our `durability: interval`; its default, a sync per commit, is far slower.
 """
 
 from __future__ import annotations
