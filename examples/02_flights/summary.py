@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mqsdk.testing import checker
-from mqsdk.testing.journal import Kind, Outcome, read_journals
+from mqsdk.testing.journal import Entry, Kind, Outcome, read_journals
 
 ORDER_RULES = ("OVERLAP", "OVERTAKE", "BACKWARDS", "STALE_EPOCH", "TWO_OWNERS")
 
@@ -24,7 +24,7 @@ ORDER_RULES = ("OVERLAP", "OVERTAKE", "BACKWARDS", "STALE_EPOCH", "TWO_OWNERS")
 class Result:
     verdict: checker.Verdict
     groups: Sequence[str]
-    started: Counter[str]
+    succeeded: Counter[str]
     failed: Counter[str]
     holes: int
     after_late: float  # share of departures that are late when the aircraft's departure before was late
@@ -46,13 +46,18 @@ def judge_run(journals: Path, groups: Sequence[str], *, ordered: Sequence[str]) 
     return Result(
         verdict=checker.judge(entries, groups, ordered=ordered),
         groups=groups,
-        started=Counter(entry.group for entry in entries if entry.kind is Kind.START),
-        failed=Counter(entry.group for entry in entries if entry.kind is Kind.END and entry.outcome is Outcome.FAILED),
+        succeeded=ends(entries, Outcome.OK),
+        failed=ends(entries, Outcome.FAILED),
         holes=holes,
         after_late=after_late,
         after_punctual=after_punctual,
         delays=delays(Path("results")),
     )
+
+
+def ends(entries: Sequence[Entry], outcome: Outcome) -> Counter[str]:
+    """Handler calls per group that ended so."""
+    return Counter(entry.group for entry in entries if entry.kind is Kind.END and entry.outcome is outcome)
 
 
 def rotations(results: Path) -> tuple[int, float, float]:
@@ -92,6 +97,7 @@ def show(result: Result, *, published: int, publish_s: float, drained_s: float, 
         "handled": verdict.handled,
         "failed attempts, retried": {group: result.failed[group] - verdict.dead_lettered[group] for group in result.groups},
         "dead-lettered": verdict.dead_lettered,
+        "repeated": {group: result.succeeded[group] - verdict.handled[group] for group in result.groups},
         "lost": {group: sum(problem.group == group for problem in verdict.problems if problem.rule == "LOST") for group in result.groups},
     }
     for name, counts in rows.items():
@@ -104,7 +110,7 @@ def show(result: Result, *, published: int, publish_s: float, drained_s: float, 
     console.print(
         f"handled {handled:,} in {drained_s:.1f} s ({handled / drained_s:,.0f} a second over all groups, start of the processes included)"
     )
-    console.print(f"repeated {repeats}")
+    console.print(f"repeated in all: {repeats}")
     console.print(f"both consumers stopped by SIGTERM, exit codes {', '.join(map(str, exits))}")
     if not result.ok:
         console.print(f"[bold red]the run broke a promise[/]\n{verdict}")
