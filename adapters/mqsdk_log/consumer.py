@@ -35,6 +35,7 @@ from mqsdk_log.engine.wake import BOUND_S, CROWDED_S
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.records import LogRecord
 
+GLANCE_S = 0.02  # how often a consumer that never sleeps looks for another assignment: 2 us each
 Forget = Callable[["LogConsumer"], None]
 
 
@@ -78,6 +79,7 @@ class LogConsumer(Consumer):
                 raise
         crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
         self._longest_sleep_s = CROWDED_S if crowded else BOUND_S
+        self._glance_at = 0.0
         self._poll: select.poll | None = None
         self._polled_peer = -1
 
@@ -138,6 +140,9 @@ class LogConsumer(Consumer):
         nudged = False
         while True:
             now = time.monotonic()
+            if now >= self._glance_at:
+                self._glance_at = now + GLANCE_S
+                nudged = nudged or self._seat.is_restless()
             if nudged or now >= self._seat.due:
                 self._turn(now, nudged)
             self._fetch(max_records)
@@ -250,7 +255,9 @@ class LogConsumer(Consumer):
         self._sleeping = True
         try:
             # Looked at after arming: what came before is seen here, what comes later wakes.
-            if self._woken or self._closing or any(self._has_more(owned) for owned in self._owned.values()):
+            if self._seat.is_restless():
+                self._turn(time.monotonic(), True)
+            if self._events or self._woken or self._closing or any(self._has_more(owned) for owned in self._owned.values()):
                 return False
             wait_s = min(until - time.monotonic(), self._longest_sleep_s)
             return self._wait(max(wait_s, 0.0))

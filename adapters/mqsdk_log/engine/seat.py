@@ -114,6 +114,15 @@ class Seat:
         share = [self._share_at] if self._unsettled else []
         return min(self._beat_at, self._sweep_at, *recalls, *share)
 
+    def is_restless(self) -> bool:
+        """Whether a look is worth it although nothing is due: there is another assignment, or a lease that is waited for. One stat.
+
+        Wake-ups reach those only who sleep, so who was busy at that moment asks before going to sleep, and now and then while busy.
+        """
+        if self._leaving:
+            return False
+        return not self._wanted <= self.held.keys() or assignment.stamp(self._group.assignment_path) != self._stamp
+
     # --- the one entry ---------------------------------------------------------------------------------------------------------------
 
     def turn(self, now: float, nudged: bool = False) -> list[Change]:
