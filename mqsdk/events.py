@@ -1,17 +1,13 @@
-"""What `@app.observe` receives: frozen facts, one class each. A new field breaks nobody. A leaf: imports nothing of mqsdk."""
+"""What `@app.observe` receives: frozen facts, one class each. A new field breaks nobody. `isinstance(event, Event)` holds for all.
+
+A leaf: imports nothing of mqsdk."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Base of all observer events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retried(Event):
+class Retried(NamedTuple):
     """An attempt failed and another one will run `delay_s` seconds later. place: `file.py:12 in bill`, "" when not known."""
 
     topic: str
@@ -24,8 +20,7 @@ class Retried(Event):
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettered(Event):
+class DeadLettered(NamedTuple):
     """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable or crash_loop."""
 
     topic: str
@@ -38,8 +33,7 @@ class DeadLettered(Event):
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped(Event):
+class Dropped(NamedTuple):
     """A message used up its attempts and `on_exhausted="drop"` let it go."""
 
     topic: str
@@ -51,8 +45,7 @@ class Dropped(Event):
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterDelayed(Event):
+class DeadLetterDelayed(NamedTuple):
     """The copy of a dead letter could not be stored; the original stays unsettled and the copy is tried again."""
 
     topic: str
@@ -62,8 +55,7 @@ class DeadLetterDelayed(Event):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class GapSeen(Event):
+class GapSeen(NamedTuple):
     """Messages that this group had not read are gone: positions start (included) to stop (excluded)."""
 
     topic: str
@@ -75,8 +67,7 @@ class GapSeen(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck(Event):
+class Stuck(NamedTuple):
     """A handler runs longer than its timeout or than the watchdog allows. `stack` holds code places only, no values."""
 
     topic: str
@@ -88,8 +79,7 @@ class Stuck(Event):
     stack: str
 
 
-@dataclass(frozen=True, slots=True)
-class SpanExceeded(Event):
+class SpanExceeded(NamedTuple):
     """Too much waits behind blocked keys of a partition: reading from it is paused until they move on."""
 
     topic: str
@@ -101,8 +91,7 @@ class SpanExceeded(Event):
     age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stalled(Event):
+class Stalled(NamedTuple):
     """Assigned, backlog waiting, nothing settled for `seconds`."""
 
     topic: str
@@ -111,8 +100,7 @@ class Stalled(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class OwnershipChanged(Event):
+class OwnershipChanged(NamedTuple):
     """A partition was assigned, revoked or lost."""
 
     topic: str
@@ -123,8 +111,7 @@ class OwnershipChanged(Event):
     change: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkChanged(Event):
+class LinkChanged(NamedTuple):
     """The connection to a cluster went up or down."""
 
     cluster: str
@@ -132,8 +119,7 @@ class LinkChanged(Event):
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded(Event):
+class Reloaded(NamedTuple):
     """A reload ended: `outcome` is applied, unchanged or refused; `changes` lists (key, old, new), secrets masked."""
 
     outcome: str
@@ -142,11 +128,26 @@ class Reloaded(Event):
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MoveAdvanced(Event):
+class MoveAdvanced(NamedTuple):
     """A live move reached another stage."""
 
     topic: str
     stage: str
     source: str
     target: str
+
+
+Event = (
+    Retried
+    | DeadLettered
+    | Dropped
+    | DeadLetterDelayed
+    | GapSeen
+    | Stuck
+    | SpanExceeded
+    | Stalled
+    | OwnershipChanged
+    | LinkChanged
+    | Reloaded
+    | MoveAdvanced
+)

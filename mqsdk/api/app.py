@@ -264,7 +264,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             finally:
                 self._state, self._session = State.CLOSED, None
                 atexit.unregister(self._at_exit)
-            return replace(report, clean=report.clean and closed.clean)
+            return report._replace(clean=report.clean and closed.clean)
 
     def _hurry(self) -> None:
         session = self._session

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mqsdk.core.desk import Counters
 from mqsdk.core.partition import Ownership
 from mqsdk.spi.events import Partition
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionView:
+class PartitionView(NamedTuple):
     """One owned partition. watermark: every position below it is settled. received: position after the last one received.
 
     records, bytes: in flight. waiting: records behind a failure (retry, dead letter under way, blocked key). paused: over its span.
@@ -27,8 +26,7 @@ class PartitionView:
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MachineView:
+class MachineView(NamedTuple):
     """One consumer at one moment.
 
     records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mqsdk.spi import BackendHealth, PartitionProgress
 
 State = Literal["joining", "running", "draining", "restarting", "stopped"]
 
 
-@dataclass(frozen=True, slots=True)
-class Oldest:
+class Oldest(NamedTuple):
     """The longest running handler of a consumer: message id, seconds since it started, and code places (no values)."""
 
     id: str
@@ -20,8 +18,7 @@ class Oldest:
     stack: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerInfo:
+class ConsumerInfo(NamedTuple):
     """One consumer of this process. in_flight: messages received and not finished. lag: messages of the whole group, None if unknown."""
 
     topic: str
@@ -41,8 +38,7 @@ class ConsumerInfo:
     dead_lettered: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lag:
+class Lag(NamedTuple):
     """How far a group is behind: messages not settled, seconds since the oldest of them was published (0.0 without any)."""
 
     messages: int
@@ -50,8 +46,7 @@ class Lag:
     partitions: tuple[PartitionProgress, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(NamedTuple):
     """live: the process makes progress or may still. ready: RUNNING and every consumer joined. problems: sentences for people."""
 
     live: bool
@@ -60,8 +55,7 @@ class Health:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StopReport:
+class StopReport(NamedTuple):
     """How a stop ended. unfinished: handlers cut short by the deadline. clean: every last settle and submitted publish is confirmed."""
 
     unfinished: int = 0

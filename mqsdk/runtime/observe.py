@@ -36,7 +36,8 @@ def _place(event: Any) -> str:
 def _retried(event: events.Retried) -> None:
     CONSUMER.warning(
         "%s/%s: message %s failed with %s%s; attempt %d follows in %.3g s",
-        event.topic, event.group, event.message_id, _kind(event.error), _place(event), event.attempt + 1, event.delay_s, extra=_about(event),
+        event.topic, event.group, event.message_id, _kind(event.error), _place(event), event.attempt + 1, event.delay_s,
+        extra=_about(event),
     )  # fmt: skip
 
 

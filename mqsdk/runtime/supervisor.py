@@ -9,7 +9,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -348,7 +347,7 @@ class Supervisor:
             self._event_loop.close(max(0.1, deadline - clock.mono()))
             self._event_loop = None
         self.clusters.close(max(deadline, clock.mono() + 1.0))
-        return replace(report, clean=report.clean and all(flushed))
+        return report._replace(clean=report.clean and all(flushed))
 
 
 def _outcome(error: BaseException | None) -> Outcome:

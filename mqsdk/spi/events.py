@@ -1,9 +1,11 @@
-"""Everything that crosses the seam, as frozen data. Nothing here has behaviour beyond reading its own fields."""
+"""Everything that crosses the seam, as frozen data. Nothing here has behaviour beyond reading its own fields.
+
+NamedTuples, because they are read at every start: a class costs 0.1 ms to make, a frozen dataclass 0.7 ms.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -93,7 +95,7 @@ class NewRecord(NamedTuple):
     token: names the record in `Published`. headers: user headers, then `traceparent`.
     extra: further `mq-*` headers (dead letters, redrive), written as they are.
     durable: wait for the medium whatever the cluster's durability is (dead letters of a durable source).
-    A NamedTuple because one is built per publish: 0.15 us against 1 us for a frozen dataclass of this width.
+    One is built per publish: 0.15 us as a NamedTuple, 1 us as a frozen dataclass of this width.
     """
 
     token: int
@@ -115,15 +117,13 @@ class NewRecord(NamedTuple):
 # --- results of a publish -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Stored as durably as the cluster promises. `position` as `Record.position`, None where the backend does not tell."""
 
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """Certain that no queue, partition or group holds the message. `code` as in `PublishRejected.code`."""
 
     code: str
@@ -132,8 +132,7 @@ class Rejected:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """Sent, no answer, or any doubt: it may be stored."""
 
     what: str
@@ -156,8 +155,7 @@ class Published(NamedTuple):
 # --- events of a consumer -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(NamedTuple):
     """This consumer now owns the partition.
 
     epoch: number of this ownership, larger than every earlier one of the partition and group. position: first unsettled position.
@@ -173,15 +171,13 @@ class Assigned:
     clean: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Renewed:
+class Renewed(NamedTuple):
     """Nothing may start after `valid_until`: monotonic seconds at the sending of the last renewal that succeeded, + lease - margin."""
 
     valid_until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Revoking:
+class Revoking(NamedTuple):
     """The partition is to be handed back before `deadline` (monotonic seconds): the answer is a `settle` with final=True."""
 
     partition: Partition
@@ -189,16 +185,14 @@ class Revoking:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The partition is gone already: settle nothing more under this epoch."""
 
     partition: Partition
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Records of one partition in position order. `bytes` is the sum of `Record.size`."""
 
     partition: Partition
@@ -207,8 +201,7 @@ class Batch:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """Unread messages are gone: positions start (included) to stop (excluded). reason: retention, corrupt, truncated."""
 
     partition: Partition
@@ -218,8 +211,7 @@ class Gap:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """Answer to `settle`. stale: the ownership is over and nothing was stored. failed: nothing stored, may be repeated."""
 
     partition: Partition
@@ -229,16 +221,14 @@ class Settled:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """The backend asks publishers to stop (blocked) or go on."""
 
     blocked: bool
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """The connection went up or down. A consumer whose link is down keeps its thread and reconnects by itself."""
 
     up: bool
@@ -255,8 +245,7 @@ ProducerEvent = Published | Flow | Link
 Start = Literal["earliest", "latest"] | datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(NamedTuple):
     """What one consumer of layer 2 reads.
 
     topics: one topic, later also the group's retry topic.
@@ -273,8 +262,7 @@ class Subscription:
     instance: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Both facts about progress of one partition; a cursor backend stores the first, a receipt backend the second.
 
     watermark: every position below it is settled. done: ranges [start, stop) settled since the last Progress of this epoch.
@@ -295,8 +283,7 @@ class Progress:
 # --- what an admin shows --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TopicInfo:
+class TopicInfo(NamedTuple):
     """`messages` and `bytes` are None where the backend cannot tell."""
 
     name: str
@@ -306,8 +293,7 @@ class TopicInfo:
     bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One consumer of a group, as the backend sees it."""
 
     id: str
@@ -316,15 +302,13 @@ class Member:
     partitions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GroupInfo:
+class GroupInfo(NamedTuple):
     topic: str
     group: str
     members: tuple[Member, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionProgress:
+class PartitionProgress(NamedTuple):
     """Progress of a group in one partition.
 
     messages: not settled yet. oldest_ms: publish time of the oldest unsettled one, None if there is none or it is not known.
@@ -339,8 +323,7 @@ class PartitionProgress:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that `doctor` or the start-up line reports. level: ok, info, warn, refuse."""
 
     level: Literal["ok", "info", "warn", "refuse"]
@@ -349,12 +332,11 @@ class Finding:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BackendHealth:
+class BackendHealth(NamedTuple):
     """What `health()` found: reachable, version, the row of the guarantees that applies, and findings."""
 
     ok: bool
     version: str = ""
     latency_ms: float | None = None
     guarantee: str = ""
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,23 +60,23 @@ def _epoch_stands_still(patch: pytest.MonkeyPatch) -> None:
 
 
 def _always_clean(patch: pytest.MonkeyPatch) -> None:
-    _map_events(patch, lambda event: replace(event, clean=True) if isinstance(event, Assigned) else event)
+    _map_events(patch, lambda event: event._replace(clean=True) if isinstance(event, Assigned) else event)
 
 
 def _never_clean(patch: pytest.MonkeyPatch) -> None:
-    _map_events(patch, lambda event: replace(event, clean=False) if isinstance(event, Assigned) else event)
+    _map_events(patch, lambda event: event._replace(clean=False) if isinstance(event, Assigned) else event)
 
 
 def _batches_backwards(patch: pytest.MonkeyPatch) -> None:
-    _map_events(patch, lambda event: replace(event, records=event.records[::-1]) if isinstance(event, Batch) else event)
+    _map_events(patch, lambda event: event._replace(records=event.records[::-1]) if isinstance(event, Batch) else event)
 
 
 def _records_twice(patch: pytest.MonkeyPatch) -> None:
-    _map_events(patch, lambda event: replace(event, records=[*event.records, event.records[-1]]) if isinstance(event, Batch) else event)
+    _map_events(patch, lambda event: event._replace(records=[*event.records, event.records[-1]]) if isinstance(event, Batch) else event)
 
 
 def _wrong_size(patch: pytest.MonkeyPatch) -> None:
-    _map_events(patch, lambda event: replace(event, bytes=event.bytes + 1) if isinstance(event, Batch) else event)
+    _map_events(patch, lambda event: event._replace(bytes=event.bytes + 1) if isinstance(event, Batch) else event)
 
 
 def _map_events(patch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
