@@ -178,7 +178,7 @@ def returned_records_count_as_handled(patch: pytest.MonkeyPatch) -> None:
 
 
 def failed_attempts_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Attempt, "fail", lambda self, now, number, error: None)
+    patch.setattr(Attempt, "fail", lambda self, now, number, error, place: None)
 
 
 def retries_do_not_wait(patch: pytest.MonkeyPatch) -> None:
