@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mqsdk.config.diff import Change
     from mqsdk.config.model import Configuration
     from mqsdk.config.settings import Settings
+    from mqsdk.runtime.control import ControlServer
     from mqsdk.runtime.environment import Environment
     from mqsdk.runtime.inspection import StopReport
 
@@ -58,6 +59,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._name = name
         self._state = State.NEW
         self._session: Session | None = None
+        self._control: ControlServer | None = None
         self._moving_lock = threading.Lock()
         self._mover = 0
 
@@ -227,6 +229,22 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             session.run_last_hooks(self._shutdown)
             raise
         self._state = State.RUNNING
+        self._serve(session)
+
+    def _serve(self, session: Session) -> None:
+        """Answer `mqsdk ps`, `reload` and `stacks` while consumers run; in tests, which step by hand, there is nobody to ask."""
+        if session.supervisor.environment.threaded:
+            from mqsdk.api import controlling
+            from mqsdk.runtime.control import ControlServer
+
+            self._control = ControlServer(controlling.answers(self))
+            self._control.start()
+
+    def _end_control(self) -> None:
+        """Outside of `_moving`: a reload that was asked for over the socket may be waiting for it."""
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
 
     def stop(self, timeout: Duration | None = None) -> None:
         """Drain: start nothing, wait for running handlers, settle, hand back, leave. Nothing to do unless RUNNING.
@@ -236,6 +254,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         timeout_s = None if timeout is None else _seconds(timeout, "timeout")
         with self._moving("stop"):
             self._stop_now(timeout_s)
+        self._end_control()
 
     def _stop_now(self, timeout_s: float | None) -> StopReport:
         from mqsdk.runtime.inspection import StopReport
@@ -264,7 +283,8 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             finally:
                 self._state, self._session = State.CLOSED, None
                 atexit.unregister(self._at_exit)
-            return report._replace(clean=report.clean and closed.clean)
+        self._end_control()
+        return report._replace(clean=report.clean and closed.clean)
 
     def _hurry(self) -> None:
         session = self._session

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mqsdk.runtime.control import Answers, ControlServer
+from mqsdk.runtime.control import Answers
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
-
-
-@contextmanager
-def served(app: App) -> Iterator[ControlServer]:
-    """Serve the App's control socket during the block; without a usable state folder nothing is served."""
-    server = ControlServer(answers(app))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def answers(app: App) -> Answers:

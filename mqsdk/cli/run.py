@@ -45,10 +45,9 @@ def run(session: Session, target: str, processes: int, only: str | None, parent:
     configuration = app._load()
     _log(session, configuration.log_level)
     app.on_startup(lambda: LOG.info(_running(app, groups)))
-    from mqsdk.api import controlling, running
+    from mqsdk.api import running
 
-    with controlling.served(app):
-        return running.run(app, groups)
+    return running.run(app, groups)
 
 
 def _end_at_once(_number: int, _frame: object) -> None:

@@ -104,6 +104,7 @@ class ConsumerLoop:
         self._valid_until = float("inf")
         self._drained: Drained | None = None
         self._closed = False
+        self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
         self._restarts = 0
         self.joined = threading.Event()
         self.finished = threading.Event()
@@ -283,6 +284,7 @@ class ConsumerLoop:
         """The adapter's consumer (or this loop) failed: drop every ownership, connect anew after a backoff."""
         wait = min(RESTART_FIRST_S * 2.0 ** min(self._restarts, 10), RESTART_LONGEST_S)
         self._restarts += 1
+        self._broken = True
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
         for partition, epoch in list(self._gates):
@@ -295,7 +297,7 @@ class ConsumerLoop:
     def _reconnect(self) -> None:
         try:
             self._consumer = self._connect()
-            self._restarts, self.failure = 0, ""
+            self._restarts, self._broken, self.failure = 0, False, ""
         except Exception as error:  # the closed consumer refuses the next poll, which leads here again after a longer wait
             log.error("consumer %s cannot connect: %s", self.name, type(error).__name__)
 
@@ -319,4 +321,4 @@ class ConsumerLoop:
         drained = self._drained or Drained(0, unsettled=1)
         still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if drained.unfinished else deadline)
         self._consumer.close(deadline)
-        return max(drained.unfinished, still), drained.unsettled == 0
+        return max(drained.unfinished, still), drained.unsettled == 0 and not self._broken

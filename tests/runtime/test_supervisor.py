@@ -304,6 +304,27 @@ def test_a_consumer_whose_adapter_breaks_is_restarted(process: Process, monkeypa
     assert handler.wait_for(1) == [(b"a", 1)]
 
 
+def test_a_stop_whose_last_settle_fails_is_not_clean(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def behave(record: Record) -> None:
+        inside.set()
+        assert go.wait(BOUND_S)
+
+    process.start(Recorder(behave))
+    process.publish("orders", "a")
+    assert inside.wait(BOUND_S)
+    (_, loop) = process.supervisor.loops[0]
+
+    def settle(progress: Any) -> None:
+        raise TypeError("a defect of the adapter")
+
+    monkeypatch.setattr(loop._consumer, "settle", settle)
+    go.set()
+    report = process.supervisor.stop(BOUND_S)
+    assert not report.clean
+
+
 def test_what_a_backend_cannot_do_is_refused_at_start() -> None:
     process = Process(SimLog(), capabilities=Capabilities(settle="receipt", publish="inline", ordered=False))
     with pytest.raises(CapabilityError) as caught:
