@@ -194,12 +194,13 @@ def test_damaged_progress_is_named_with_its_file(stage: Any) -> None:
 # --- options, opening, health ---------------------------------------------------------------------------------------------------
 
 
-def test_the_hook_answers_for_its_own_kind_only() -> None:
+def test_the_hook_answers_for_its_own_kind_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert mqsdk_backend(kind="kafka", name="x", options={}) is None
     backend = mqsdk_backend(kind="log", name="x", options={})
     assert backend is not None
     assert (backend.kind, backend.name) == ("log", "x")
-    assert not Path(".mqsdk").exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_options_have_defaults_and_take_seconds_or_text() -> None:
