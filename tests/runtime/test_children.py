@@ -16,13 +16,14 @@ from tests.processes import PATIENCE_S, Running
 
 # A child says `up <pid>`, then does what its code says; the parent runs two of them and ends with their exit code.
 PARENT = """
-import sys
+import os, sys
 from mqsdk.runtime import children
 children.FIRST_DELAY_S = 0.05
 code = open("child.py").read()
-def report(line): print("report:", line, flush=True)
+def say(text): os.write(1, f"{text}\\n".encode())  # one write: all share the pipe, and an unbuffered print makes several
+def report(line): say(f"report: {line}")
 answer = children.Children(lambda fd: [sys.executable, "child.py", str(fd)], 2, report).run()
-print("answer", answer, flush=True)
+say(f"answer {answer}")
 sys.exit(answer)
 """
 WAITS = """
@@ -37,7 +38,7 @@ def handle(number, frame):
 signal.signal(signal.SIGTERM, handle)
 signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"hup\\n"))
 stop_when_parent_dies(int(sys.argv[1]))
-print("up", os.getpid(), flush=True)
+os.write(1, b"up %d\\n" % os.getpid())
 while not stopped.wait(0.1):
     pass
 """
