@@ -22,7 +22,7 @@ app = App()
 
 @app.consumer("hello", group="printer")
 def greet(name: str) -> None:
-    os.write(1, f"hello {name} from {os.getpid()}\\n".encode())  # one write: processes share the pipe, and an unbuffered print makes several
+    os.write(1, f"hello {name} from {os.getpid()}\\n".encode())  # one write: a pipe is shared, and an unbuffered print makes several
 
 @app.consumer("slow", group="sleeper")
 def sleep(name: str) -> None:
