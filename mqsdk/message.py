@@ -54,13 +54,18 @@ class Stored(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where deliveries of one ownership come from; shared by all its messages. `topic` is the topic the user named."""
+    """Where deliveries of one ownership come from; shared by all its messages. `topic` is the topic the user named.
+
+    epoch: of this ownership. fence: what users see as epoch, None = the same. For a redriven message, which is owned through the group's
+    retry topic, it is that of the topic's partition: a store that refuses lower numbers would refuse redriven messages otherwise.
+    """
 
     topic: str
     group: str
     cluster: str
     partition: int
     epoch: int
+    fence: int | None = None
 
 
 class Call:
@@ -139,7 +144,8 @@ class Message(Generic[T_co]):
     @property
     def epoch(self) -> int:
         """Number of this ownership of the partition: a fence token for the user's own store."""
-        return self._facts[1].epoch
+        origin = self._facts[1]
+        return origin.epoch if origin.fence is None else origin.fence
 
     @property
     def position(self) -> str:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from mqsdk.core.retry import RetryPolicy
 from mqsdk.events import Event
 from mqsdk.message import Origin
+from mqsdk.names import DEAD_LETTERS
 from mqsdk.spi.events import Outcome, Partition, Progress, Record
 
 FailureKind = Literal["error", "retry", "reject", "undecodable", "timeout"]
@@ -36,6 +37,7 @@ class Spec:
     """What a consumer is, fixed while it runs.
 
     batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
+    retry: the group's own topic, read beside the topic: what was redriven. None where the backend reads one topic only.
     settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
     """
 
@@ -48,7 +50,13 @@ class Spec:
     is_async: bool = False
     sparse_bytes: int = 0
     dead_letter: str | None = None
+    retry: str | None = None
     settle_every_s: float = 0.01
+
+    @property
+    def reads_letters(self) -> bool:
+        """The topic is one of dead letters, where some records only say which letters are gone."""
+        return self.topic.endswith(DEAD_LETTERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from mqsdk.core.attempts import Attempt, DeadLetter, Drop, RetryAfter
 from mqsdk.core.desk import Desk
 from mqsdk.core.partition import Ownership
 from mqsdk.events import DeadLetterDelayed, DeadLettered, Dropped, Retried
-from mqsdk.message import Origin
 from mqsdk.spi.events import Outcome, Record, Rejected, Stored
 
 COPY_FIRST_S, COPY_LONGEST_S = 1.0, 30.0
@@ -70,7 +69,7 @@ class Failing:
             return False
         attempt.retry_at = now + verdict.delay_s
         desk.counters.retried += 1
-        names = self._names(ownership.origin, record)
+        names = deadletter.names(ownership.origin, record)
         desk.report(Retried(*names, number, verdict.delay_s, failure.error, failure.place))
         return True
 
@@ -112,7 +111,7 @@ class Failing:
         attempt = ownership.attempts[record.position]
         if isinstance(verdict, Drop):
             self._desk.counters.dropped += 1
-            self._desk.report(Dropped(*self._names(ownership.origin, record), attempt.failed, attempt.error or USED_UP, attempt.place))
+            self._desk.report(Dropped(*deadletter.names(ownership.origin, record), attempt.failed, attempt.error or USED_UP, attempt.place))
             self._settle(now, ownership, record)
             return
         if not ownership.fenced:
@@ -145,9 +144,6 @@ class Failing:
         if not ownership.fenced:
             self.take_due(now, ownership)
 
-    def _names(self, origin: Origin, record: Record) -> tuple[str, str, str, str]:
-        return origin.topic, origin.group, origin.cluster, deadletter.message_id(origin, record)
-
     # --- copies -----------------------------------------------------------------------------------------------------------------
 
     def _copy(self, copying: _Copying) -> None:
@@ -164,7 +160,7 @@ class Failing:
         if isinstance(event.outcome, Stored):
             ownership.copying -= 1
             self._desk.counters.dead_lettered += 1
-            names = self._names(ownership.origin, record)
+            names = deadletter.names(ownership.origin, record)
             place = ownership.attempts[record.position].place if record.position in ownership.attempts else ""
             self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error, place))
             self._settle(now, ownership, record)
@@ -177,7 +173,7 @@ class Failing:
         copying.tries += 1
         if copying.tries == 1:
             what = f"{outcome.code}: {outcome.what}" if isinstance(outcome, Rejected) else getattr(outcome, "what", "")
-            names = self._names(copying.ownership.origin, copying.copy.record)
+            names = deadletter.names(copying.ownership.origin, copying.copy.record)
             self._desk.report(DeadLetterDelayed(*names, deadletter.clean(what)))
         self._desk.timers.at(now + wait, self._copy_again, copying.ownership, copying)
 

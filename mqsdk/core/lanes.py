@@ -7,12 +7,15 @@ when its turn comes it is put into `due`, and whoever owns the queue decides whe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 from mqsdk.spi.events import Record
 
 Key = bytes | None
+
+NOWHERE: Mapping[Key, int] = MappingProxyType({})
 
 
 class Fifo:
@@ -72,6 +75,10 @@ class Fifo:
     def end(self, records: Iterable[Record]) -> None:
         """Records that were taken out are over; nothing waited for them."""
 
+    def take_again(self) -> Record | None:
+        """Remove the next record whose retry is due."""
+        return self.again.popleft() if self.again else None
+
     def block(self, key: Key) -> Sequence[Record]:
         """Nothing waits for a key here."""
         return ()
@@ -88,9 +95,10 @@ class Lanes:
     """One serial queue per key. A key's records are out (ready, running, waiting for a retry) or wait in order behind those that are.
 
     None is a key like any other: messages without key share one lane.
+    elsewhere: keys that run from the twin of this partition (`core.exclusion`); records of theirs are set aside until `resume`.
     """
 
-    __slots__ = ("_blocked", "_out", "_ready", "_special", "_waiting", "again", "due")
+    __slots__ = ("_aside", "_blocked", "_out", "_ready", "_special", "_waiting", "again", "due", "elsewhere")
 
     def __init__(self, special: Container[int]) -> None:
         self._special = special
@@ -98,6 +106,8 @@ class Lanes:
         self._waiting: dict[Key, deque[Record]] = {}
         self._ready: deque[Record] = deque()
         self._blocked: set[Key] = set()
+        self._aside: dict[Key, Record] = {}
+        self.elsewhere: Mapping[Key, int] = NOWHERE
         self.again: deque[Record] = deque()
         self.due: list[Record] = []
 
@@ -134,8 +144,8 @@ class Lanes:
 
     def take(self, limit: int, starts: int) -> list[Record]:
         """Remove up to `limit` records that one worker may run in this order: the heads of up to `starts` lanes, and what follows each."""
-        ready = self._ready
-        if not self._waiting:
+        ready, elsewhere = self._ready, self.elsewhere
+        if not self._waiting and not elsewhere:
             if len(ready) <= min(limit, starts):
                 taken = list(ready)
                 ready.clear()
@@ -144,6 +154,9 @@ class Lanes:
         taken = []
         while ready and starts and len(taken) < limit:
             record = ready.popleft()
+            if record.key in elsewhere:
+                self._aside[record.key] = record
+                continue
             taken.append(record)
             starts -= 1
             if record.key in self._waiting:
@@ -159,6 +172,26 @@ class Lanes:
             del self._waiting[key]
         self._out[key] += len(taken)
         return taken
+
+    def take_again(self) -> Record | None:
+        """Remove the next record whose retry is due and whose key does not run elsewhere."""
+        while self.again:
+            record = self.again.popleft()
+            if record.key not in self.elsewhere:
+                return record
+            self._aside[record.key] = record
+        return None
+
+    def resume(self, key: Key) -> bool:
+        """The key runs elsewhere no more: what was set aside is next. False when nothing was."""
+        record = self._aside.pop(key, None)
+        if record is None:
+            return False
+        if record.position in self._special:
+            self.again.appendleft(record)
+        else:
+            self._ready.appendleft(record)
+        return True
 
     def back(self, records: Sequence[Record]) -> None:
         """Records taken out that did not end: to the front of their lanes, where they wait for what else of their key is out."""
@@ -214,7 +247,7 @@ class Lanes:
     def available(self, limit: int) -> int:
         """How many records a take(limit) would give; limit when there are more. O(limit)."""
         count = 0
-        for record in islice(self._ready, limit):
+        for record in islice((one for one in self._ready if one.key not in self.elsewhere), limit):
             count += 1 + len(self._waiting.get(record.key, ()))
             if count >= limit:
                 return limit

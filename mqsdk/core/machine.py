@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mqsdk.core import deadletter
 from mqsdk.core.actions import (
     Action,
     Cancel,
@@ -29,7 +30,6 @@ from mqsdk.core.actions import (
 )
 from mqsdk.core.attempts import accept
 from mqsdk.core.credit import Credits
-from mqsdk.core.deadletter import message_id
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
 from mqsdk.core.lanes import Lanes
@@ -126,13 +126,18 @@ class Machine:
                 return
             self._end_lost(now, earlier)
         spec = self.spec
-        origin = Origin(spec.topic, spec.group, spec.cluster, event.partition.number, event.epoch)
-        ownership = Ownership(event, origin, self._credits.open(event.partition), spec.ordered, spec.batch is not None)
+        ownership = Ownership(event, self._origin(event), self._credits.open(event.partition), spec.ordered, spec.batch is not None)
         ownership.account.is_open = not self._desk.is_stopped
         self._starter.hold_orphans(ownership)
         self._owned[event.partition] = ownership
         if self._drain_by is not None:
             self._hand_back(now, ownership, self._drain_by)
+
+    def _origin(self, event: Assigned) -> Origin:
+        """Where users are told that messages come from: the topic, also for what its group's retry topic holds."""
+        spec, leader = self.spec, self._owned.get(Partition(self.spec.topic, event.partition.number))
+        fence = event.epoch if leader is None else leader.epoch
+        return Origin(spec.topic, spec.group, spec.cluster, event.partition.number, event.epoch, fence)
 
     def _revoking(self, now: float, event: Revoking) -> None:
         ownership = self._current(event.partition, event.epoch)
@@ -207,6 +212,8 @@ class Machine:
         if ownership.fenced:
             return
         records = ownership.receive(event.records, event.bytes)
+        if self.spec.reads_letters:
+            records = ownership.discard(records, deadletter.is_done)
         self._desk.counters.redelivered += ownership.take_repeats()
         late = ownership.queue.add(records)
         if late:
@@ -266,7 +273,8 @@ class Machine:
         run = self._starter.find(event.job)
         if run is None:
             return
-        ownership, handled, records = run.ownership, run.remove(event.handled), run.remove(event.records)
+        ownership = run.ownership
+        handled, records = (self._starter.taken_back(run, part) for part in (event.handled, event.records))
         if ownership.gone:
             self._desk.counters.orphaned += len(handled)
             self._free_orphans(now, run, [*handled, *records])
@@ -293,9 +301,7 @@ class Machine:
         kind = (event.record.position, event.timed_out)
         if kind not in run.reported:
             run.reported.add(kind)
-            origin, identity = event.job.origin, message_id(event.job.origin, event.record)
-            where = (origin.topic, origin.group, origin.cluster, identity)
-            self._desk.report(Stuck(*where, event.job.attempt, event.age_s, event.stack))
+            self._desk.report(Stuck(*deadletter.names(event.job.origin, event.record), event.job.attempt, event.age_s, event.stack))
         if event.timed_out and not run.ownership.fenced:
             self._block(now, run.ownership, event.record)
         if event.timed_out:

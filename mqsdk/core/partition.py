@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mqsdk.core import sparse
@@ -137,6 +137,17 @@ class Ownership:
         for position in [one for one in self.attempts if start <= one < stop]:
             del self.attempts[position]  # an earlier owner saw it fail; now it is gone
         return count
+
+    def discard(self, records: Sequence[Record], meaningless: Callable[[Record], bool]) -> Sequence[Record]:
+        """Settle those received records that no handler is to see; the rest, which is to run."""
+        dropped = [record for record in records if meaningless(record)]
+        if not dropped:
+            return records
+        self.account.end(len(dropped), size_of(dropped))
+        self._mark_each(dropped)
+        for record in dropped:
+            self.attempts.pop(record.position, None)
+        return [record for record in records if not meaningless(record)]
 
     # --- out --------------------------------------------------------------------------------------------------------------------
 

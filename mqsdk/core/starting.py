@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mqsdk.core.actions import Finished, Job, Run
 from mqsdk.core.desk import Desk
+from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.lanes import Lanes
 from mqsdk.core.partition import Ownership
 from mqsdk.core.sizing import JobSize
@@ -43,6 +44,7 @@ class Starter:
         self._size = JobSize(desk.spec.is_async)
         self._running: dict[int, RunningJob] = {}
         self._turn: deque[Ownership] = deque()
+        self.exclusion = Exclusion(desk.spec, self._offer_first)
 
     # --- what runs --------------------------------------------------------------------------------------------------------------
 
@@ -55,7 +57,14 @@ class Starter:
         if run is not None:
             run.ownership.running -= 1
             self._size.observe(len(run.records) - len(event.skipped), event.elapsed_s)
+            self.exclusion.ended(run.job.partition, run.records)
         return run
+
+    def taken_back(self, run: RunningJob, records: Sequence[Record]) -> list[Record]:
+        """These records of a running job run no more; those of them that were expected until now."""
+        found = run.remove(records)
+        self.exclusion.ended(run.job.partition, found)
+        return found
 
     def of(self, partition: Partition) -> Iterator[RunningJob]:
         """Jobs of this partition that still run, of whatever epoch."""
@@ -71,6 +80,14 @@ class Starter:
         if not ownership.listed and not ownership.fenced:
             ownership.listed = True
             self._turn.append(ownership)
+
+    def _offer_first(self, ownership: Ownership) -> None:
+        """What waited for its twin goes first: whoever of the two has just run must not win every time."""
+        if not ownership.fenced:
+            if ownership.listed:
+                self._turn.remove(ownership)
+            ownership.listed = True
+            self._turn.appendleft(ownership)
 
     def start(self, now: float) -> None:
         """Give out jobs until enough are out or nothing is ready."""
@@ -91,13 +108,14 @@ class Starter:
             free -= 1
             ready -= before - ownership.queue.ready
             self._running[job.token] = RunningJob(job, ownership)
+            self.exclusion.started(job.partition, job.records)
             ownership.running += 1
             self._desk.actions.append(Run(job))
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
         queue, batch = ownership.queue, self._desk.spec.batch
-        if queue.again:
-            record = queue.again.popleft()
+        record = queue.take_again()
+        if record is not None:
             queue.unblock(record.key)
             return self._job(ownership, [record], ownership.attempts[record.position].failed + 1)
         if not queue.ready:
@@ -122,7 +140,9 @@ class Starter:
     def _filled(self, now: float, ownership: Ownership, _: object) -> None:
         self.offer(ownership)
 
-    def _job(self, ownership: Ownership, records: list[Record], attempt: int) -> Job:
+    def _job(self, ownership: Ownership, records: list[Record], attempt: int) -> Job | None:
+        if not records:
+            return None  # all that is ready waits for its twin
         desk = self._desk
         return Job(desk.token(), ownership.partition, ownership.origin, records, attempt, desk.spec.batch is not None)
 
@@ -133,3 +153,4 @@ class Starter:
         if isinstance(ownership.queue, Lanes):
             for run in self.of(ownership.partition):
                 ownership.queue.hold(run.records)
+        self.exclusion.owned(ownership, self._running.values())
