@@ -225,11 +225,10 @@ class Machine:
         ownership = self._current(event.partition, event.epoch)
         if ownership is None:
             return
-        start, spec = max(event.start, ownership.expected), self.spec
+        start, (topic, number) = max(event.start, ownership.expected), event.partition
         ownership.expected = max(ownership.expected, event.stop)
         self._desk.counters.gap += ownership.skip(start, event.stop)
-        where = (spec.topic, spec.group, spec.cluster, event.partition.number)
-        self._desk.report(GapSeen(*where, event.start, event.stop, event.reason))
+        self._desk.report(GapSeen(topic, self.spec.group, self.spec.cluster, number, event.start, event.stop, event.reason))
         self._touch(now, ownership)
 
     def _touch(self, now: float, ownership: Ownership) -> None:

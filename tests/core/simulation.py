@@ -58,7 +58,7 @@ class Simulation(World):
             for _ in records:
                 task.queue.popleft()
             is_failing = self.spec.ordered and any(record.key == records[0].key for record, _ in task.failures)
-            if is_failing or not self.gates.get((job.partition.number, job.origin.epoch)):
+            if is_failing or not self.gates.get((self.index(job.partition), job.origin.epoch)):
                 task.skipped += records
                 continue
             for record in records:
@@ -74,7 +74,7 @@ class Simulation(World):
         self._begin()
 
     def _started(self, job: act.Job, record: spi.Record) -> None:
-        number, epoch = job.partition.number, job.origin.epoch
+        number, epoch = self.index(job.partition), job.origin.epoch
         where, cursor = (number, record.position), self.cursors[number]
         if (number, epoch, record.position, self.process) in self.ok:
             raise Broken(f"{where} runs again after a success of the same epoch")
@@ -90,7 +90,7 @@ class Simulation(World):
             self._check_order(job, record)
 
     def _check_order(self, job: act.Job, record: spi.Record) -> None:
-        number, lane = job.partition.number, (job.partition.number, record.key)
+        number, lane = self.index(job.partition), (job.partition.number, record.key)
         earlier = [one for one in self.cursors[number].records if one.key == record.key and one.position < record.position]
         together = {one.position for one in job.records} if job.batch else set()
         if late := [one.position for one in earlier if (number, one.position) not in self.final and one.position not in together]:
@@ -110,7 +110,7 @@ class Simulation(World):
         self._step(task)
 
     def _outcome(self, task: Task, record: spi.Record) -> None:
-        job, where = task.job, (task.job.partition.number, record.position)
+        job, where = task.job, (self.index(task.job.partition), record.position)
         is_poison = (record.position * 7 + len(self.cursors[0].records)) % 10 < self.rates["poison"] * 10
         if self.rate("reject"):
             task.failures.append((record, act.Failure("reject", "no")))
@@ -155,31 +155,33 @@ class Simulation(World):
 
     def _perform(self, action: act.Action) -> None:
         if isinstance(action, act.Run):
-            job, number = action.job, action.job.partition.number
+            job, number = action.job, self.index(action.job.partition)
             if self.drain_by is not None or not self.gates.get((number, job.origin.epoch)):
                 raise Broken("a job is given out after drain began or under an ownership that is over")
             self.waiting.append(Task(job, deque(job.records), self.process))
         elif isinstance(action, act.Fence):
-            self.gates[action.partition.number, action.epoch] = False
-            if action.epoch == self.cursors[action.partition.number].epoch:
-                self.cursors[action.partition.number].credit = 0
+            number = self.index(action.partition)
+            self.gates[number, action.epoch] = False
+            if action.epoch == self.cursors[number].epoch:
+                self.cursors[number].credit = 0
         elif isinstance(action, act.Settle):
             self._settle(action.progress)
         elif isinstance(action, act.Credit):
-            self.cursors[action.partition.number].credit = action.records
+            self.cursors[self.index(action.partition)].credit = action.records
         elif isinstance(action, act.Copy):
             self._copy(action)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
-            self.final.add((int(action.event.message_id.split(":")[2]), int(action.event.message_id.split(":")[3])))
+            self.final.add(place(action.event.message_id))
         elif isinstance(action, act.Report) and isinstance(action.event, GapSeen):
-            self.final |= {(action.event.partition, position) for position in range(action.event.start, action.event.stop)}
+            number = self.index(spi.Partition(action.event.topic, action.event.partition))
+            self.final |= {(number, position) for position in range(action.event.start, action.event.stop)}
         elif isinstance(action, act.Drained):
             self.drained = action
             if not self.ending:
                 self._fault_crash()
 
     def _copy(self, copy: act.Copy) -> None:
-        where, process = (copy.origin.partition, copy.record.position), self.process
+        where, process = place(str(copy.record.id)), self.process
         outcome: spi.Outcome = spi.Stored(1)
         if self.rate("copy"):
             outcome = self.rng.choice((spi.Rejected("full", "no room", True), spi.Unknown("no answer")))
@@ -227,6 +229,12 @@ class Simulation(World):
 
     def _is_settled(self) -> bool:
         return all(cursor.position > cursor.records[-1].position for cursor in self.cursors)
+
+
+def place(record_id: str) -> tuple[int, int]:
+    """Cursor and position of a record."""
+    index, _, position = record_id.partition(":")
+    return int(index), int(position)
 
 
 def run(seed: int) -> None:

@@ -12,7 +12,7 @@ from mqsdk.core import actions as act
 from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
 
-TOPIC = "orders"
+TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2
 RATES = ("fail", "poison", "reject", "slow", "settle", "copy", "stale", "ask")
 FAULTS = ("revoke", "lost", "crash", "pause", "retune", "renew", "drain", "gap")
@@ -38,7 +38,10 @@ class Cursor:
 
 
 class World:
-    """One seed; `Simulation` adds the machine and its workers. `rates`: probability of each fault, 0 for most of them in most seeds."""
+    """One seed; `Simulation` adds the machine and its workers. `rates`: probability of each fault, 0 for most of them in most seeds.
+
+    cursors: those of the topic's partitions, then in half of the seeds as many of the retry topic's; a record's id tells its cursor.
+    """
 
     def __init__(self, seed: int) -> None:
         rng = self.rng = Random(seed)
@@ -46,7 +49,7 @@ class World:
         self.faults = [name for name in FAULTS if rng.random() < 0.4]
         self.spec = act.Spec(
             TOPIC, "g", "c", ordered=rng.random() < 0.7, batch=rng.choice((None, None, None, 4)), batch_wait_s=rng.choice((0.0, 0.03)),
-            is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)),
+            is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)), retry=RETRY if rng.random() < 0.5 else None,
         )  # fmt: skip
         ended: OnExhausted = rng.choice(("dead_letter", "drop"))
         policy = RetryPolicy(attempts=rng.choice((1, 2, 4)), backoff=Backoff(BASE_S, max=MAX_S), on_exhausted=ended)
@@ -76,14 +79,21 @@ class World:
         rng, cursors = self.rng, []
         keys = [None, b"a", b"b", b"c", b"d"][: rng.randint(1, 5)]
         holes = rng.random() < 0.3
-        for _ in range(rng.randint(1, 2)):
+        self.partitions = rng.randint(1, 2)
+        for index in range(self.partitions * (1 if self.spec.retry is None else 2)):
             records, position = [], 0
             for _ in range(rng.randint(5, 25)):
                 position += rng.randint(1, 3) if holes and rng.random() < 0.3 else 0
-                records.append(spi.Record(position, rng.choice(keys), b"x"))
+                records.append(spi.Record(position, rng.choice(keys), b"x", id=f"{index}:{position}"))
                 position += 1
             cursors.append(Cursor(records))
         return cursors
+
+    def part(self, index: int) -> spi.Partition:
+        return spi.Partition((TOPIC, RETRY)[index // self.partitions], index % self.partitions)
+
+    def index(self, partition: spi.Partition) -> int:
+        return partition.number + (0 if partition.topic == TOPIC else self.partitions)
 
     def restart(self) -> None:
         """A new process without any memory: everything that ran in the old one is gone."""
@@ -125,7 +135,7 @@ class World:
         cursor.owned, cursor.read_to, cursor.credit = True, cursor.position, 0
         self.gates[number, cursor.epoch] = True
         self.marks[number, cursor.epoch] = cursor.position
-        self.inbox.append(spi.Assigned(spi.Partition(TOPIC, number), cursor.epoch, cursor.position, cursor.sparse))
+        self.inbox.append(spi.Assigned(self.part(number), cursor.epoch, cursor.position, cursor.sparse))
         self.after(0.001, lambda: self._deliver(number, cursor.epoch, process))
 
     def _deliver(self, number: int, epoch: int, process: int) -> None:
@@ -133,7 +143,7 @@ class World:
         if process != self.process or epoch != cursor.epoch or not cursor.owned:
             return
         while gap := next((gap for gap in cursor.gaps if gap[0] <= cursor.read_to < gap[1]), None):
-            self.inbox.append(spi.Gap(spi.Partition(TOPIC, number), epoch, cursor.read_to, gap[1], "retention"))
+            self.inbox.append(spi.Gap(self.part(number), epoch, cursor.read_to, gap[1], "retention"))
             cursor.read_to = gap[1]
         end = min((start for start, _ in cursor.gaps if start >= cursor.read_to), default=1 << 62)
         held = [record for record in cursor.records if not any(start <= record.position < stop for start, stop in cursor.gaps)]
@@ -145,7 +155,7 @@ class World:
             cursor.read_to = ready[-1].position + 1
             cursor.credit = max(0, cursor.credit - len(repeats) - len(ready))
             size = sum(record.size for record in [*repeats, *ready])
-            batch = spi.Batch(spi.Partition(TOPIC, number), epoch, [*repeats, *ready], size)
+            batch = spi.Batch(self.part(number), epoch, [*repeats, *ready], size)
             self.inbox.append(batch)
             if self.rate("stale"):
                 self.after(0.1, lambda: self._repeat(process, batch))
@@ -154,7 +164,7 @@ class World:
         self.after(self.rng.choice((0.002, 0.03)), lambda: self._deliver(number, epoch, process))
 
     def _repeat(self, process: int, batch: spi.Batch) -> None:
-        cursor = self.cursors[batch.partition.number]
+        cursor = self.cursors[self.index(batch.partition)]
         if process == self.process and batch.epoch == cursor.epoch:
             cursor.credit = max(0, cursor.credit - len(batch.records))
         self._late(process, batch)
@@ -164,7 +174,8 @@ class World:
             self.inbox.append(event)
 
     def _settle(self, progress: spi.Progress) -> None:
-        number, cursor = progress.partition.number, self.cursors[progress.partition.number]
+        number = self.index(progress.partition)
+        cursor = self.cursors[number]
         claimed = {position for start, stop in progress.done for position in range(start, stop)} | set(range(progress.watermark))
         real = {record.position for record in cursor.records}
         if wrong := [position for position in claimed & real if (number, position) not in self.final]:
@@ -197,7 +208,7 @@ class World:
         number = self._pick()
         if number is not None:
             epoch, seconds = self.cursors[number].epoch, self.rng.choice((0.0, 0.02, 0.5))
-            self.inbox.append(spi.Revoking(spi.Partition(TOPIC, number), epoch, self.now + seconds))
+            self.inbox.append(spi.Revoking(self.part(number), epoch, self.now + seconds))
             self.after(seconds + 0.001, lambda: self._take_away(number, epoch))
 
     def _take_away(self, number: int, epoch: int) -> None:
@@ -212,7 +223,7 @@ class World:
     def _lose(self, number: int) -> None:
         cursor = self.cursors[number]
         cursor.owned = False
-        self.inbox.append(spi.Lost(spi.Partition(TOPIC, number), cursor.epoch))
+        self.inbox.append(spi.Lost(self.part(number), cursor.epoch))
         if self.rng.random() < 0.5:
             self._assign(number)
         else:
