@@ -15,6 +15,7 @@ class Capabilities:
     read_by_position: `Admin.read` works. delay: "native" delivers at the due time, "ladder" offers queues of fixed delay, "none".
     publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
+    companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
     keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
     """
 
@@ -26,6 +27,7 @@ class Capabilities:
     read_by_position: bool = True
     by_time: bool = True
     keeps_topic: bool = True
+    companions: bool = False
     broadcast: bool = False
     release: bool = False
     extend: bool = False

@@ -248,7 +248,10 @@ Start = Literal["earliest", "latest"] | datetime | None
 class Subscription(NamedTuple):
     """What one consumer of layer 2 reads.
 
-    topics: one topic, later also the group's retry topic.
+    topics: the topic, then topics of the group's own (its retry topic), where `Capabilities.companions` is claimed. They follow the first:
+    partition p of all belongs to one consumer at any time. That of the first is assigned before the others' and given to nobody else
+    before they are handed back too; a consumer that loses it loses all. Further topics need not exist: one in which the group begins to
+    have progress (`Admin.ensure_group`) later is taken up within a second or two. All consumers of a group name the same topics.
     start: where a *new* group begins; None = the oldest that the backend holds for it.
     lease_s: a consumer that shows no life for so long loses its partitions. instance: name of this process in member lists.
     """

@@ -16,7 +16,8 @@ from mqsdk.spi import (
     StateError,
     TopicInfo,
 )
-from mqsdk.testing.simstore import Cursor, Group, Log, SimLog
+from mqsdk.testing.simgroup import Cursor, Group, Log
+from mqsdk.testing.simstore import SimLog
 
 
 class SimAdmin(Admin):

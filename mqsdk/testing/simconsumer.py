@@ -20,7 +20,8 @@ from mqsdk.spi import (
     Settled,
     Subscription,
 )
-from mqsdk.testing.simstore import Cursor, Group, SimLog, gap_of
+from mqsdk.testing.simgroup import Cursor, Group, gap_of
+from mqsdk.testing.simstore import SimLog
 
 
 class _Owned:
@@ -51,7 +52,10 @@ class SimConsumer(Consumer):
         self.id = store.new_member_id(subscription.instance)
         self._store = store
         self._lease_s = subscription.lease_s
-        self._groups = groups
+        self._group = subscription.group
+        self._groups = list(groups)
+        self._awaited = set(subscription.topics) - {group.topic for group in groups} if capabilities.companions else set()
+        self._has_companions = capabilities.companions
         self._forget = forget
         self._receipts = capabilities.settle == "receipt"
         self._sparse_bytes = capabilities.sparse_bytes
@@ -104,7 +108,12 @@ class SimConsumer(Consumer):
     def join(self) -> None:
         with self._store.lock:
             for group in self._groups:
-                group.join(self, self._store.clock.mono(), self._store.handover_s)
+                self._join(group)
+
+    def _join(self, group: Group) -> None:
+        if self._has_companions:
+            group.follow(self._groups[0])
+        group.join(self, self._store.clock.mono(), self._store.handover_s)
 
     def gained(self, cursor: Cursor) -> None:
         self._owned[cursor.partition] = _Owned(cursor)
@@ -147,6 +156,7 @@ class SimConsumer(Consumer):
 
     def _show_life(self) -> None:
         now = self._store.clock.mono()
+        self._take_up()
         for group in self._groups:
             group.expire(self, now, self._store.handover_s)
             if self not in group.members:
@@ -154,6 +164,15 @@ class SimConsumer(Consumer):
         if now - self._seen >= self._lease_s / 10:
             self._seen = now
             self._events.append(Renewed(self._valid_until()))
+
+    def _take_up(self) -> None:
+        """Join in the topics that the group reads by now."""
+        for topic in sorted(self._awaited):
+            group = self._store.group(topic, self._group)
+            if group is not None:
+                self._awaited.remove(topic)
+                self._groups.append(group)
+                self._join(group)
 
     def _valid_until(self) -> float:
         # A tenth of the lease as margin: a worker that starts at the last moment is seen to start before any taker does.

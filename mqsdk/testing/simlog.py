@@ -30,11 +30,12 @@ from mqsdk.spi import (
 )
 from mqsdk.testing.simadmin import SimAdmin
 from mqsdk.testing.simconsumer import SimConsumer
-from mqsdk.testing.simstore import Log, SimLog
+from mqsdk.testing.simgroup import Log
+from mqsdk.testing.simstore import SimLog
 
 __all__ = ["MEMORY", "SimBackend", "SimConsumer", "SimLog", "SimProducer"]
 
-MEMORY = Capabilities(settle="cursor", publish="inline", sparse_bytes=4040)
+MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, sparse_bytes=4040)
 
 
 class SimBackend(Backend):
@@ -81,10 +82,11 @@ class SimBackend(Backend):
             raise NotSupported("broadcast")
         if subscription.ordered and not self._capabilities.ordered:
             raise NotSupported("ordered")
-        caps = self._capabilities
+        caps, first = self._capabilities, subscription.topics[0]
         groups = [
             self.store.create_group(topic, subscription.group, subscription.start, history=caps.history, by_time=caps.by_time)
             for topic in subscription.topics
+            if topic == first or topic in self.store.topics or not caps.companions
         ]
         consumer = SimConsumer(self.store, subscription, groups, self._capabilities, self._consumers.remove)
         self._consumers.append(consumer)

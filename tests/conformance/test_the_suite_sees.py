@@ -16,8 +16,9 @@ from mqsdk.testing import simconsumer, simlog, simstore
 from mqsdk.testing.conformance import delivery
 from mqsdk.testing.simadmin import SimAdmin
 from mqsdk.testing.simconsumer import SimConsumer
+from mqsdk.testing.simgroup import Cursor, Group, Log
 from mqsdk.testing.simlog import SimBackend, SimProducer
-from mqsdk.testing.simstore import Cursor, Group, Log, SimLog
+from mqsdk.testing.simstore import SimLog
 from tests.conformance.test_memory import TestMemory as Memory
 
 Mutate = Callable[[pytest.MonkeyPatch], None]

@@ -11,6 +11,7 @@ Needs pytest. One class per configuration of a backend; the broker must be there
 
 from mqsdk.testing.conformance.admin import AdminScenarios
 from mqsdk.testing.conformance.close import CloseScenarios
+from mqsdk.testing.conformance.companions import CompanionScenarios
 from mqsdk.testing.conformance.delivery import DeliveryScenarios
 from mqsdk.testing.conformance.gaps import GapScenarios
 from mqsdk.testing.conformance.groups import GroupScenarios
@@ -22,6 +23,14 @@ __all__ = ["BackendConformance"]
 
 
 class BackendConformance(
-    PublishScenarios, DeliveryScenarios, OrderScenarios, SettleScenarios, GroupScenarios, AdminScenarios, GapScenarios, CloseScenarios
+    PublishScenarios,
+    DeliveryScenarios,
+    OrderScenarios,
+    SettleScenarios,
+    GroupScenarios,
+    CompanionScenarios,
+    AdminScenarios,
+    GapScenarios,
+    CloseScenarios,
 ):
     """All scenarios. Implement `make_backend`; see `mqsdk.testing.conformance.base.Stage` for the optional hooks."""

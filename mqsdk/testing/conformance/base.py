@@ -18,7 +18,19 @@ from mqsdk.spi import Admin, Backend, Capabilities, NewRecord, Outcome, Partitio
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader, until
 
 HOOKS = ("restart_broker", "foreign_publish", "trim", "crash", "fail_publish")
-FLAGS = ("ordered", "history", "replay", "read_by_position", "by_time", "keeps_topic", "broadcast", "release", "extend", "exact_lag")
+FLAGS = (
+    "ordered",
+    "history",
+    "replay",
+    "read_by_position",
+    "by_time",
+    "keeps_topic",
+    "companions",
+    "broadcast",
+    "release",
+    "extend",
+    "exact_lag",
+)
 
 
 class Stage:
