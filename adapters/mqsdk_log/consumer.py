@@ -7,7 +7,6 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mqsdk.spi import (
     Assigned,
@@ -25,31 +24,18 @@ from mqsdk.spi import (
     Subscription,
 )
 from mqsdk_log.engine.cursors import BLOB_LIMIT, Cursor
-from mqsdk_log.engine.errors import CorruptRange, LogError, OutOfRange
+from mqsdk_log.engine.errors import CorruptRange, LogError, NoSuchTopic, OutOfRange
 from mqsdk_log.engine.groups import Group
+from mqsdk_log.engine.holding import Appeared, Dropped, Extended, Gained, Recalled
 from mqsdk_log.engine.log import Log
-from mqsdk_log.engine.partition import PartitionLog
-from mqsdk_log.engine.reader import Reader
-from mqsdk_log.engine.seat import Dropped, Extended, Gained, Mark, Recalled, Seat
+from mqsdk_log.engine.seat import Mark, Seat
 from mqsdk_log.engine.wake import BOUND_S, CROWDED_S
 from mqsdk_log.errors import KIND, translated
+from mqsdk_log.owned import Owned, drain, poke
 from mqsdk_log.records import LogRecord
 
 GLANCE_S = 0.02  # how often a consumer that never sleeps looks for another assignment: 2 us each
 Forget = Callable[["LogConsumer"], None]
-
-
-@dataclass(slots=True)
-class _Owned:
-    """One ownership: where it reads next and how much may still be delivered (nothing before the first credit)."""
-
-    partition: Partition
-    epoch: int
-    log: PartitionLog
-    reader: Reader[LogRecord]
-    records: int = 0
-    bytes: int = 0
-    recalled: bool = False
 
 
 class LogConsumer(Consumer):
@@ -64,21 +50,22 @@ class LogConsumer(Consumer):
         self._busy = threading.Lock()  # who has it may touch the seat, the readers and the descriptors
         self._wake_guard = threading.Lock()
         self._events: list[ConsumerEvent] = []
-        self._owned: dict[Partition, _Owned] = {}
+        self._owned: dict[Partition, Owned] = {}
         self._woken = self._sleeping = self._closing = self._closed = self._stale = False
         with translated(cluster):
-            self._topics = {topic: log.topic(topic) for topic in subscription.topics}
             group = Group(log.path, subscription.group, subscription.lease_s)
+            first = subscription.topics[0]
+            awaited = [topic for topic in subscription.topics if topic != first and not group.knows(topic)]
+            self._log = log
+            self._topics = {topic: log.topic(topic) for topic in subscription.topics if topic not in awaited}
             wakers = {name: topic.wake_all for name, topic in self._topics.items()}
-            self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark)
+            self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark, awaited)
             try:
                 self._waiters = [topic.waiter() for topic in self._topics.values()]
                 self._wake_fds = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             except BaseException:
                 self._seat.leave()
                 raise
-        crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
-        self._longest_sleep_s = CROWDED_S if crowded else BOUND_S
         self._glance_at = 0.0
         self._poll: select.poll | None = None
         self._polled_peer = -1
@@ -101,7 +88,7 @@ class LogConsumer(Consumer):
         if self._sleeping:
             with self._wake_guard:  # the descriptor is not closed, and so not somebody else's, while it is written to
                 if not self._closed and not self._stale:
-                    _poke(self._wake_fds[1])
+                    poke(self._wake_fds[1])
 
     def credit(self, partition: Partition, records: int, bytes: int) -> None:
         owned = self._owned.get(partition)
@@ -166,6 +153,18 @@ class LogConsumer(Consumer):
                     put(Revoking(partition, holding.epoch, holding.give_back_by))
                 case Dropped(holding):
                     self._lose(Partition(*holding.key))
+                case Appeared(topic):
+                    self._take_up(topic)
+
+    def _take_up(self, name: str) -> None:
+        try:
+            topic = self._log.topic(name)
+        except NoSuchTopic:
+            return  # it is being deleted: the group's progress in it goes first
+        self._seat.take_up(name, topic.wake_all)
+        self._topics[name] = topic
+        self._waiters.append(topic.waiter())
+        self._poll = None
 
     def _gain(self, gained: Gained) -> None:
         holding, left = gained.holding, gained.left
@@ -174,7 +173,7 @@ class LogConsumer(Consumer):
         # A position above the end was settled in a log that then lost its tail to a power failure; recovery never hands such an offset out
         # again, so beginning at the end skips nothing.
         position = min(left.watermark, log.end())
-        self._owned[partition] = _Owned(partition, holding.epoch, log, log.reader(position, LogRecord))
+        self._owned[partition] = Owned(partition, holding.epoch, log, log.reader(position, LogRecord))
         self._events.append(Assigned(partition, holding.epoch, position, left.sparse, gained.valid_until, left.clean))
 
     def _lose(self, partition: Partition) -> None:
@@ -186,14 +185,14 @@ class LogConsumer(Consumer):
     def _fetch(self, max_records: int) -> None:
         budget = max_records
         for owned in list(self._owned.values()) if budget > 0 else ():
-            if owned.records > 0 and owned.bytes > 0 and not owned.recalled:
+            if owned.is_open:
                 budget -= self._deliver(owned, budget)
                 if budget <= 0:
                     # To the back of the queue, so that none starves.
                     self._owned[owned.partition] = self._owned.pop(owned.partition)
                     break
 
-    def _deliver(self, owned: _Owned, budget: int) -> int:
+    def _deliver(self, owned: Owned, budget: int) -> int:
         try:
             records = owned.reader.read(min(budget, owned.records), owned.bytes)
         except OutOfRange as error:
@@ -211,7 +210,7 @@ class LogConsumer(Consumer):
         self._events.append(Batch(owned.partition, owned.epoch, records, size))
         return len(records)
 
-    def _skip(self, owned: _Owned, stop: int, reason: str) -> None:
+    def _skip(self, owned: Owned, stop: int, reason: str) -> None:
         start = owned.reader.position
         owned.reader.seek(stop)
         if stop > start:
@@ -232,8 +231,8 @@ class LogConsumer(Consumer):
         except (LogError, OSError) as error:
             return Settled(partition, epoch, token, "failed", type(error).__name__)
         if not stored:
-            self._seat.drop(partition)
-            self._lose(partition)
+            for holding in self._seat.drop(partition):
+                self._lose(Partition(*holding.key))
             return Settled(partition, epoch, token, "stale")
         if progress.final:
             self._owned.pop(partition).reader.close()
@@ -257,9 +256,10 @@ class LogConsumer(Consumer):
             # Looked at after arming: what came before is seen here, what comes later wakes.
             if self._seat.is_restless():
                 self._turn(time.monotonic(), True)
-            if self._events or self._woken or self._closing or any(self._has_more(owned) for owned in self._owned.values()):
+            if self._events or self._woken or self._closing or any(owned.has_more for owned in self._owned.values()):
                 return False
-            wait_s = min(until - time.monotonic(), self._longest_sleep_s)
+            crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
+            wait_s = min(until - time.monotonic(), CROWDED_S if crowded else BOUND_S)
             return self._wait(max(wait_s, 0.0))
         finally:
             self._sleeping = False
@@ -267,16 +267,13 @@ class LogConsumer(Consumer):
                 waiter.disarm()
                 waiter.drain()
 
-    def _has_more(self, owned: _Owned) -> bool:
-        return owned.records > 0 and owned.bytes > 0 and not owned.recalled and owned.reader.position < owned.log.end()
-
     def _wait(self, wait_s: float) -> bool:
         ready = self._poller().poll(wait_s * 1000)
         if not ready:
             return False
         fds = {fd for fd, _ in ready}
         if self._wake_fds[0] in fds:
-            _drain(self._wake_fds[0])
+            drain(self._wake_fds[0])
         if self._polled_peer in fds:
             self._seat.hang_up()
             self._poll = None
@@ -324,18 +321,3 @@ class LogConsumer(Consumer):
                 for fd in self._wake_fds:
                     os.close(fd)
             self._forget(self)
-
-
-def _poke(fd: int) -> None:
-    try:
-        os.write(fd, b"\0")
-    except BlockingIOError:
-        return  # full: the sleeper has enough to wake up for
-
-
-def _drain(fd: int) -> None:
-    try:
-        while len(os.read(fd, 4096)) == 4096:
-            continue
-    except BlockingIOError:
-        return

@@ -149,6 +149,23 @@ def _groups_share_a_cursor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimLog, "create_group", lambda self, topic, name, start, **can: real(self, topic, "one", start, **can))
 
 
+def _companions_are_missed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimConsumer, "_take_up", lambda self: None)
+
+
+def _companions_go_their_own_way(patch: pytest.MonkeyPatch) -> None:
+    def give_backwards(self: Group, leader: Group) -> None:
+        for cursor, chief in zip(self.cursors, reversed(leader.cursors), strict=True):
+            if cursor.owner is None and chief.owner is not None:
+                self._give(cursor, chief.owner)
+
+    patch.setattr(Group, "_go_along", give_backwards)
+
+
+def _companions_come_and_go_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Group, "_is_held", lambda self, number: False)
+
+
 def _rejected_is_stored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimLog, "fault_of", lambda self, *message: (Rejected("backend", "said, not done"), True))
 
@@ -245,6 +262,10 @@ MUTANTS: list[tuple[Mutate, str]] = [
     (_frozen_members_stay, "test_a_frozen_consumer_loses_its_partitions_and_settles_nothing_more"),
     (_leavers_get_more, "test_who_hands_back_unasked_is_leaving_and_gets_nothing_again"),
     (_groups_share_a_cursor, "test_settling_in_one_group_does_not_move_another"),
+    (_companions_are_missed, "test_a_companion_is_taken_up_when_the_group_begins_in_it"),
+    (_companions_go_their_own_way, "test_all_members_take_it_up_and_each_partition_has_the_owner_of_the_topics"),
+    (_companions_go_their_own_way, "test_they_stay_together_while_members_come_and_go"),
+    (_companions_come_and_go_alone, "test_the_next_owner_gets_neither_before_both_are_handed_back"),
     (_rejected_is_stored, "test_rejected_means_not_stored"),
     (_unknown_partition_is_swallowed, "test_a_publish_to_an_unknown_partition_is_rejected"),
     (_answers_twice, "test_every_token_is_answered_exactly_once"),

@@ -48,6 +48,11 @@ def balance(current: Mapping[int, str], members: Sequence[str], partitions: int)
     return dict(sorted(result.items()))
 
 
+def follow(leading: Mapping[int, str], members: Sequence[str], partitions: int) -> dict[int, str]:
+    """Partitions of a topic that goes along with a leading one: each to the same owner, to nobody when that one does not read it."""
+    return {partition: owner for partition, owner in sorted(leading.items()) if partition < partitions and owner in members}
+
+
 def _held(current: Mapping[int, str], member: str, partitions: int) -> int:
     return sum(1 for partition, owner in current.items() if owner == member and partition < partitions)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import assignment, cursors, files, members
-from .assignment import Assignment
+from .assignment import Assignment, Owners
 from .cursors import Cursor, CursorFile, NoSuchGroup
 from .errors import LockTimeout, LogError
 from .leases import Leases
@@ -89,17 +89,28 @@ class Group:
         """Compute the assignment for those alive now and write it down when it differs. The caller holds the group lock."""
         before = self.assignment()
         alive = members.living(self.members_directory)
-        owners: dict[str, Mapping[int, str]] = {}
-        for topic in self.topics():
-            takers = [member.id for member in alive if topic in member.topics]
-            if takers:
-                owners[topic] = assignment.balance(before.owners.get(topic, {}), takers, self._partitions(topic))
+        owners = self._owners(before, alive)
         if owners == before.owners:
             return before
         after = Assignment(before.generation + 1, owners)
         if lock.is_current():  # a holder that was stopped in between has lost the role: its view is old
             assignment.save(self.assignment_path, after)
         return after
+
+    def _owners(self, before: Assignment, alive: Sequence[MemberInfo]) -> Owners:
+        """Balanced per topic, but for topics that all their members read beside a leading one, their first: those follow it."""
+        owners: dict[str, Mapping[int, str]] = {}
+        takers = {topic: [member for member in alive if topic in member.topics] for topic in self.topics()}
+        leading = {topic: {member.topics[0] for member in found} for topic, found in takers.items()}
+        followers = [topic for topic, first in leading.items() if first and topic not in first and len(first) == 1]
+        for topic, found in takers.items():
+            if found and topic not in followers:
+                ids = [member.id for member in found]
+                owners[topic] = assignment.balance(before.owners.get(topic, {}), ids, self._partitions(topic))
+        for topic in followers:
+            (first,) = leading[topic]
+            owners[topic] = assignment.follow(owners.get(first, {}), [member.id for member in takers[topic]], self._partitions(topic))
+        return owners
 
     def living(self, topic: str) -> list[MemberInfo]:
         """Members that read this topic and whose process lives."""

@@ -8,76 +8,49 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 from . import assignment, members
 from .assignment import Assignment
 from .cursors import Cursor, CursorFile
 from .groups import Group
+from .holding import Appeared, Change, Dropped, Extended, Gained, Holding, Holdings, Key, Recalled
 from .leases import Lease, Leases
 from .members import Membership
 from .observation import Observation
 from .peers import Peers
 
-Key = tuple[str, int]  # topic, partition
 Mark = Callable[[Callable[[], None]], None]
 MARGIN = 0.1  # of the lease: nothing may start in the last tenth, so that a start and a takeover are seen in this order
 HANDOVER_LEASES = 3  # how many leases a revoked owner may take to finish what runs
-
-
-@dataclass(slots=True)
-class Holding:
-    """One ownership. stored: the slot as this process wrote it last. give_back_by: set while the partition is to be handed over."""
-
-    key: Key
-    epoch: int
-    lease: Lease
-    stored: Cursor
-    give_back_by: float = 0.0
-
-
-class Gained(NamedTuple):
-    """left: progress as the last owner left it."""
-
-    holding: Holding
-    left: Cursor
-    valid_until: float
-
-
-class Recalled(NamedTuple):
-    holding: Holding
-
-
-class Dropped(NamedTuple):
-    holding: Holding
-
-
-class Extended(NamedTuple):
-    valid_until: float
-
-
-Change = Gained | Recalled | Dropped | Extended
 
 
 class Seat:
     """One thread, but for `abandon`."""
 
     def __init__(
-        self, group: Group, wakers: Mapping[str, Callable[[], None]], lease_s: float, label: str = "", mark: Mark | None = None
+        self,
+        group: Group,
+        wakers: Mapping[str, Callable[[], None]],
+        lease_s: float,
+        label: str = "",
+        mark: Mark | None = None,
+        awaited: Sequence[str] = (),
     ) -> None:
-        """Joins the group. wakers: per topic to read, what wakes its sleepers.
+        """Joins the group. wakers: per topic to read, the leading one first, what wakes its sleepers. awaited: topics to read once the
+        group has progress in them.
 
         mark: told what to call, by another thread and soon, to bring progress to the medium; None leaves that to the kernel.
         Raises NoSuchGroup when the group has no progress in one of the topics.
         """
         self._group = group
-        self._wakers = wakers
+        self._wakers = dict(wakers)
+        self._topics = (*wakers, *awaited)
+        self._awaited = list(awaited)
         self._lease_s = lease_s
         self._label = label
         self._mark = mark
-        self.held: dict[Key, Holding] = {}
+        self.held = Holdings()
         self._wanted: frozenset[Key] = frozenset()
         interval = min(0.5, lease_s / 4)
         self._observation = Observation(interval, lease_s / 3)
@@ -96,12 +69,23 @@ class Seat:
     def _open(self) -> None:
         try:
             for topic in self._wakers:
-                self._files[topic] = self._group.cursors(topic, min(1.0, self._lease_s / 4))
-                self._leases[topic] = self._group.leases(topic, self._lease_s)
-            self._membership = Membership(self._group.members_directory, tuple(self._wakers), self._lease_s, self._label)
+                self._open_topic(topic)
+            self._membership = Membership(self._group.members_directory, self._topics, self._lease_s, self._label)
         except BaseException:
             self.abandon()
             raise
+
+    def _open_topic(self, topic: str) -> None:
+        self._files[topic] = self._group.cursors(topic, min(1.0, self._lease_s / 4))
+        self._leases[topic] = self._group.leases(topic, self._lease_s)
+
+    def take_up(self, topic: str, wake: Callable[[], None]) -> None:
+        """Read an awaited topic from now on. Raises NoSuchGroup."""
+        self._open_topic(topic)
+        self._wakers[topic] = wake
+        self._awaited.remove(topic)
+        self._unsettled, self._share_at = True, 0.0
+        self._stamp, self._written = (0, 0), Assignment()  # what is written is read anew, for this topic too
 
     @property
     def watched_fd(self) -> int:
@@ -132,6 +116,7 @@ class Seat:
             self._beat(now, changes)
         if now >= self._sweep_at:
             self._sweep(now)
+            changes += [Appeared(topic) for topic in self._awaited if self._group.knows(topic)]
             nudged = True
         if self._unsettled and now >= self._share_at:
             self._share(now)
@@ -148,7 +133,7 @@ class Seat:
     def store(self, key: Key, epoch: int, cursor: Cursor, *, final: bool) -> bool:
         """Store progress under an epoch. False: this ownership is over. final: hand the partition back, in order."""
         holding = self.held.get(key)
-        if holding is None or holding.epoch != epoch:
+        if holding is None or holding.epoch != epoch or holding.ended:
             return False
         file = self._files[key[0]]
         stored = file.store(key[1], cursor)
@@ -161,15 +146,15 @@ class Seat:
         if final:
             # Handed back unasked means about to leave: take nothing more, and let the others share at once.
             unasked = not holding.give_back_by and key in self._wanted
-            self._release(holding)
+            self.held.end(holding)
             if unasked and not self._leaving:
                 self._withdraw()
             self._wakers[key[0]]()
         return True
 
-    def drop(self, key: Key) -> None:
-        """Forget an ownership that is over; nothing is stored."""
-        self._release(self.held[key])
+    def drop(self, key: Key) -> list[Holding]:
+        """Forget an ownership that is over, and with it the same partition of the other topics; nothing is stored."""
+        return self.held.drop(key)
 
     def leave(self) -> None:
         """Hand everything back in order and leave the group. Idempotent."""
@@ -178,7 +163,8 @@ class Seat:
             self._files[holding.key[0]].store(
                 holding.key[1], Cursor(cursor.watermark, holding.epoch, high=cursor.high, sparse=cursor.sparse, clean=True)
             )
-            self._release(holding)
+        for holding in list(self.held.values()):
+            self.held.release(holding)
         self._withdraw()
         if self._mark is not None:
             for file in self._files.values():
@@ -205,10 +191,11 @@ class Seat:
         """Show life in every slot and in the member file. What is refused is lost."""
         sent = time.monotonic()
         for key, holding in list(self.held.items()):
+            if key not in self.held:
+                continue
             stored = self._files[key[0]].store(key[1], holding.stored)
             if stored is None:
-                self._release(holding)
-                changes.append(Dropped(holding))
+                changes += map(Dropped, self.drop(key))
             else:
                 holding.stored = stored
         if not self._leaving and self._membership is not None and not self._membership.beat():
@@ -223,7 +210,7 @@ class Seat:
         """The others gave this process up while it was stopped. What it still owns, by the slots, it hands over in order."""
         if self._membership is not None:
             self._membership.abandon()
-        self._membership = Membership(self._group.members_directory, tuple(self._wakers), self._lease_s, self._label)
+        self._membership = Membership(self._group.members_directory, self._topics, self._lease_s, self._label)
         self._unsettled, self._share_at = True, 0.0
 
     # --- agreement --------------------------------------------------------------------------------------------------------------------
@@ -265,14 +252,14 @@ class Seat:
         for key, holding in list(self.held.items()):
             if holding.give_back_by:
                 if now >= holding.give_back_by:
-                    self._release(holding)
+                    self.held.release(holding)
                     changes.append(Dropped(holding))
                     self._wakers[key[0]]()
-            elif key not in self._wanted and not self._leaving:
+            elif key not in self._wanted and not self._leaving and not holding.ended:
                 holding.give_back_by = now + HANDOVER_LEASES * self._lease_s
                 changes.append(Recalled(holding))
-        for key in sorted(self._wanted - self.held.keys()):
-            gained = self._gain(key, now)
+        for key in sorted(self._wanted - self.held.keys(), key=self._turn_of):
+            gained = self._gain(key, now) if self._may_gain(key) else None
             if gained is not None:
                 changes.append(gained)
 
@@ -287,6 +274,15 @@ class Seat:
         self._written = written
         self._wanted = frozenset((topic, number) for topic in self._files for number in written.of(self._id, topic))
         self._look(now)  # somebody came or went: there may be another neighbour to watch
+
+    def _turn_of(self, key: Key) -> tuple[int, int]:
+        return self._topics.index(key[0]), key[1]
+
+    def _may_gain(self, key: Key) -> bool:
+        """A partition of a further topic belongs to whoever has that of the leading one."""
+        topic, number = key
+        leading = self.held.get((self._topics[0], number))
+        return topic == self._topics[0] or (leading is not None and not leading.ended and not leading.give_back_by)
 
     # --- leases -----------------------------------------------------------------------------------------------------------------------
 
@@ -333,10 +329,6 @@ class Seat:
 
     def _quiet_s(self, key: Key, now: float) -> float:
         return self._observation.quiet_s(key, self._files[key[0]].evidence(key[1]), now)
-
-    def _release(self, holding: Holding) -> None:
-        holding.lease.close()
-        self.held.pop(holding.key, None)
 
     def _withdraw(self) -> None:
         self._leaving, self._unsettled = True, False
