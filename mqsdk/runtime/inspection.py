@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from mqsdk.spi import BackendHealth, PartitionProgress
+from mqsdk.names import RETRIES, composed
+from mqsdk.spi import Admin, BackendHealth, PartitionProgress
 
 State = Literal["joining", "running", "draining", "restarting", "stopped"]
 
@@ -39,11 +40,27 @@ class ConsumerInfo(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """How far a group is behind: messages not settled, seconds since the oldest of them was published (0.0 without any)."""
+    """How far a group is behind: messages not settled, seconds since the oldest of them was published (0.0 without any).
+
+    Redriven messages that wait in the group's retry topic are counted in their partition; its positions are the topic's own.
+    """
 
     messages: int
     seconds: float
     partitions: tuple[PartitionProgress, ...]
+
+
+def progress_of(admin: Admin, topic: str, group: str) -> tuple[PartitionProgress, ...]:
+    """The group's progress per partition of the topic, with what waits in its retry topic counted in `messages` and `oldest_ms`."""
+    redriven = {one.partition: one for one in admin.progress(composed(topic, group, RETRIES), group)}
+    return tuple(_with(one, redriven.get(one.partition)) for one in admin.progress(topic, group))
+
+
+def _with(progress: PartitionProgress, redriven: PartitionProgress | None) -> PartitionProgress:
+    if redriven is None or not redriven.messages:
+        return progress
+    oldest = min((one for one in (progress.oldest_ms, redriven.oldest_ms) if one is not None), default=None)
+    return progress._replace(messages=progress.messages + redriven.messages, oldest_ms=oldest)
 
 
 class Health(NamedTuple):

@@ -16,9 +16,10 @@ from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Copy, Spec, Tuning
 from mqsdk.core.machine import Machine
 from mqsdk.errors import BackendError, CapabilityError, MqError, PublishRejected, PublishUnknown, StateError
+from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
-from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport
+from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Draft, Publisher
 from mqsdk.runtime.workers import Results, ThreadWorkers, Workers
@@ -123,6 +124,7 @@ class Supervisor:
             is_async=declared.handler.is_async,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
+            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions else None,
             settle_every_s=self.environment.settle_every_s,
         )
         return declared, backend, spec
@@ -132,7 +134,7 @@ class Supervisor:
         self._ensure(declared, backend, create=cluster.create, cluster=spec.cluster)
         tuning = self.tuning(declared)
         subscription = Subscription(
-            topics=(declared.topic,),
+            topics=(spec.topic,) if spec.retry is None else (spec.topic, spec.retry),  # the second comes with the first redrive
             group=declared.group,
             ordered=declared.ordered,
             start=declared.start,
@@ -242,7 +244,7 @@ class Supervisor:
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; zero messages when the group does not exist."""
         _, backend = self.clusters.of_topic(topic)
-        progress = tuple(backend.admin().progress(topic, group))
+        progress = progress_of(backend.admin(), topic, group)
         oldest = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
         seconds = 0.0 if oldest is None else max(0.0, (self.environment.clock.wall_ms() - oldest) / 1000)
         return Lag(sum(one.messages for one in progress), seconds, progress)
@@ -261,7 +263,7 @@ class Supervisor:
             state=self._state(loop),
             concurrency=tuning.concurrency,
             in_flight=view.records,
-            partitions=tuple(sorted(one.partition.number for one in view.partitions)),
+            partitions=tuple(sorted({one.partition.number for one in view.partitions})),
             lag=self._lag_or_none(declared) if with_lag else None,
             paused=view.paused,
             last_settled_at=at,
