@@ -1,11 +1,13 @@
-"""`dlq`: list, show and purge the dead letters of a topic and group."""
+"""`dlq`: list, show, redrive and purge the dead letters of a topic and group."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,8 +15,13 @@ from mqsdk.cli.exits import DONE, FOUND, NotFound, Refused
 from mqsdk.cli.look import body_fields
 from mqsdk.cli.output import Column, time_text
 from mqsdk.cli.session import Family, Place, Session, changing, check_names, pass_session
+from mqsdk.names import RETRIES, composed
 from mqsdk.runtime import deadletters, reading
 from mqsdk.runtime.deadletters import Chosen, DeadLetter
+from mqsdk.runtime.redrive import Moved, Redrive
+
+if TYPE_CHECKING:
+    from mqsdk.cli.drawing import Bar
 
 REASONS = ("exhausted", "rejected", "undecodable", "crash_loop")
 PURGE_CHUNK = 1000  # letters removed by one publish: bounds what is held in memory and what an interrupted purge leaves open
@@ -168,16 +175,73 @@ def _purge(session: Session, selection: Selection) -> tuple[int, int]:
     return purged, failed
 
 
+# --- redrive ---------------------------------------------------------------------------------------------------------------------
+
+
+def per_second(text: str) -> float:
+    """`100/s`, `30/m`, `5/h`, or a number alone for each second. An option type of click."""
+    number, slash, unit = text.partition("/")
+    seconds = {"": 1, "s": 1, "m": 60, "h": 3600}.get(unit if slash else "")
+    try:
+        rate = float(number) / seconds if seconds else 0.0
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise click.BadParameter("write a rate above 0 as 100/s, 30/m or 5/h")
+    return rate
+
+
 @dlq.command()
 @choosing
-@click.option("--rate", help="At most so many a second, as 100/s.")
+@click.option("--rate", type=per_second, metavar="R", help="At most so many, as 100/s or 30/m.")
 @changing
 @pass_session
-def redrive(session: Session, /, yes: bool, dry_run: bool, rate: str | None, **options: Any) -> None:
-    """Not in this version: a copy for one group needs the group's retry topic, which consumers do not read yet."""
+def redrive(session: Session, /, yes: bool, dry_run: bool, rate: float | None, **options: Any) -> int:
+    """Give the chosen letters to their group once more, attempts counted from 1; each is removed when its copy is confirmed."""
     selection = Selection(session, options)
-    raise Refused(
-        "`dlq redrive` is not in this version: consumers do not read a group's retry topic yet",
-        where=f"{selection.topic}/{selection.group}",
-        fix="the letters stay as they are; `mqsdk dlq show --body` gives what is needed to publish one again",
-    )
+    _check_redrive(session, selection)
+    total = sum(1 for _ in selection.letters())
+    if total and not session.confirmed(_redrive_plan(selection, total), yes, dry_run):
+        return DONE
+    tally = _redrive(session, selection, total, rate) if total else Moved()
+    if tally.doubled:
+        session.out.warn(f"{tally.doubled:,} letters were copied but could not be removed: another redrive handles them twice")
+    session.out.fields({"moved": tally.moved, "skipped": tally.skipped, "failed": tally.failed})
+    return FOUND if tally.failed else DONE
+
+
+def _check_redrive(session: Session, selection: Selection) -> None:
+    """A group that reads them must exist, on a backend whose consumers read a retry topic. Raises NotFound, Refused."""
+    cluster = selection.place.cluster
+    session.group(selection.topic, selection.group, cluster)
+    if not session.backend(cluster).capabilities.companions:
+        raise Refused(
+            f"cluster {cluster} has no redrive: its consumers read one topic only",
+            where=f"{selection.topic}/{selection.group}",
+            fix="the letters stay as they are; `mqsdk dlq show --body` gives what is needed to publish one again",
+        )
+
+
+def _redrive_plan(selection: Selection, total: int) -> list[str]:
+    target = composed(selection.topic, selection.group, RETRIES)
+    creation = [f"create topic {target} on cluster {selection.place.cluster}"] if selection.place.admin.partitions(target) is None else []
+    return [*creation, f"move {total:,} dead letters of {selection.topic}/{selection.group} to {target}, which only this group reads"]
+
+
+def _redrive(session: Session, selection: Selection, total: int, rate: float | None) -> Moved:
+    timeout_s = session.timeout_s or REMOVE_TIMEOUT_S
+    work = Redrive(session.backend(selection.place.cluster), selection.topic, selection.group, session.clock, timeout_s)
+    tally = Moved()
+    with _bar(session, total) as bar:
+        for tally in work.run(selection.letters(), rate):
+            bar(sum(tally[:3]), 0)
+    return tally
+
+
+def _bar(session: Session, total: int) -> AbstractContextManager[Bar]:
+    """A progress bar when stderr is a terminal; without one, nothing of rich is loaded."""
+    if session.out.json or session.out.quiet or not sys.stderr.isatty():
+        return nullcontext(lambda _messages, _size: None)
+    from mqsdk.cli.drawing import progress_bar
+
+    return progress_bar("redrive", None, total)

@@ -30,8 +30,8 @@ def draw_table(titles: Sequence[str], cells: Sequence[Sequence[str]], figures: S
 
 
 @contextmanager
-def progress_bar(label: str, total_bytes: int | None) -> Iterator[Bar]:
-    """A bar on stderr while the block runs: by bytes where the size of the input is known, else a count that runs."""
+def progress_bar(label: str, total_bytes: int | None, total: int | None = None) -> Iterator[Bar]:
+    """A bar on stderr while the block runs: by bytes where the size of the input is known, else by messages; a count without a total."""
     counted = [DownloadColumn(), TransferSpeedColumn()] if total_bytes else [MofNCompleteColumn()]
     columns = (
         TextColumn("{task.description}"),
@@ -41,7 +41,7 @@ def progress_bar(label: str, total_bytes: int | None) -> Iterator[Bar]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total_bytes, messages=0)
+        task = progress.add_task(label, total=total_bytes or total, messages=0)
 
         def advance(messages: int, size: int, /) -> None:
             progress.update(task, completed=size if total_bytes else messages, messages=messages)

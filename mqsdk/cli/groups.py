@@ -12,6 +12,8 @@ from mqsdk.cli.look import own_topics
 from mqsdk.cli.output import Column, seconds_text
 from mqsdk.cli.session import Command, Listing, Place, Session, changing, check_names, duration, pass_session
 from mqsdk.errors import StateError
+from mqsdk.names import RETRIES
+from mqsdk.runtime.inspection import progress_of
 from mqsdk.spi import Admin, GroupInfo
 
 
@@ -41,6 +43,8 @@ def found_groups(session: Session, topic: str | None, group: str | None = None) 
     for cluster in session.clusters.configuration.clusters:
         admin = session.backend(cluster).admin()
         for one in admin.topics():
+            if one.name.endswith(RETRIES):
+                continue  # its messages are counted with those of the pair that it belongs to
             yield from ((Place(cluster, admin, one.partitions), info) for info in admin.groups(one.name))
 
 
@@ -105,11 +109,15 @@ def delete_group(session: Session, topic: str, group: str, yes: bool, dry_run: b
     if info.members:
         who = ", ".join(one.id for one in info.members)
         raise StateError(f"group {group} of topic {topic} has members", where=who, fix="stop its consumers first", state="RUNNING")
-    pending = sum(one.messages for one in place.admin.progress(topic, group))
+    pending = sum(one.messages for one in progress_of(place.admin, topic, group))
     plan = [f"delete group {group} of topic {topic}: its progress, and {pending:,} messages that it has not handled are lost to it"]
-    kept = [name for name in own_topics(place, topic, group) if name.endswith(".dlq")]
-    plan += [f"keep its dead letters in {name}" for name in kept]
+    owned = own_topics(place, topic, group)
+    retries = [name for name in owned if name.endswith(RETRIES)]
+    plan += [f"keep its dead letters in {name}" for name in owned if name not in retries]
+    plan += [f"delete topic {name}, which only this group reads" for name in retries]
     if session.confirmed(plan, yes, dry_run):
+        for name in retries:
+            place.admin.delete_topic(name)
         place.admin.delete_group(topic, group)
         session.out.fields({"topic": topic, "group": group, "deleted": True, "unhandled": pending})
 
@@ -145,7 +153,7 @@ def lag(session: Session, topic: str | None, group: str | None, max_messages: in
             "seconds": _age(one.oldest_ms, now),
         }
         for place, info in found_groups(session, topic, group)
-        for one in place.admin.progress(info.topic, info.group)
+        for one in progress_of(place.admin, info.topic, info.group)
     ]
     totals = _totals(rows)
     figures = (Column("messages", True), Column("seconds", True, seconds_text))

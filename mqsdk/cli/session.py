@@ -17,6 +17,7 @@ from mqsdk.cli.output import Output
 
 if TYPE_CHECKING:
     from mqsdk.config.model import Cluster, Configuration
+    from mqsdk.runtime.clock import Clock
     from mqsdk.runtime.clusters import Clusters
     from mqsdk.spi import Admin, Backend
 
@@ -33,22 +34,30 @@ class Place(NamedTuple):
 
 
 class Session:
-    """State of one call. `make_backend`, `terminal` and `clock_ms` are replaced by tests."""
+    """State of one call. `make_backend`, `terminal`, `clock_ms` and `clock` are replaced by tests."""
 
     def __init__(
         self,
         make_backend: Callable[[Cluster], Backend] | None = None,
         terminal: Callable[[], bool] | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Clock | None = None,
     ) -> None:
         self.out = Output()
         self.config: str | None = None
         self.environment: str | None = None
         self.timeout_s: float | None = None
         self.clock_ms = clock_ms
+        self._clock = clock
         self.make_backend = make_backend
         self._terminal = terminal or (lambda: sys.stdin.isatty() and sys.stderr.isatty())
         self._clusters: Clusters | None = None
+
+    @property
+    def clock(self) -> Clock:
+        from mqsdk.runtime.clock import SystemClock
+
+        return self._clock or SystemClock()
 
     def configuration(self) -> Configuration:
         """The configuration that the options name. Raises ConfigError."""

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from itertools import count
 from uuid import uuid4
 
+from mqsdk.core.deadletter import DONE, PREFIX, is_done
 from mqsdk.names import composed
 from mqsdk.runtime import reading
 from mqsdk.spi import Admin, Backend, NewRecord, Partition, ProducerEvent, Published, Record, Stored
 
-DONE = "mq-dlq-done"
-PREFIX = "mq-dlq-"
 # Positions named by one done record: its header stays far below the 16 KiB that any backend carries.
 DONE_PER_RECORD = 500
 # Longer runs are kept as ranges, which are searched one by one; what a hostile record names costs no memory either way.
@@ -41,6 +40,11 @@ class DeadLetter:
     last_at_ms: int | None
     origin_partition: int | None
     origin_position: str
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether it says where the original was."""
+        return self.origin_partition is not None and bool(self.origin_position)
 
     @property
     def id(self) -> str:
@@ -80,16 +84,12 @@ def letters(admin: Admin, topic: str, group: str, chosen: Chosen = Chosen()) -> 
 
 def _of_partition(admin: Admin, name: str, number: int, chosen: Chosen) -> Iterator[reading.Found]:
     first, end = admin.bounds(name, number)
-    done = _Positions(one.record for one in reading.records(admin, name, number, first, end))
+    done = Positions(one.record for one in reading.records(admin, name, number, first, end))
     for one in reading.records(admin, name, number, first, end):
-        if is_done_record(one.record) or one.record.position in done:
+        if is_done(one.record) or one.record.position in done:
             continue
         if chosen.matches(read_letter(number, one.record)):
             yield one
-
-
-def is_done_record(record: Record) -> bool:
-    return any(name == DONE for name, _ in record.extra)
 
 
 def read_letter(partition: int, record: Record) -> DeadLetter:
@@ -115,12 +115,16 @@ def _integer(text: str | None) -> int | None:
     return int(text)
 
 
-class _Positions:
+class Positions:
     """The positions that the done records of one partition name."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record] = ()) -> None:
         self._single: set[int] = set()
         self._ranges: list[range] = []
+        self.read(records)
+
+    def read(self, records: Iterable[Record]) -> None:
+        """Note what these records name; others are passed over."""
         for record in records:
             for name, value in record.extra:
                 if name == DONE:
@@ -157,7 +161,7 @@ class Remover:
 
     def __init__(self, backend: Backend, topic: str, group: str, now_ms: Callable[[], int]) -> None:
         self._name = composed(topic, group)
-        self._answers = _Answers()
+        self._answers = Answers()
         self._producer = backend.producer(self._answers)
         self._now_ms = now_ms
         self._tokens = count()
@@ -195,7 +199,7 @@ def _parcels(chosen: Sequence[DeadLetter]) -> Iterator[tuple[int, list[int]]]:
             yield partition, positions[start : start + DONE_PER_RECORD]
 
 
-class _Answers:
+class Answers:
     """Results of a producer, which may put them from any thread."""
 
     def __init__(self) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 from mqsdk.api.app import App
 from mqsdk.api.state import State
 from mqsdk.config.load import load
+from mqsdk.core.deadletter import is_done
 from mqsdk.errors import Duration, StateError
 from mqsdk.names import composed
-from mqsdk.runtime.deadletters import DeadLetter, is_done_record, read_letter
+from mqsdk.runtime.deadletters import DeadLetter, read_letter
 from mqsdk.runtime.inspection import Lag
 from mqsdk.testing.recorder import Messages, Recorder, dead_messages, outermost, stored_messages
 from mqsdk.testing.simstore import PublishFault
@@ -160,7 +161,7 @@ class TestApp:
     def _letters(self, topic: str, group: str) -> list[DeadLetter]:
         declared = self.app._declared.get((topic, group))
         name = (declared.dead_letter if declared is not None else None) or composed(topic, group)
-        letters = [read_letter(partition, record) for partition, record in self._stage.records(name) if not is_done_record(record)]
+        letters = [read_letter(partition, record) for partition, record in self._stage.records(name) if not is_done(record)]
         return [letter for letter in letters if dict(letter.record.extra).get("mq-dlq-group") == group]
 
     def _cluster(self, topic: str) -> str:
