@@ -181,7 +181,7 @@ def _purge(session: Session, selection: Selection) -> tuple[int, int]:
 def per_second(text: str) -> float:
     """`100/s`, `30/m`, `5/h`, or a number alone for each second. An option type of click."""
     number, slash, unit = text.partition("/")
-    seconds = {"": 1, "s": 1, "m": 60, "h": 3600}.get(unit if slash else "")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit if slash else "s")
     try:
         rate = float(number) / seconds if seconds else 0.0
     except ValueError:

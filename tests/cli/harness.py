@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from mqsdk.cli.main import cli
 from mqsdk.cli.session import Session
 from mqsdk.config.model import Cluster
+from mqsdk.runtime.clock import Clock
 from mqsdk.spi import NewRecord, Partition, ProducerEvent, Published, Stored, Subscription
 from mqsdk.testing import SimBackend, SimLog
 from mqsdk.testing.simconsumer import SimConsumer
@@ -51,12 +52,13 @@ class Broker:
         self.backend.open(0.0)
         self.tokens = 0
         self.terminal = False
+        self.clock: Clock | None = None
 
     def make_backend(self, cluster: Cluster) -> SimBackend:
         return SimBackend(self.store, name=cluster.name)
 
     def mqsdk(self, *words: str, input: str | bytes | None = None) -> Result:
-        session = Session(self.make_backend, lambda: self.terminal, lambda: NOW_MS)
+        session = Session(self.make_backend, lambda: self.terminal, lambda: NOW_MS, self.clock)
         found = CliRunner().invoke(cli, list(words), obj=session, input=input)
         return Result(found.exit_code, found.stdout, found.stderr)
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from mqsdk.cli.dlq import per_second
 from tests.cli.harness import NOW_MS, Broker
+from tests.runtime.test_redrive import HandClock
 
-LETTERS = "orders.billing.dlq"
+LETTERS, RETRY = "orders.billing.dlq", "orders.billing.retry"
 
 
 def letter(broker: Broker, body: str, *, reason: str = "exhausted", partition: int = 0, age_s: float = 0.0, **fields: Any) -> None:
@@ -111,11 +113,88 @@ def test_a_purge_that_cannot_be_stored_is_exit_1_and_removes_nothing(orders: Bro
     assert len(ids(orders)) == 4
 
 
-def test_redrive_is_refused_as_not_in_this_version(orders: Broker) -> None:
-    found = orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes", "--json")
-    assert found.code == 5
-    assert "not in this version" in found.error["what"]
+def test_redrive_moves_the_chosen_ones_to_the_retry_topic(orders: Broker) -> None:
+    done = orders.mqsdk("dlq", "redrive", "orders", "billing", "--reason", "exhausted", "--yes", "--json")
+    assert (done.code, done.document) == (0, {"moved": 2, "skipped": 0, "failed": 0})
+    assert ids(orders) == ["id-2", "id-4"]
+    copies = [record for _, record in orders.store.records(RETRY)]
+    assert [(one.id, one.value, one.attempt) for one in copies] == [("id-1", b"first", 1), ("id-3", b"third", 1)]
+    assert orders.mqsdk("dlq", "redrive", "orders", "billing", "--limit", "1", "--yes").out.split() == [
+        *("moved", "1"), *("skipped", "0"), *("failed", "0"),
+    ]  # fmt: skip
+    assert ids(orders) == ["id-4"]
+
+
+def test_redrive_needs_yes_and_a_dry_run_changes_nothing(orders: Broker) -> None:
+    assert orders.mqsdk("dlq", "redrive", "orders", "billing").code == 5
+    planned = orders.mqsdk("dlq", "redrive", "orders", "billing", "--id", "id-3", "--dry-run", "--json").document["plan"]
+    assert planned == [
+        f"create topic {RETRY} on cluster local",
+        f"move 1 dead letters of orders/billing to {RETRY}, which only this group reads",
+    ]
+    assert (len(ids(orders)), RETRY in orders.store.topics) == (4, False)
+
+
+def test_a_redrive_of_nothing_creates_nothing(orders: Broker) -> None:
+    done = orders.mqsdk("dlq", "redrive", "orders", "billing", "--id", "id-9", "--yes", "--json")
+    assert (done.code, done.document) == (0, {"moved": 0, "skipped": 0, "failed": 0})
+    assert RETRY not in orders.store.topics
+
+
+def test_letters_that_cannot_be_copied_stay_and_are_exit_1(orders: Broker) -> None:
+    orders.store.fail_publish("unknown_lost", times=1)
+    done = orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes", "--json", "--timeout", "100ms")
+    assert (done.code, done.document) == (1, {"moved": 3, "skipped": 0, "failed": 1})
+    assert len(ids(orders)) == 1
+
+
+def test_letters_of_a_deleted_group_are_not_redriven(orders: Broker) -> None:
+    orders.mqsdk("groups", "delete", "orders", "billing", "--yes")
+    assert orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes").code == 6
     assert len(ids(orders)) == 4
+
+
+@pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("7200/h", 2.0), ("5", 5.0)])
+def test_a_rate_is_per_second_minute_or_hour(text: str, rate: float) -> None:
+    assert per_second(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0/s", "-1/s", "nan", "inf/s", "1/d", "1/", "x/s", "/s"])
+def test_what_is_no_rate_is_a_usage_error(orders: Broker, text: str) -> None:
+    assert orders.mqsdk("dlq", "redrive", "orders", "billing", "--rate", text, "--yes").code == 2
+
+
+def test_a_rate_slows_it_down(orders: Broker) -> None:
+    clock = HandClock()
+    orders.clock = clock
+    assert orders.mqsdk("dlq", "redrive", "orders", "billing", "--rate", "2/s", "--yes", "--json").document["moved"] == 4
+    assert clock.now - 1000.0 == pytest.approx(1.5)
+
+
+def test_what_waits_to_be_handled_again_is_lag_of_the_pair(orders: Broker) -> None:
+    orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes")
+    rows = orders.mqsdk("lag", "--json").document["lag"]
+    assert {row["topic"] for row in rows} == {"orders"}
+    assert sum(row["messages"] for row in rows) == 4
+    assert orders.mqsdk("lag", "orders", "billing", "--max-messages", "3").code == 1
+    assert [row["topic"] for row in orders.mqsdk("groups", "--json").document["groups"]] == ["orders"]
+    assert [row["group"] for row in orders.mqsdk("groups", RETRY, "--json").document["groups"]] == ["billing"]
+
+
+def test_deleting_the_group_takes_its_retry_topic_along(orders: Broker) -> None:
+    orders.mqsdk("dlq", "redrive", "orders", "billing", "--limit", "3", "--yes")
+    plan = orders.mqsdk("groups", "delete", "orders", "billing", "--dry-run", "--json").document["plan"]
+    assert "3 messages that it has not handled" in plan[0]
+    assert plan[1:] == ["keep its dead letters in orders.billing.dlq", f"delete topic {RETRY}, which only this group reads"]
+    assert orders.mqsdk("groups", "delete", "orders", "billing", "--yes", "--json").document["unhandled"] == 3
+    assert RETRY not in orders.store.topics
+    assert len(ids(orders)) == 1
+
+
+def test_deleting_the_topic_takes_the_retry_topics_along(orders: Broker) -> None:
+    orders.mqsdk("dlq", "redrive", "orders", "billing", "--yes")
+    assert RETRY in orders.mqsdk("topics", "delete", "orders", "--yes", "--json").document["deleted"]
+    assert orders.store.topics == {}
 
 
 def test_a_pair_without_letters_has_none_and_one_that_does_not_exist_is_exit_6(broker: Broker) -> None:

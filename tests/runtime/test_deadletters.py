@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from mqsdk.core.deadletter import DONE, is_done
 from mqsdk.runtime import deadletters
-from mqsdk.runtime.deadletters import DONE, Chosen, Remover, done_text, letters
+from mqsdk.runtime.deadletters import Chosen, Remover, done_text, letters
 from mqsdk.spi import EventSink, NewRecord, Partition, ProducerEvent, Record
 from mqsdk.testing import SimBackend, SimLog
 from mqsdk.testing.simlog import SimProducer
@@ -66,7 +67,7 @@ def test_many_picked_letters_take_several_records_of_bounded_size(backend: SimBa
     put(backend, *[(0, f"id-{i}") for i in range(2 * deadletters.DONE_PER_RECORD + 1)])
     every_second = [one for one in letters(backend.admin(), "t", "g") if one.position % 2 == 0]
     Remover(backend, "t", "g", lambda: 0).remove(every_second, 1.0)
-    done = [one for one in backend.admin().read("t.g.dlq", 0, 1001, 99) if deadletters.is_done_record(one)]
+    done = [one for one in backend.admin().read("t.g.dlq", 0, 1001, 99) if is_done(one)]
     assert len(done) == 2
     assert max(len(dict(one.extra)[DONE]) for one in done) < 16 * 1024
 
