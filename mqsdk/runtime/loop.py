@@ -220,7 +220,7 @@ class ConsumerLoop:
 
     def _owned(self, partition: Partition, epoch: int, change: str) -> None:
         spec = self._machine.spec
-        self._observe(OwnershipChanged(spec.topic, spec.group, spec.cluster, partition.number, epoch, change))
+        self._observe(OwnershipChanged(partition.topic, spec.group, spec.cluster, partition.number, epoch, change))
 
     # --- actions ----------------------------------------------------------------------------------------------------------------
 
