@@ -67,6 +67,18 @@ def test_one_group_may_read_several_topics(stage: Any) -> None:
     assert {event.partition.topic for event in reading.of(Assigned)} == {"orders", "orders.billing.retry"}
 
 
+def test_who_loses_a_partition_of_the_topic_loses_that_of_the_retry_topic_too(stage: Any) -> None:
+    backend = stage.topic_of(2)
+    backend.admin().ensure_topic("orders.billing.retry", 2)
+    reading = stage.join(backend, topics=("orders", "orders.billing.retry"), lease_s=1.0)
+    reading.until(lambda: len(reading.of(Assigned)) == 4)
+    file = CursorFile(stage.root / "groups" / "billing" / "cursors" / "orders")
+    assert file.take(1, lambda left: True) is not None  # as another process does after the lease
+    file.close()
+    reading.until(lambda: len(reading.of(Lost)) == 2)
+    assert {event.partition for event in reading.of(Lost)} == {Partition("orders", 1), Partition("orders.billing.retry", 1)}
+
+
 def test_what_is_settled_is_not_delivered_to_the_next_owner_and_the_sparse_blob_comes_back(stage: Any) -> None:
     backend = stage.topic_of(1)
     values = stage.publish(backend, 6)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mqsdk_log.engine import assignment, members
-from mqsdk_log.engine.assignment import Assignment, balance
+from mqsdk_log.engine.assignment import Assignment, balance, follow
 from mqsdk_log.engine.groups import Group
 from mqsdk_log.engine.leases import Leases
 from mqsdk_log.engine.members import Membership
@@ -23,6 +23,12 @@ from mqsdk_log.engine.rolelock import RoleLock
 # --- who should own what --------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from([f"m{number}" for number in range(8)])
+
+
+def test_a_topic_that_goes_along_has_the_owners_of_the_leading_one() -> None:
+    leading = {0: "a", 1: "b", 2: "a", 3: "c"}
+    assert follow(leading, ["a", "b"], 3) == {0: "a", 1: "b", 2: "a"}
+    assert follow(leading, ["a", "b", "c"], 4) == leading
 
 
 @given(st.dictionaries(st.integers(0, 20), NAMES), st.sets(NAMES), st.integers(1, 16))
