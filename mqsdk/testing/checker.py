@@ -232,6 +232,7 @@ def _cause(history: History, causes: dict[str, dict[int, list[tuple[float, float
 
 
 def _order(history: History, ordered: Collection[str]) -> Iterator[Problem]:
+    orphans = {id(execution) for execution in _orphans(history)}
     by_key: dict[tuple[str, str], list[Execution]] = defaultdict(list)
     for execution in history.executions:
         invoked = history.invoked.get(execution.entry.id)
@@ -239,17 +240,22 @@ def _order(history: History, ordered: Collection[str]) -> Iterator[Problem]:
             by_key[execution.entry.group, invoked.key].append(execution)
     for (group, _), executions in by_key.items():
         sequences = [history.invoked[execution.entry.id].sequence for execution in executions]
-        yield from _overlaps(group, executions)
+        yield from _overlaps(group, executions, orphans)
         yield from _overtakes(group, executions, sequences, history.dead)
         yield from _backwards(group, executions, sequences)
 
 
-def _overlaps(group: str, executions: Sequence[Execution]) -> Iterator[Problem]:
+def _overlaps(group: str, executions: Sequence[Execution], orphans: Collection[int]) -> Iterator[Problem]:
+    """A newer owner may overlap what a frozen one had begun (G3 c); the frozen process itself may not, once it is awake."""
     latest = -inf
+    left_over: dict[int, float] = {}
     for execution in executions:
-        if execution.start < latest:
+        if execution.start < max(latest, left_over.get(execution.entry.pid, -inf)):
             yield Problem("OVERLAP", group, execution.entry.id, "began while an execution of the same key was running")
-        latest = max(latest, execution.end)
+        if id(execution) in orphans:
+            left_over[execution.entry.pid] = max(left_over.get(execution.entry.pid, -inf), execution.end)
+        else:
+            latest = max(latest, execution.end)
 
 
 def _overtakes(

@@ -90,9 +90,22 @@ class Journal:
     def send_unknown(self, id: str) -> None:
         self._append(Kind.SEND_UNKNOWN, id)
 
-    def start(self, id: str, *, group: str, key: str = "", attempt: int = 1, epoch: int = 0, partition: int = -1) -> None:
-        """First thing in the handler."""
-        self._append(Kind.START, id, group=group, key=key, attempt=attempt, epoch=epoch, partition=partition)
+    def start(
+        self,
+        id: str,
+        *,
+        group: str,
+        key: str = "",
+        attempt: int = 1,
+        epoch: int = 0,
+        partition: int = -1,
+        moment: float | None = None,
+    ) -> None:
+        """First thing in the handler. moment: monotonic seconds at which the call began, None = now.
+
+        A process may be stopped between the beginning of a call and this record of it; then the two differ by as long as it stood still.
+        """
+        self._append(Kind.START, id, group=group, key=key, attempt=attempt, epoch=epoch, partition=partition, moment=moment)
 
     def end(self, id: str, *, group: str, ok: bool, attempt: int = 1, epoch: int = 0) -> None:
         """Last thing in the handler."""
@@ -124,10 +137,11 @@ class Journal:
         partition: int = -1,
         outcome: Outcome = Outcome.NONE,
         pid: int | None = None,
+        moment: float | None = None,
     ) -> None:
         names = (_field(id, 48), _field(key, 32), _field(group, 24))
         numbers = (kind, outcome, attempt, epoch, os.getpid() if pid is None else pid, partition, sequence)
-        record = _RECORD.pack(*numbers, time.monotonic(), *names, 0)
+        record = _RECORD.pack(*numbers, time.monotonic() if moment is None else moment, *names, 0)
         os.write(self._fd, record[:_BODY] + zlib.crc32(record[:_BODY]).to_bytes(4, "little"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from functools import cache
 from typing import Any
 
@@ -24,11 +25,26 @@ def note(event: Event) -> None:
         journal().dead_letter(event.message_id, group=event.group)
 
 
-@app.consumer("work", group="workers", ordered=True, retry=RetryPolicy(attempts=50, backoff=Backoff("5ms", max="50ms")))
+TIMEOUT_S = 300.0
+
+
+def began(message: Message[Any]) -> float:
+    """When the call passed the SDK's start gate; a freeze may lie between that and now.
+
+    `remaining` counts down from the gate. It is read first: stopped between the two readings, a call looks late, which the checker flags.
+    """
+    remaining = message.remaining
+    return time.monotonic() - (TIMEOUT_S - remaining)
+
+
+@app.consumer("work", group="workers", ordered=True, timeout=TIMEOUT_S, retry=RetryPolicy(attempts=50, backoff=Backoff("5ms", max="50ms")))
 def work(payload: dict[str, int], message: Message[Any]) -> None:
+    moment = began(message)
+    if message.cancelled:  # the partition is gone, and `remaining` with it: stop before anything is done
+        raise ConnectionError("the partition was taken away")
     book = journal()
     call = {"group": message.group, "attempt": message.attempt, "epoch": message.epoch}
-    book.start(message.id, key=message.key or "", partition=message.partition, **call)  # type: ignore[arg-type]
+    book.start(message.id, key=message.key or "", partition=message.partition, moment=moment, **call)  # type: ignore[arg-type]
     fails = random.random() < 0.02
     book.end(message.id, ok=not fails, **call)  # type: ignore[arg-type]
     if fails:

@@ -250,3 +250,35 @@ def test_a_rejected_publish_must_not_be_handled() -> None:
     assert verdict(run).ok
     run += [began("billing", "b", 9, 903, 20), ended("billing", "b", 9, 904, 20)]
     assert rules(run) == {"UNEXPECTED"}
+
+
+def frozen_in_a_call(*, awake: list[Entry]) -> Verdict:
+    """Process 20 begins a0 and is frozen in it; 30 takes over under a newer epoch; then what `awake` says happens."""
+    run = [
+        *(sent(kind, "a", sequence, sequence) for sequence in (0, 1) for kind in (Kind.SEND_INVOKE, Kind.SEND_STORED)),
+        began("billing", "a", 0, 10, 20, 2),
+        struck(FREEZE, 20, 11),
+        began("billing", "a", 0, 20, 30, 3),
+        ended("billing", "a", 0, 21, 30, 3),
+        ended("billing", "a", 0, 30, 20, 2),
+        began("billing", "a", 1, 40, 30, 3),
+        ended("billing", "a", 1, 41, 30, 3),
+        *awake,
+    ]
+    return judge(run, ["billing"], ordered=["billing"])
+
+
+def test_a_call_that_began_before_a_freeze_may_overlap_its_repeat_by_the_new_owner() -> None:
+    result = frozen_in_a_call(awake=[])
+    assert result.ok, result
+    assert (result.duplicates, result.orphans) == ({"lease": 1}, 1)
+
+
+def test_a_frozen_process_that_begins_something_under_its_lost_ownership_is_flagged() -> None:
+    late = [began("billing", "a", 1, 31, 20, 2), ended("billing", "a", 1, 32, 20, 2)]
+    assert {"STALE_EPOCH"} <= {problem.rule for problem in frozen_in_a_call(awake=late).problems}
+
+
+def test_within_the_frozen_process_nothing_overlaps_what_it_had_begun() -> None:
+    back = [began("billing", "a", 1, 25, 20, 4), ended("billing", "a", 1, 26, 20, 4)]
+    assert {"OVERLAP"} <= {problem.rule for problem in frozen_in_a_call(awake=back).problems}
