@@ -1,0 +1,4 @@
+#!lua flags=allow-oom
+-- KEYS: lease. ARGV: token, lease in ms. Returns 0 when the lease is another's or nobody's.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
