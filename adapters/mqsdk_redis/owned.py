@@ -1,0 +1,178 @@
+"""One ownership: what was read, what of it may be delivered, what is not settled yet. Talks to nobody."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from mqsdk.spi import Batch, ConsumerEvent, Gap, Partition
+from mqsdk_redis import names
+from mqsdk_redis.ids import era_of, id_of, position_of
+from mqsdk_redis.records import RedisRecord
+
+Entry = tuple[bytes, Sequence[bytes] | None]
+Range = tuple[int, int]
+
+
+class Owned:
+    """expected: position of the next new entry. last: id of the last entry received. history: the pending list is read before new entries.
+
+    behind: there may be more to read. records, bytes: credit left, nothing before the first. give_back_by: set while it is asked back.
+    """
+
+    def __init__(self, partition: Partition, group: str, member: bytes, epoch: int, delivered: bytes, blob: bytes) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.token = b"%s|%d" % (member, epoch)
+        self.stream = names.stream(partition)
+        self.lease = names.lease(partition, group)
+        self.ownership = names.ownership(partition, group)
+        self.delivered = self.last = delivered
+        self.expected = position_of(delivered) + 1
+        self.blob = blob
+        self.history = self.behind = True
+        self.records = self.bytes = 0
+        self.give_back_by: float | None = None
+        self.lost_tail: Range | None = None
+        self._after = b"0-0"
+        self._buffer: deque[RedisRecord | Gap] = deque()
+        self._unsettled: set[int] = set()
+
+    # --- reading ------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def may_deliver(self) -> bool:
+        return self.records > 0 and self.bytes > 0 and self.give_back_by is None
+
+    @property
+    def wants(self) -> bool:
+        """Whether to read now."""
+        return self.behind and not self._buffer and self.may_deliver
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something could be delivered without reading."""
+        return bool(self._buffer) and (self.may_deliver or isinstance(self._buffer[0], Gap)) and self.give_back_by is None
+
+    @property
+    def after(self) -> bytes:
+        """Where the next read begins."""
+        return self._after if self.history else b">"
+
+    def read_again(self) -> None:
+        """A read has failed: what it took may stand in the pending list, before everything newer."""
+        self.history, self._after, self.behind = True, max(self._after, self.last, key=position_of), True
+
+    def receive(self, entries: Sequence[Entry], is_full: bool, lost_before: Callable[[bytes, int], bool]) -> list[bytes]:
+        """Take entries in. Returns the ids whose entries are gone although they were pending: to be acknowledged.
+
+        is_full: the read was cut by its limits. lost_before(id, place): whether entries between eras are gone before this one.
+        """
+        dead: list[bytes] = []
+        for place, (stream_id, fields) in enumerate(entries):
+            position = position_of(stream_id)
+            if fields is None:
+                self._lost(position, position + 1, "retention")
+                dead.append(stream_id)
+                self.expected = max(self.expected, position + 1)
+                continue
+            is_new = position >= self.expected
+            if position > self.expected:
+                self._jump(position, stream_id, place, lost_before)
+            if is_new:
+                self.expected = position + 1
+            self._buffer.append(RedisRecord(position, fields, redelivered=not is_new))
+        if entries:
+            self.last = max(self.last, entries[-1][0], key=position_of)
+            self._after = entries[-1][0]
+        if is_full:
+            self.behind = True
+        elif self.history:
+            self.history = False
+        else:
+            self.behind = False
+        return dead
+
+    def lose_tail(self, start: int, stop: int) -> None:
+        """The server has lost the entries of these positions, the newest that there were."""
+        if self.expected >= start:
+            self._lost(start, stop, "truncated")
+            self.expected = stop
+        else:
+            self.lost_tail = (start, stop)
+
+    def _jump(self, position: int, stream_id: bytes, place: int, lost_before: Callable[[bytes, int], bool]) -> None:
+        """Positions between the expected one and this one hold nothing any more, or never did."""
+        if self.lost_tail is not None and position >= self.lost_tail[1]:
+            start, stop = self.lost_tail
+            self.lost_tail = None
+            self._lost(start, stop, "truncated")
+            self.expected = stop
+        if position > self.expected and (era_of(position) == era_of(self.expected) or lost_before(stream_id, place)):
+            self._lost(self.expected, position, "retention")
+
+    def _lost(self, start: int, stop: int, reason: str) -> None:
+        last = self._buffer[-1] if self._buffer else None
+        if isinstance(last, Gap) and last.stop == start and last.reason == reason:
+            self._buffer.pop()
+            start = last.start
+        self._buffer.append(Gap(self.partition, self.epoch, start, stop, reason))
+
+    # --- delivering ---------------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, budget: int) -> list[ConsumerEvent]:
+        """What credit and budget allow, in order: a gap stands before the records behind it."""
+        events: list[ConsumerEvent] = []
+        while self._buffer and self.give_back_by is None:
+            item = self._buffer[0]
+            if isinstance(item, Gap):
+                events.append(item)
+                self._buffer.popleft()
+                continue
+            batch = self._batch(budget)
+            if batch is None:
+                break
+            events.append(batch)
+            budget -= len(batch.records)
+        return events
+
+    def _batch(self, budget: int) -> Batch | None:
+        records: list[RedisRecord] = []
+        size, left, room = 0, min(budget, self.records), self.bytes
+        buffer = self._buffer
+        while buffer and left > 0 and size < room:
+            record = buffer[0]
+            if isinstance(record, Gap):
+                break
+            buffer.popleft()
+            records.append(record)
+            size += len(record.value) + (len(record.key) if record.key is not None else 0)
+            left -= 1
+        if not records:
+            return None
+        self.records -= len(records)
+        self.bytes -= size
+        self._unsettled.update([record.position for record in records])
+        return Batch(self.partition, self.epoch, records, size)
+
+    # --- settling -----------------------------------------------------------------------------------------------------------------------
+
+    def take(self, ranges: Iterable[Range]) -> list[int]:
+        """Positions that were delivered and lie in these ranges; they count as settled from now on."""
+        unsettled = self._unsettled
+        found: list[int] = []
+        for start, stop in ranges:
+            if stop - start <= len(unsettled):
+                found += [position for position in range(start, stop) if position in unsettled]
+            else:
+                found += [position for position in unsettled if start <= position < stop]
+        unsettled.difference_update(found)
+        return found
+
+    def put_back(self, positions: Iterable[int]) -> None:
+        """They could not be settled."""
+        self._unsettled.update(positions)
+
+    @staticmethod
+    def ids(positions: Iterable[int]) -> list[bytes]:
+        return [id_of(position) for position in positions]

@@ -1,0 +1,136 @@
+"""Publishing: one script call per partition, all of a batch in one round trip on a connection of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mqsdk.spi import BackendError, EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
+from mqsdk_redis import names
+from mqsdk_redis.client import Client
+from mqsdk_redis.errors import refusal
+from mqsdk_redis.ids import position_of
+from mqsdk_redis.records import fields_of
+from mqsdk_redis.wire import ANSWER_TIMEOUT_S, FAILURES, Command, ResponseError, Wire
+
+CALL_RECORDS = 1000
+CALL_BYTES = 4 << 20
+_HELD_BACK = Rejected("throttled", "an earlier message of this partition is not stored yet", retryable=True)
+_LATE = Rejected("throttled", "no time was left before the deadline", retryable=True)
+_SILENT = Unknown("the connection ended before the server answered")
+
+Answer = Stored | Rejected | Unknown
+
+
+class RedisProducer(Producer):
+    """Thread-safe: every call borrows a connection."""
+
+    def __init__(self, client: Client, events: EventSink) -> None:
+        self._client = client
+        self._events = events
+        self._eras: dict[Partition, bytes] = {}
+
+    def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
+        """One record of a partition that may still be repeated holds back what is newer in it."""
+        self._client.check()
+        try:
+            wire = self._client.borrow(deadline)
+        except BackendError as error:
+            self._answer(batch, Rejected("backend", error.what, retryable=error.retryable, fix=error.fix))
+            return
+        queues = [_calls(records) for records in _by_partition(batch)]
+        try:
+            while queues:
+                queues = self._round(wire, queues, deadline)
+        except BaseException:
+            wire.abort()
+            raise
+        if wire.fd >= 0:
+            self._client.give_back(wire)
+
+    def _round(self, wire: Wire, queues: list[Iterator[list[NewRecord]]], deadline: float) -> list[Iterator[list[NewRecord]]]:
+        """The next call of every partition in one round trip; the queues that may go on."""
+        calls = [(queue, records) for queue in queues if (records := next(queue, None)) is not None]
+        if not calls:
+            return []
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or wire.fd < 0:
+            replies: list[Any] = [_LATE] * len(calls)
+        else:
+            try:
+                replies = wire.exchange([self._command(records) for _, records in calls], min(left_s, ANSWER_TIMEOUT_S))
+            except FAILURES:
+                wire.abort()
+                replies = [_SILENT] * len(calls)
+        going = []
+        for (queue, records), reply in zip(calls, replies, strict=True):
+            if self._told(records, reply):
+                going.append(queue)
+            else:
+                for held_back in queue:
+                    self._answer(held_back, _HELD_BACK)
+        return going
+
+    def _command(self, records: Sequence[NewRecord]) -> Command:
+        partition = records[0].partition
+        arguments: list[Any] = [self._eras.get(partition, b"0")]
+        for record in records:
+            fields = fields_of(record)
+            arguments.append(len(fields))
+            arguments += fields
+        return self._client.scripts.publish.call((names.stream(partition),), *arguments)
+
+    def _told(self, records: Sequence[NewRecord], reply: Any) -> bool:
+        """Answer for the records of one call. False where nothing newer may follow."""
+        if isinstance(reply, Rejected | Unknown):
+            self._answer(records, reply)
+            return False
+        if isinstance(reply, ResponseError):
+            outcome = refusal(reply)
+            self._answer(records, outcome)
+            return isinstance(outcome, Rejected) and not outcome.retryable
+        runs, failed = reply
+        done = 0
+        for first, _, count in runs:
+            self._answer(records[done : done + count], Stored(position_of(first)))
+            done += count
+        if runs and not runs[-1][1].startswith(b"0-"):
+            self._eras[records[0].partition] = runs[-1][1].split(b"-")[0]
+        if failed is None:
+            return True
+        outcome = refusal(ResponseError(failed.decode("utf-8", "replace")))
+        self._answer(records[done:], outcome)
+        return isinstance(outcome, Rejected) and not outcome.retryable
+
+    def _answer(self, records: Sequence[NewRecord], outcome: Answer) -> None:
+        put = self._events.put
+        if records[-1].token - records[0].token == len(records) - 1:
+            put(Published(records[0].token, outcome, len(records)))
+            return
+        for index, record in enumerate(records):  # tokens of several partitions mixed: an answer each
+            base = outcome.position if isinstance(outcome, Stored) else None
+            put(Published(record.token, outcome if base is None else Stored(base + index)))
+
+
+def _by_partition(batch: Sequence[NewRecord]) -> list[Sequence[NewRecord]]:
+    first = batch[0].partition
+    if all(record.partition == first for record in batch):
+        return [batch]
+    found: dict[Partition, list[NewRecord]] = {}
+    for record in batch:
+        found.setdefault(record.partition, []).append(record)
+    return list(found.values())
+
+
+def _calls(records: Sequence[NewRecord]) -> Iterator[list[NewRecord]]:
+    """Cut so that one call neither blocks the server for long nor fills its buffers."""
+    call: list[NewRecord] = []
+    size = 0
+    for record in records:
+        if call and (len(call) >= CALL_RECORDS or size + len(record.value) > CALL_BYTES):
+            yield call
+            call, size = [], 0
+        call.append(record)
+        size += len(record.value)
+    yield call

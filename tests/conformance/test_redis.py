@@ -1,0 +1,52 @@
+"""Redis Streams on a real server, one for all scenarios and empty before each; connections are what processes would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import mqsdk_redis
+import pytest
+from mqsdk_redis import names
+from mqsdk_redis.backend import RedisBackend
+from mqsdk_redis.ids import id_of
+
+from mqsdk.spi import Backend, Partition
+from mqsdk.testing.conformance import BackendConformance
+from tests.brokers.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield started
+    started.stop()
+
+
+class TestRedis(BackendConformance):
+    lease_s = 3.0  # a crashed consumer is seen after it
+
+    @pytest.fixture(autouse=True)
+    def _empty(self, server: RedisServer) -> None:
+        server.call("FLUSHALL")
+        self.server = server
+
+    def make_backend(self) -> Backend:
+        backend = mqsdk_redis.mqsdk_backend(kind="redis", name="redis", options={"servers": [self.server.address]})
+        assert backend is not None
+        return backend
+
+    def restart_broker(self) -> None:
+        self.server.kill()
+        self.server.start()
+
+    def foreign_publish(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, str]]) -> None:
+        fields = [b"body", value, *([] if key is None else [b"key", key])]
+        self.server.call("XADD", names.stream(Partition(topic, 0)), "*", *fields, *(text for header in headers for text in header))
+
+    def trim(self, topic: str, partition: int, before: int) -> None:
+        self.server.call("XTRIM", names.stream(Partition(topic, partition)), "MINID", id_of(before))
+
+    def crash(self, backend: Backend) -> None:
+        """What the kernel does for a killed process: close every socket. Real kills are in tests/redis."""
+        assert isinstance(backend, RedisBackend)
+        backend.vanish()
