@@ -24,7 +24,7 @@ from mqsdk.spi import (
 from mqsdk_redis import names
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import KIND
-from mqsdk_redis.ids import CLOCK, START, id_before, id_of, position_of
+from mqsdk_redis.ids import id_before, id_of, position_of
 from mqsdk_redis.names import check_name
 from mqsdk_redis.records import RedisRecord
 from mqsdk_redis.wire import Command
@@ -47,7 +47,9 @@ class RedisAdmin(Admin):
         check_name("topic", topic)
         wanted = DEFAULT_PARTITIONS if partitions is None else partitions
         if not 0 < wanted <= MAX_PARTITIONS:
-            raise ConfigError(f"topic `{topic}` cannot be created: {wanted} is no number of partitions", where=f"cluster {self._client.cluster}")
+            raise ConfigError(
+                f"topic `{topic}` cannot be created: {wanted} is no number of partitions", where=f"cluster {self._client.cluster}"
+            )
         _, found = self._client.call([("HSETNX", names.TOPICS, topic, wanted), ("HGET", names.TOPICS, topic)])
         count = int(found)
         if partitions is not None and count != partitions:
@@ -108,9 +110,7 @@ class RedisAdmin(Admin):
         check_name("group", group)
         parts = _partitions(topic, self._count(topic))
         begins = [self._begin(part, start) for part in parts]
-        calls = [
-            self._scripts.restore.call((names.stream(part),), group, begin, b"0") for part, begin in zip(parts, begins, strict=True)
-        ]
+        calls = [self._scripts.restore.call((names.stream(part),), group, begin, b"0") for part, begin in zip(parts, begins, strict=True)]
         if any(reply[0] == b"gone" for reply in self._client.call(calls)):
             raise self._missing(topic)
 
@@ -184,7 +184,8 @@ class RedisAdmin(Admin):
             raise StateError(
                 f"group `{group}` has {len(living)} member(s) in topic `{topic}`",
                 where=f"cluster {self._client.cluster} ({KIND})",
-                fix="stop its consumers first; members: " + ", ".join(f"{about.get('host')}:{about.get('pid')}" for about in living.values()),
+                fix="stop its consumers first; members: "
+                + ", ".join(f"{about.get('host')}:{about.get('pid')}" for about in living.values()),
                 state="active",
             )
 
@@ -274,9 +275,4 @@ def _progress(number: int, state: Sequence[Any]) -> PartitionProgress:
 
 def _time_of(record: Record) -> int:
     """Publish time; for a foreign entry the server's clock when it was stored."""
-    if record.timestamp_ms is not None:
-        return record.timestamp_ms
-    return (record.position ^ CLOCK) >> 20 if record.position >= CLOCK else 0
-
-
-assert START == id_before(1)
+    return record.timestamp_ms or 0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mqsdk.spi import Consumer, ConsumerEvent, Link, Lost, Partition, Progress, Settled, Subscription
+from mqsdk.spi import Batch, Consumer, ConsumerEvent, Link, Lost, Partition, Progress, Settled, Subscription
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import STALE, closed, code_of
 from mqsdk_redis.leases import Leases
@@ -124,12 +124,12 @@ class RedisConsumer(Consumer):
                 events = self._events[:]
                 self._events.clear()
                 return events
-            nudged = self._sleep(give_up)
+            nudged = self._sleep(give_up, max_records > 0)
 
     def _exchange(self, wire: Wire, max_records: int) -> None:
         """Settles and reads of all partitions in one round trip; then deliver what credit allows."""
         readers = [owned for owned in self._owned.values() if owned.wants] if max_records > 0 else []
-        calls = [*self._outbox, *self._reads(readers, max_records)]
+        calls = [*self._outbox, *self._reads(wire, readers, max_records)]
         if calls:
             replies = wire.exchange([command for command, _ in calls])
             self._outbox.clear()
@@ -140,49 +140,34 @@ class RedisConsumer(Consumer):
             if budget <= 0:
                 break
             events = owned.deliver(budget)
-            budget -= sum(len(event.records) for event in events if hasattr(event, "records"))
+            budget -= sum(len(event.records) for event in events if isinstance(event, Batch))
             self._events += events
             # To the back of the queue, so that none starves.
             self._owned[owned.partition] = self._owned.pop(owned.partition)
 
-    def _reads(self, readers: list[Owned], max_records: int) -> list[tuple[Command, Reply]]:
+    def _reads(self, wire: Wire, readers: list[Owned], max_records: int) -> list[tuple[Command, Reply]]:
         calls: list[tuple[Command, Reply]] = []
         for place, owned in enumerate(readers):
             count = min(owned.records, max(1, max_records // len(readers)))
             if place >= max_records:
                 break
             command = self._scripts.read.call((owned.stream, owned.lease), owned.token, self._group, owned.after, count, owned.bytes)
-            calls.append((command, self._read(owned, count)))
+            calls.append((command, self._read(wire, owned)))
         return calls
 
-    def _read(self, owned: Owned, count: int) -> Reply:
-        room = owned.bytes
-
+    def _read(self, wire: Wire, owned: Owned) -> Reply:
         def answered(reply: Any) -> None:
             if self._owned.get(owned.partition) is not owned:
                 return
             if isinstance(reply, ResponseError):
                 self._refused(owned, reply)
                 return
-            size = sum(len(entry[1][1]) for entry in reply if entry[1]) if len(reply) < count else 0
-            dead = owned.receive(reply, len(reply) >= count or size >= room, self._lost_before(owned, len(reply)))
+            is_full, entries = reply
+            dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned, len(entries)))
             if dead:
-                self._outbox.append((self._settle_call(owned, dead, False, b"-"), lambda _: None))
+                self._outbox.append((self._leases.settle_call(owned, dead, False, b"-"), lambda _: None))
 
         return answered
-
-    def _lost_before(self, owned: Owned, count: int) -> Callable[[bytes, int], bool]:
-        """Between numbers of the SDK and those of a foreign producer: only the server's counters tell whether an entry is missing."""
-
-        def lost_before(stream_id: bytes, place: int) -> bool:
-            assert self._wire is not None
-            state = self._wire.call(*self._scripts.state.call((owned.stream, owned.ownership), self._group))
-            if not state or state[0] != stream_id:
-                return False  # an older entry still stands before it, or it is gone too
-            length, added, read = state[2], state[3], state[5]
-            return bool(read < 0 or added - length > read - (count - place))
-
-        return lost_before
 
     def _refused(self, owned: Owned, error: ResponseError) -> None:
         """An owner's script has not run."""
@@ -211,23 +196,19 @@ class RedisConsumer(Consumer):
             return
         positions = owned.take(progress.done)
         blob = b"-" if progress.sparse == owned.blob else b"=" + progress.sparse
-        call = self._settle_call(owned, owned.ids(positions), progress.final, blob)
+        owned.blob = progress.sparse
+        call = self._leases.settle_call(owned, owned.ids(positions), progress.final, blob)
         if progress.final:
             if owned.give_back_by is None:
                 self._seat.leaving = True
             owned.give_back_by = float("inf")
         self._outbox.append((call, self._settled(owned, progress, positions)))
 
-    def _settle_call(self, owned: Owned, ids: list[bytes], final: bool, blob: bytes) -> Command:
-        keys = (owned.stream, owned.lease, owned.ownership)
-        return self._scripts.settle.call(keys, owned.token, self._group, b"1" if final else b"0", blob, *ids)
-
     def _settled(self, owned: Owned, progress: Progress, positions: list[int]) -> Reply:
         partition, epoch, token = progress.partition, progress.epoch, progress.token
 
         def answered(reply: Any) -> None:
             if not isinstance(reply, ResponseError):
-                owned.blob = progress.sparse
                 self._events.append(Settled(partition, epoch, token, "stored"))
                 if progress.final:
                     self._handed_back(owned)
@@ -236,6 +217,7 @@ class RedisConsumer(Consumer):
                 self._lose(owned)
             else:
                 owned.put_back(positions)
+                owned.blob = None
                 self._events.append(Settled(partition, epoch, token, "failed", code_of(reply)))
 
         return answered
@@ -291,9 +273,9 @@ class RedisConsumer(Consumer):
 
     # --- sleeping -----------------------------------------------------------------------------------------------------------------------
 
-    def _sleep(self, give_up: float) -> bool:
+    def _sleep(self, give_up: float, may_read: bool) -> bool:
         """Wait for an entry, a wake-up, news of the group or the next thing to do. True when the group may have something new."""
-        if self._outbox or any(owned.wants or owned.has_news for owned in self._owned.values()):
+        if self._outbox or (may_read and any(owned.wants or owned.has_news for owned in self._owned.values())):
             return False
         now = time.monotonic()
         if self._wire is None:

@@ -33,7 +33,9 @@ def translate(error: Exception, cluster: str, address: str) -> BackendError:
         reason = getattr(certificate, "verify_message", "") or certificate.reason or "the handshake failed"
         return Unavailable(f"no encrypted connection: {reason}", where=where, cluster=cluster, backend=KIND, fix="check the block `tls`")
     if isinstance(error, client.AuthenticationError | client.AuthorizationError) or code_of(error) in ("NOAUTH", "WRONGPASS"):
-        return AccessDenied("the server refuses the user or the password", where=where, cluster=cluster, backend=KIND, fix="check the block `auth`")
+        return AccessDenied(
+            "the server refuses the user or the password", where=where, cluster=cluster, backend=KIND, fix="check the block `auth`"
+        )
     if isinstance(error, client.NoPermissionError):
         fix = "grant the user the keys `mq:*` and the commands that docs/redis.md lists"
         return AccessDenied("the user lacks a right on the server", where=where, cluster=cluster, backend=KIND, fix=fix)

@@ -41,6 +41,11 @@ def era_of(position: int) -> int:
     return _parts(position)[0]
 
 
+def clock_ms(position: int) -> int | None:
+    """The server's clock when a foreign entry was stored; None for an entry that the SDK numbered."""
+    return era_of(position) or None
+
+
 def _parts(position: int) -> tuple[int, int]:
     if position < CLOCK:
         return 0, max(position, 0)

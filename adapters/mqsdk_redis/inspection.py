@@ -13,10 +13,10 @@ from mqsdk_redis.wire import FAILURES, facts_of
 OLDEST = (7, 0)
 SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "maxmemory", "min-replicas-to-write")
 GUARANTEES = {
-    "always": "redis, append-only file `always`: what is acknowledged survives kill -9 and power loss; a failover takes what was not replicated",
-    "everysec": "redis, append-only file `everysec`: survives kill -9; a power loss takes the last second, a failover what was not replicated",
-    "no": "redis, append-only file without sync: survives kill -9; a power loss takes what the kernel had not written back (about 30 s)",
-    "off": "redis without append-only file: a stop or kill of the server takes everything since its last snapshot",
+    "always": "redis, AOF `always`: what is acknowledged survives kill -9 and power loss; a failover takes what was not replicated",
+    "everysec": "redis, AOF `everysec`: survives kill -9; a power loss takes the last second, a failover what was not replicated",
+    "no": "redis, AOF without sync: survives kill -9; a power loss takes what the kernel had not written back (about 30 s)",
+    "off": "redis without AOF: a stop or kill of the server takes everything since its last snapshot",
     "": "redis: the user may not read the server's settings, so what survives its end is not known",
 }
 
@@ -33,7 +33,12 @@ def check(client: Client, deadline: float) -> None:
     version = facts.get("redis_version", "")
     if version and _version(version) < OLDEST:
         raise UnsupportedFormat(
-            f"the server is Redis {version}", found=version, supported="7.0 and newer", cluster=client.cluster, backend=KIND, fix="upgrade it"
+            f"the server is Redis {version}",
+            found=version,
+            supported="7.0 and newer",
+            cluster=client.cluster,
+            backend=KIND,
+            fix="upgrade it",
         )
     policy = settings.get("maxmemory-policy")
     if policy is None and not client.settings.own.noeviction:

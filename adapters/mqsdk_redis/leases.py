@@ -11,7 +11,7 @@ from mqsdk_redis import names
 from mqsdk_redis.ids import START, position_of
 from mqsdk_redis.owned import Owned
 from mqsdk_redis.seat import Seat
-from mqsdk_redis.wire import ResponseError, Scripts, Wire
+from mqsdk_redis.wire import Command, ResponseError, Scripts, Wire
 
 TRIMS = (1.0, 60.0)  # seconds between two trims: a quarter of what is kept, within these
 
@@ -50,6 +50,28 @@ class Leases:
             self._trim_at = now + self._trim_every_s
             self._trim(wire)
 
+    # --- calls of the owner -------------------------------------------------------------------------------------------------------------
+
+    def settle_call(self, owned: Owned, ids: list[bytes], final: bool, blob: bytes) -> Command:
+        """blob: `-` to leave it as it is, else `=` and the blob."""
+        keys = (owned.stream, owned.lease, owned.ownership)
+        return self._scripts.settle.call(keys, owned.token, self._group, b"1" if final else b"0", blob, *ids)
+
+    def lost_before(self, wire: Wire, owned: Owned, count: int) -> Callable[[bytes, int], bool]:
+        """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing.
+
+        count: entries of the read that is looked at.
+        """
+
+        def lost_before(stream_id: bytes, place: int) -> bool:
+            state = wire.call(*self._scripts.state.call((owned.stream, owned.ownership), self._group))
+            if not state or state[0] != stream_id:
+                return False  # an older entry still stands before it, or it is gone too
+            length, added, read = state[2], state[3], state[5]
+            return bool(read < 0 or added - length > read - (count - place))
+
+        return lost_before
+
     # --- keeping ------------------------------------------------------------------------------------------------------------------------
 
     def _renew(self, wire: Wire) -> None:
@@ -72,7 +94,9 @@ class Leases:
         """Ask for what is over the share; take what was not given back in time."""
         late = [owned for owned in self._owned.values() if owned.give_back_by is not None and owned.give_back_by <= now]
         for owned in late:
-            wire.exchange([self._scripts.release.call((owned.lease, owned.ownership), owned.token, b"0"), self._seat.tell(owned.partition.topic)])
+            wire.exchange(
+                [self._scripts.release.call((owned.lease, owned.ownership), owned.token, b"0"), self._seat.tell(owned.partition.topic)]
+            )
             self._lose(owned)
         if self._seat.leaving:
             return

@@ -29,7 +29,7 @@ class Owned:
         self.ownership = names.ownership(partition, group)
         self.delivered = self.last = delivered
         self.expected = position_of(delivered) + 1
-        self.blob = blob
+        self.blob: bytes | None = blob  # as it was sent last; None when that failed
         self.history = self.behind = True
         self.records = self.bytes = 0
         self.give_back_by: float | None = None

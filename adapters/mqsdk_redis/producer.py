@@ -34,6 +34,8 @@ class RedisProducer(Producer):
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
         """One record of a partition that may still be repeated holds back what is newer in it."""
         self._client.check()
+        if not batch:
+            return
         try:
             wire = self._client.borrow(deadline)
         except BackendError as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
-from mqsdk_redis.ids import id_of
+from mqsdk_redis.ids import clock_ms, id_of
 
 BODY, KEY, FOREIGN_KEY, ID = b"body", b"mq-key", b"key", b"mq-id"
 _ATTEMPT = b"mq-attempt"
@@ -47,7 +47,8 @@ class RedisRecord(Record):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         rest = self.rest
         envelope = decode_headers((rest[at].decode("utf-8", "surrogateescape"), rest[at + 1]) for at in range(0, len(rest) - 1, 2))
-        self.id, self.timestamp_ms, self.content_type = envelope.id, envelope.timestamp_ms, envelope.content_type
+        self.id, self.content_type = envelope.id, envelope.content_type
+        self.timestamp_ms = clock_ms(self.position) if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
         self.attempt, self.due_ms = envelope.attempt, envelope.due_ms

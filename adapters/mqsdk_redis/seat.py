@@ -57,7 +57,7 @@ class Seat:
             server_ms, news, members, expiries = int(reply[0]), reply[1], reply[2::2], reply[3::2]
             self.server_ms = server_ms
             self.news[names.members(topic, self._group)[2]] = news
-            self._members[topic] = members
+            self._members[topic] = sorted(members)
             others = [float(expiry) for member, expiry in zip(members, expiries, strict=True) if member != self.member]
             if others:
                 self.due = min(self.due, now + max(0.0, (min(others) - server_ms) / 1000) + EXPIRY_SLACK_S)

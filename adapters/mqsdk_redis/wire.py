@@ -56,11 +56,11 @@ class _Secured(redis.Connection):
     """A connection over the cluster's one SSLContext; redis-py's own makes a context of its own for each connection."""
 
     def __init__(self, *, context: Any, **how: Any) -> None:
-        super().__init__(**how)
+        super().__init__(**how)  # type: ignore[no-untyped-call]  # redis-py has no annotation here
         self._context = context
 
     def _connect(self) -> Any:
-        plain = super()._connect()
+        plain = super()._connect()  # type: ignore[no-untyped-call]  # as above
         try:
             return self._context.wrap_socket(plain, server_hostname=self.host)
         except BaseException:
@@ -77,7 +77,7 @@ class Wire:
         self.run_id = ""
 
     def exchange(self, commands: Sequence[Command], timeout_s: float = ANSWER_TIMEOUT_S) -> list[Any]:
-        """The replies in order; an error that the server answered stands in its place. Raises what FAILURES lists when the connection ends."""
+        """The replies in order; an error that the server answered stands in its place. Raises FAILURES when the connection ends."""
         replies = self._exchange(commands, timeout_s)
         missing = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
@@ -193,7 +193,7 @@ class Dialer:
     def _checked(self, wire: Wire, timeout_s: float) -> Wire:
         """Which server process it is; a replica is refused."""
         try:
-            (info,) = wire.exchange([("INFO", "server", "replication")], timeout_s)
+            (info,) = wire.exchange([("INFO",)], timeout_s)
             if isinstance(info, ResponseError):
                 # A user without the right to ask: whatever else is wrong shows with the first command that matters.
                 if isinstance(info, redis.exceptions.NoPermissionError):
@@ -214,7 +214,8 @@ class Dialer:
             "socket_timeout": min(timeout_s, ANSWER_TIMEOUT_S), "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0),
             "protocol": 2, "legacy_responses": False, "decode_responses": False, "driver_info": None,
         }  # fmt: skip
-        connection: Any = redis.Connection(**how) if self._context is None else _Secured(context=self._context, **how)
+        plain: Any = redis.Connection
+        connection = plain(**how) if self._context is None else _Secured(context=self._context, **how)
         connection.connect()
         return connection
 

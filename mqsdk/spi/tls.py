@@ -12,7 +12,7 @@ from mqsdk.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """ca: file of trusted certificates (None: the system's). cert, key: the client's own. verify: check the server's name and certificate."""
+    """ca: trusted certificates (None: the system's). cert, key: the client's own. verify: check the server's certificate and name."""
 
     ca: str | None = None
     cert: str | None = None
@@ -42,7 +42,9 @@ class Tls:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ssl.SSLError) as error:
             files = ", ".join(name for name in (self.ca, self.cert, self.key) if name)
-            raise ConfigError(f"the certificates cannot be used: {error.strerror or error}", where=files, fix="check the block `tls`") from error
+            raise ConfigError(
+                f"the certificates cannot be used: {error.strerror or error}", where=files, fix="check the block `tls`"
+            ) from error
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import mqsdk_redis
 import pytest
+import redis
 from mqsdk_redis import names
 from mqsdk_redis.backend import RedisBackend
 from mqsdk_redis.ids import id_of
+from mqsdk_redis.wire import Command, Wire
 
 from mqsdk.spi import Backend, Partition
 from mqsdk.testing.conformance import BackendConformance
 from tests.brokers.redis import RedisServer
+
+
+class _Failing:
+    """A connection whose next round trip ends as asked; the server and everything else is real."""
+
+    def __init__(self, wire: Wire, outcome: str, server: RedisServer) -> None:
+        self._wire = wire
+        self._outcome = outcome
+        self._server = server
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wire, name)
+
+    def exchange(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        outcome, self._outcome = self._outcome, ""
+        if outcome == "rejected":
+            self._server.call("CONFIG", "SET", "maxmemory", 1)
+            try:
+                return self._wire.exchange(commands, timeout_s)
+            finally:
+                self._server.call("CONFIG", "SET", "maxmemory", 0)
+        if outcome in ("", "unknown_stored"):
+            replies = self._wire.exchange(commands, timeout_s)
+            if not outcome:
+                return replies
+        raise redis.exceptions.ConnectionError("cut")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 class TestRedis(BackendConformance):
-    lease_s = 3.0  # a crashed consumer is seen after it
+    lease_s = 1.5  # a crashed consumer is seen after it
 
     @pytest.fixture(autouse=True)
     def _empty(self, server: RedisServer) -> None:
@@ -50,3 +79,9 @@ class TestRedis(BackendConformance):
         """What the kernel does for a killed process: close every socket. Real kills are in tests/redis."""
         assert isinstance(backend, RedisBackend)
         backend.vanish()
+
+    def fail_publish(self, backend: Backend, outcome: Literal["rejected", "unknown_stored", "unknown_lost"]) -> None:
+        assert isinstance(backend, RedisBackend)
+        client = backend._client
+        assert client is not None
+        client._idle.append(_Failing(client.borrow(self.deadline()), outcome, self.server))  # type: ignore[arg-type]

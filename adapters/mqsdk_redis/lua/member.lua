@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Shows life. KEYS: members, what they say, news. ARGV: member, lease in ms, what it says ('' to leave).
--- Returns {now in ms, id of the last news, member, expiry, member, expiry, ...}, members in order of their names.
+-- Returns {now in ms, id of the last news, member, expiry, member, expiry, ...}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = false
