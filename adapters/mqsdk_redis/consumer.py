@@ -163,7 +163,7 @@ class RedisConsumer(Consumer):
                 self._refused(owned, reply)
                 return
             is_full, entries = reply
-            dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned, len(entries)))
+            dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned))
             if dead:
                 self._outbox.append((self._leases.settle_call(owned, dead, False, b"-"), lambda _: None))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mqsdk.spi import Assigned, ConsumerEvent, Lost, Partition, Renewed, Revoking
 from mqsdk_redis import names
-from mqsdk_redis.ids import START, position_of
+from mqsdk_redis.ids import START, era_of, position_of
 from mqsdk_redis.owned import Owned
 from mqsdk_redis.seat import Seat
 from mqsdk_redis.wire import Command, ResponseError, Scripts, Wire
@@ -57,18 +57,15 @@ class Leases:
         keys = (owned.stream, owned.lease, owned.ownership)
         return self._scripts.settle.call(keys, owned.token, self._group, b"1" if final else b"0", blob, *ids)
 
-    def lost_before(self, wire: Wire, owned: Owned, count: int) -> Callable[[bytes, int], bool]:
-        """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing.
+    def lost_before(self, wire: Wire, owned: Owned) -> Callable[[bytes], bool]:
+        """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing."""
 
-        count: entries of the read that is looked at.
-        """
-
-        def lost_before(stream_id: bytes, place: int) -> bool:
+        def lost_before(stream_id: bytes) -> bool:
             state = wire.call(*self._scripts.state.call((owned.stream, owned.ownership), self._group))
             if not state or state[0] != stream_id:
                 return False  # an older entry still stands before it, or it is gone too
-            length, added, read = state[2], state[3], state[5]
-            return bool(read < 0 or added - length > read - (count - place))
+            length, added = state[2], state[3]
+            return bool(owned.read_so_far < 0 or added - length > owned.read_so_far)
 
         return lost_before
 
@@ -147,8 +144,9 @@ class Leases:
         return True
 
     def _got(self, partition: Partition, answer: list[Any], sent: float, again: bytes) -> None:
-        _, epoch, clean, blob, delivered, oldest, last, skipped = answer
+        _, epoch, clean, blob, delivered, oldest, last, skipped, added, read = answer
         owned = Owned(partition, self._group, self._seat.member, int(epoch), delivered, blob)
+        owned.read_so_far = _read_so_far(position_of(delivered), position_of(last), added, read)
         position = min(owned.expected, position_of(oldest)) if oldest else owned.expected
         self._owned[partition] = owned
         self._put(Assigned(partition, owned.epoch, position, blob, self._seat.valid_until(sent), clean == b"1"))
@@ -177,6 +175,13 @@ class Leases:
     def _trim(self, wire: Wire) -> None:
         before_ms = int(self._seat.server_ms - self._keep_s * 1000)
         _raise_first(wire.exchange([self._scripts.trim.call((owned.stream,), before_ms) for owned in self._owned.values()]))
+
+
+def _read_so_far(delivered: int, last: int, added: int, read: int) -> int:
+    """Entries that were stored up to the one delivered last; -1 when the server does not know."""
+    if not delivered:
+        return 0
+    return added - (last - delivered) if era_of(delivered) == era_of(last) else read
 
 
 def _raise_first(replies: list[Any]) -> None:

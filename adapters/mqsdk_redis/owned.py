@@ -17,7 +17,8 @@ Range = tuple[int, int]
 class Owned:
     """expected: position of the next new entry. last: id of the last entry received. history: the pending list is read before new entries.
 
-    behind: there may be more to read. records, bytes: credit left, nothing before the first. give_back_by: set while it is asked back.
+    read_so_far: entries that were stored up to the expected one, -1 when not known. behind: there may be more to read.
+    records, bytes: credit left, nothing before the first. give_back_by: set while it is asked back. lost_tail: see `lose_tail`.
     """
 
     def __init__(self, partition: Partition, group: str, member: bytes, epoch: int, delivered: bytes, blob: bytes) -> None:
@@ -30,6 +31,7 @@ class Owned:
         self.delivered = self.last = delivered
         self.expected = position_of(delivered) + 1
         self.blob: bytes | None = blob  # as it was sent last; None when that failed
+        self.read_so_far = -1
         self.history = self.behind = True
         self.records = self.bytes = 0
         self.give_back_by: float | None = None
@@ -63,13 +65,13 @@ class Owned:
         """A read has failed: what it took may stand in the pending list, before everything newer."""
         self.history, self._after, self.behind = True, max(self._after, self.last, key=position_of), True
 
-    def receive(self, entries: Sequence[Entry], is_full: bool, lost_before: Callable[[bytes, int], bool]) -> list[bytes]:
+    def receive(self, entries: Sequence[Entry], is_full: bool, lost_before: Callable[[bytes], bool]) -> list[bytes]:
         """Take entries in. Returns the ids whose entries are gone although they were pending: to be acknowledged.
 
-        is_full: the read was cut by its limits. lost_before(id, place): whether entries between eras are gone before this one.
+        is_full: the read was cut by its limits. lost_before(id): whether entries between eras are gone before this one.
         """
         dead: list[bytes] = []
-        for place, (stream_id, fields) in enumerate(entries):
+        for stream_id, fields in entries:
             position = position_of(stream_id)
             if fields is None:
                 self._lost(position, position + 1, "retention")
@@ -78,9 +80,10 @@ class Owned:
                 continue
             is_new = position >= self.expected
             if position > self.expected:
-                self._jump(position, stream_id, place, lost_before)
+                self._jump(position, stream_id, lost_before)
             if is_new:
                 self.expected = position + 1
+                self.read_so_far += self.read_so_far >= 0
             self._buffer.append(RedisRecord(position, fields, redelivered=not is_new))
         if entries:
             self.last = max(self.last, entries[-1][0], key=position_of)
@@ -101,15 +104,21 @@ class Owned:
         else:
             self.lost_tail = (start, stop)
 
-    def _jump(self, position: int, stream_id: bytes, place: int, lost_before: Callable[[bytes, int], bool]) -> None:
+    def _jump(self, position: int, stream_id: bytes, lost_before: Callable[[bytes], bool]) -> None:
         """Positions between the expected one and this one hold nothing any more, or never did."""
         if self.lost_tail is not None and position >= self.lost_tail[1]:
             start, stop = self.lost_tail
             self.lost_tail = None
             self._lost(start, stop, "truncated")
             self.expected = stop
-        if position > self.expected and (era_of(position) == era_of(self.expected) or lost_before(stream_id, place)):
+        if position == self.expected:
+            return
+        if era_of(position) == era_of(self.expected):
             self._lost(self.expected, position, "retention")
+            self.read_so_far += position - self.expected if self.read_so_far >= 0 else 0
+        elif lost_before(stream_id):
+            self._lost(self.expected, position, "retention")
+            self.read_so_far = -1
 
     def _lost(self, start: int, stop: int, reason: str) -> None:
         last = self._buffer[-1] if self._buffer else None

@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Takes a partition that nobody owns. KEYS: stream, lease, ownership. ARGV: member, group, lease in ms, last id that this member knows of.
 -- Returns {'gone'} without stream or group, {'held'}, or
--- {'got', epoch, clean, blob, last delivered id, oldest pending id or '', last id, id that was skipped to or '', now in ms}.
+-- {'got', epoch, clean, blob, last delivered id, oldest pending id or '', last id, id that was skipped to or '',
+--  entries ever added, entries that the group has read or -1}.
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'gone'} end
-local delivered, pending = nil, 0
+local delivered, pending, read = nil, 0, -1
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local fields = {}
   for place = 1, #group, 2 do fields[group[place]] = group[place + 1] end
-  if fields['name'] == ARGV[2] then delivered, pending = fields['last-delivered-id'], fields['pending'] end
+  if fields['name'] == ARGV[2] then 
+    delivered, pending, read = fields['last-delivered-id'], fields['pending'], fields['entries-read'] or -1
+  end
 end
 if not delivered then return {'gone'} end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
@@ -21,10 +24,11 @@ local blob = redis.call('HGET', KEYS[3], 'sparse') or ''
 redis.call('HSET', KEYS[3], 'epoch', epoch, 'clean', '0')
 redis.call('SET', KEYS[2], ARGV[1] .. '|' .. epoch, 'PX', ARGV[3])
 
-local last = '0-0'
+local last, added = '0-0', 0
 local info = redis.call('XINFO', 'STREAM', KEYS[1])
 for place = 1, #info, 2 do
   if info[place] == 'last-generated-id' then last = info[place + 1] end
+  if info[place] == 'entries-added' then added = info[place + 1] end
 end
 local function parts(id)
   local era, sequence = string.match(id, '^(%d+)-(%d+)$')
@@ -40,4 +44,4 @@ if known_era > era or (known_era == era and known_sequence > sequence) then
 end
 local oldest = ''
 if pending > 0 then oldest = redis.call('XPENDING', KEYS[1], ARGV[2])[2] or '' end
-return {'got', epoch, clean, blob, delivered, oldest, last, skipped}
+return {'got', epoch, clean, blob, delivered, oldest, last, skipped, added, read}

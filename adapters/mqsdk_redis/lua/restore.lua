@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Makes a group, and a stream that is gone. KEYS: stream. ARGV: group, where it begins (`earliest`, `latest` or an id), `1` to make the stream.
 -- Returns {'gone'}, or {'made', id from which a stream made again is numbered on or ''}.
-local id, begin = '', ARGV[2]
+local id, begin, read = '', ARGV[2], nil
 if redis.call('EXISTS', KEYS[1]) == 0 then
   if ARGV[3] ~= '1' then return {'gone'} end
   redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
@@ -11,11 +11,13 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], id)
   return {'made', id}
 end
-if begin == 'latest' then begin = '$' end
+local stream, info = {}, redis.call('XINFO', 'STREAM', KEYS[1])
+for place = 1, #info, 2 do stream[info[place]] = info[place + 1] end
+if begin == 'latest' then begin, read = '$', stream['entries-added'] end
 if begin == 'earliest' then
   -- Just before the first entry, so that what retention has taken is no loss to a new group.
-  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-  begin = '$'
+  local first = stream['first-entry']
+  begin, read = '$', stream['entries-added'] - stream['length']
   if first then
     local era, sequence = string.match(first[1], '^(%d+)-(%d+)$')
     if sequence == '0' then
@@ -25,6 +27,6 @@ if begin == 'earliest' then
     end
   end
 end
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], begin)
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], begin, unpack(read and {'ENTRIESREAD', read} or {}))
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
 return {'made', ''}
