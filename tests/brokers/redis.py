@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -20,8 +19,7 @@ class RedisServer:
     """Started by the constructor; `stop` in any case. Frozen and killed by its own pid."""
 
     def __init__(self, folder: Path, *options: str, fsync: str = "everysec") -> None:
-        program = shutil.which("redis-server")
-        assert program is not None, HINT
+        program = installed()
         self.folder = folder
         self.port = free_port()
         self._command = [
@@ -30,6 +28,15 @@ class RedisServer:
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    @classmethod
+    def sentinel(cls, folder: Path, settings: Path) -> RedisServer:
+        """A sentinel instead of a server."""
+        found = cls.__new__(cls)
+        found.folder, found.port, found._process = folder, free_port(), None
+        found._command = [installed(), str(settings), "--port", str(found.port), "--bind", "127.0.0.1", "--sentinel"]
+        found.start()
+        return found
 
     @property
     def address(self) -> str:
@@ -98,5 +105,7 @@ def free_port() -> int:
         return port
 
 
-def words(text: str) -> Sequence[str]:
-    return text.split()
+def installed() -> str:
+    program = shutil.which("redis-server")
+    assert program is not None, HINT
+    return program
