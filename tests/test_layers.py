@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mqsdk/testing": ("mqsdk",),
     "adapters/mqsdk_log": ("mqsdk_log", "mqsdk.spi"),
     "adapters/mqsdk_log/engine": ("mqsdk_log.engine",),
+    "adapters/mqsdk_redis": ("mqsdk_redis", "mqsdk.spi"),
 }
 # folder -> modules of the world it may not import.
 CLIENTS = ("kafka", "confluent_kafka", "pika", "redis")
@@ -40,7 +41,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "mqsdk/spi": (*CLIENTS, "threading", "asyncio", "socket"),
     "mqsdk/runtime": CLIENTS,
     "mqsdk/api": CLIENTS,
-    "mqsdk/testing": (*CLIENTS, "mqsdk_log"),
+    "mqsdk/testing": (*CLIENTS, "mqsdk_log", "mqsdk_redis"),
 }
 # hooks.py declares the one plugin hook; `mqsdk.spi` itself does not import it, so an import of mqsdk does not pay for pluggy.
 THIRD_PARTY_ALLOWED = {Path("mqsdk/spi/hooks.py"): "pluggy"}
@@ -82,7 +83,7 @@ def import_problem(path: Path, folder: str, found: Import) -> str:
     module = found.module
     if within(module, (THIRD_PARTY_ALLOWED.get(path, "-"),)):
         return ""
-    ours = within(module, ("mqsdk", "mqsdk_log"))
+    ours = within(module, ("mqsdk", "mqsdk_log", "mqsdk_redis"))
     if ours and not within(module, MAY_IMPORT[folder]):
         return f"imports {module}"
     if within(module, FORBIDDEN.get(folder, ())):
@@ -159,6 +160,8 @@ def test_the_distribution_of_an_adapter_is_not_a_package_named_adapters() -> Non
         ("adapters/mqsdk_log/engine/log.py", "from mqsdk.spi import Record"),
         ("adapters/mqsdk_log/engine/log.py", "from .. import backend"),
         ("adapters/mqsdk_log/engine/log.py", "import msgspec"),
+        ("adapters/mqsdk_redis/consumer.py", "from mqsdk.core import machine"),
+        ("adapters/mqsdk_redis/consumer.py", "import mqsdk_log"),
     ],
 )
 def test_a_violation_is_seen(path: str, line: str) -> None:

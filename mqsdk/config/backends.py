@@ -13,15 +13,16 @@ from mqsdk.errors import ConfigError
 
 GROUP = "mqsdk"
 EMBEDDED = "log"
-LATER = frozenset({"kafka", "rabbitmq", "redis"})
+LATER = frozenset({"kafka", "rabbitmq"})
+SHIPPED = {EMBEDDED: "mqsdk_log", "redis": "mqsdk_redis"}
 COMMON_KEYS = frozenset({"servers", "tls", "auth", "options"})
 
 
 @cache
 def installed() -> dict[str, EntryPoint]:
-    """Entry points by backend name. The embedded log is always among them: it ships in this distribution."""
+    """Entry points by backend name. Those that ship in this distribution are always among them."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return {EMBEDDED: EntryPoint(EMBEDDED, "mqsdk_log", GROUP), **found}
+    return {**{name: EntryPoint(name, module, GROUP) for name, module in SHIPPED.items()}, **found}
 
 
 def refusal(name: str) -> tuple[str, str] | None:
