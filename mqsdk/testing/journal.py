@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 # kind, outcome, attempt | epoch, pid, partition | sequence | monotonic seconds | id, key, group | CRC-32 of all before it
-_RECORD = struct.Struct("<BBHIIiqd48s32s24sI")
+_RECORD = struct.Struct("<BBHQIiqd48s32s24sI")
 _BODY = _RECORD.size - 4
 RECORD_BYTES = _RECORD.size  # so that a file's size tells how many records it holds
 SUFFIX = ".journal"

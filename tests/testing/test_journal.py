@@ -16,13 +16,13 @@ from mqsdk.testing.journal import Journal, Kind, Outcome, read_journal, read_jou
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     journal = Journal.in_folder(tmp_path, "consumer")
     journal.send_invoke("m1", "käse", 7)
-    journal.start("m1", group="billing", key="käse", attempt=2, epoch=5, partition=3)
-    journal.end("m1", group="billing", ok=False, attempt=2, epoch=5)
+    journal.start("m1", group="billing", key="käse", attempt=2, epoch=1 << 41, partition=3)
+    journal.end("m1", group="billing", ok=False, attempt=2, epoch=1 << 41)
     journal.fault("kill", on=True, pid=42)
     journal.close()
     invoke, start, end, fault = read_journals(tmp_path)
     assert (invoke.kind, invoke.id, invoke.key, invoke.sequence, invoke.pid) == (Kind.SEND_INVOKE, "m1", "käse", 7, os.getpid())
-    assert (start.group, start.attempt, start.epoch, start.partition) == ("billing", 2, 5, 3)
+    assert (start.group, start.attempt, start.epoch, start.partition) == ("billing", 2, 1 << 41, 3)
     assert (end.kind, end.outcome) == (Kind.END, Outcome.FAILED)
     assert (fault.id, fault.outcome, fault.pid) == ("kill", Outcome.ON, 42)
     assert invoke.time <= start.time <= end.time <= fault.time
