@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
+from mqsdk.spi import NewRecord, Record, decode_headers
+from mqsdk.spi import envelope as headers
 from mqsdk_redis.ids import clock_ms, id_of
 
-BODY, KEY, FOREIGN_KEY, ID = b"body", b"mq-key", b"key", b"mq-id"
-_ATTEMPT = b"mq-attempt"
+BODY, KEY, FOREIGN_KEY, ID = b"body", b"mq-key", b"key", headers.ID.encode()
+_TIMESTAMP, _VERSION, _PRODUCER, _SEQUENCE, _ATTEMPT, _DUE, _CONTENT_TYPE = (
+    name.encode()
+    for name in (headers.TIMESTAMP, headers.VERSION, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, headers.CONTENT_TYPE)
+)
+_ENVELOPE_VERSION = headers.ENVELOPE_VERSION.encode()
 
 
 class RedisRecord(Record):
@@ -75,10 +80,19 @@ def _foreign(fields: Sequence[bytes]) -> tuple[bytes | None, bytes, Sequence[byt
 
 
 def fields_of(record: NewRecord) -> list[bytes]:
-    """The entry of a record: names and values in turn."""
+    """The entry of a record: names and values in turn. The headers are those of `spi.encode_headers`, without a list of pairs between."""
     fields = [BODY, record.value]
     if record.key is not None:
         fields += (KEY, record.key)
-    for name, value in encode_headers(record):
-        fields += (name.encode(), value)
+    fields += (ID, record.id.encode(), _TIMESTAMP, b"%d" % record.timestamp_ms, _VERSION, _ENVELOPE_VERSION)
+    if record.producer:
+        fields += (_PRODUCER, record.producer.encode(), _SEQUENCE, b"%d" % record.sequence)
+    if record.attempt > 1:
+        fields += (_ATTEMPT, b"%d" % record.attempt)
+    if record.due_ms is not None:
+        fields += (_DUE, b"%d" % record.due_ms)
+    if record.content_type is not None:
+        fields += (_CONTENT_TYPE, record.content_type.encode())
+    for name, value in (*record.extra, *record.headers):
+        fields += (name.encode(), value.encode())
     return fields

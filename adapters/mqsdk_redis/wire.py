@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,6 +23,7 @@ from mqsdk_redis.options import Settings
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
+READ_BYTES = 1 << 18
 ATTEMPTS = 3
 FIRST_WAIT_S = 0.1
 FAILURES = (redis.exceptions.RedisError, OSError)
@@ -96,7 +98,8 @@ class Wire:
         if sock is None:
             raise redis.exceptions.ConnectionError("the connection was closed")
         sock.settimeout(max(timeout_s, 0.001))
-        self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        packed = b"".join([pack_command(tuple(command)) for command in commands])
+        self._connection.send_packed_command([packed], check_health=False)
 
     def receive(self) -> Any:
         try:
@@ -212,7 +215,7 @@ class Dialer:
         how: dict[str, Any] = {
             "host": host, "port": port, "db": database, "username": user, "password": password,
             "socket_timeout": min(timeout_s, ANSWER_TIMEOUT_S), "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0),
-            "protocol": 2, "legacy_responses": False, "decode_responses": False, "driver_info": None,
+            "protocol": 2, "legacy_responses": False, "decode_responses": False, "driver_info": None, "socket_read_size": READ_BYTES,
         }  # fmt: skip
         plain: Any = redis.Connection
         connection = plain(**how) if self._context is None else _Secured(context=self._context, **how)

@@ -145,8 +145,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert program is not None, "openssl is not installed: apt-get install -y openssl"
     for name, subject in (("good", "IP:127.0.0.1"), ("other", "DNS:elsewhere.invalid")):
         subject_and_name = ["-subj", "/CN=test", "-addext", f"subjectAltName={subject}"]
-        files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
-        how = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
+        how: list[str] = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
         subprocess.run([program, *how, *subject_and_name, *files], check=True, capture_output=True)
     return folder
 

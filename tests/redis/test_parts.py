@@ -13,7 +13,7 @@ from mqsdk_redis.options import Settings
 from mqsdk_redis.owned import Owned
 from mqsdk_redis.records import RedisRecord, fields_of
 
-from mqsdk.spi import Batch, ConfigError, Gap, NewRecord, Partition
+from mqsdk.spi import Batch, ConfigError, Gap, NewRecord, Partition, encode_headers
 from mqsdk.spi.tls import Tls
 
 COUNTED = st.tuples(st.just(0), st.integers(1, 1 << 61))
@@ -53,7 +53,10 @@ def test_a_record_survives_its_entry_whatever_its_headers_are_called(
     value: bytes, key: bytes | None, headers: list[tuple[str, str]]
 ) -> None:
     new = NewRecord(1, Partition("t", 0), key, value, "id-1", 1234, "text/plain", tuple(headers), "p", 7, attempt=2, extra=(("mq-x", "y"),))
-    found = RedisRecord(9, fields_of(new))
+    fields = fields_of(new)
+    pairs = [(name.decode(), item) for name, item in zip(fields[::2], fields[1::2], strict=True)]
+    assert pairs[1 if key is None else 2 :] == encode_headers(new)
+    found = RedisRecord(9, fields)
     assert (found.key, found.value, found.headers) == (key, value, tuple(headers))
     assert (found.id, found.timestamp_ms, found.content_type) == ("id-1", 1234, "text/plain")
     assert (found.producer, found.sequence, found.attempt, found.extra) == ("p", 7, 2, (("mq-x", "y"),))

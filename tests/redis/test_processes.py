@@ -1,0 +1,86 @@
+"""The same command line and application as on the embedded log, with processes that are killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mqsdk.config.load import load
+from tests.brokers.redis import RedisServer
+from tests.processes import MQSDK, Running, mqsdk
+
+APP = """
+from mqsdk import App, Backoff, Message, RetryPolicy
+app = App()
+
+@app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=2, backoff=Backoff("10ms")))
+def bill(order: dict, message: Message) -> None:
+    if order.get("bad"):
+        raise ValueError("cannot be billed")
+    print("billed", order["id"], "attempt", message.attempt, flush=True)
+    if order.get("stuck"):
+        import time
+        time.sleep(600)
+"""
+CONFIG = """
+version: 1
+app: shop
+clusters:
+  main: {{backend: redis, servers: ["{address}"], lease: 1s}}
+routes: [{{topics: ["*"], cluster: main}}]
+topics: {{"orders": {{partitions: 2}}}}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server")
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "mqsdk.yaml").write_text(CONFIG.format(address=server.address))
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    yield tmp_path
+    server.stop()
+
+
+def publish(folder: Path, **order: object) -> None:
+    done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_consumer_is_replaced_and_dead_letters_are_kept(folder: Path) -> None:
+    with Running([*MQSDK, "run", "shop:app"], folder) as first:
+        publish(folder, id=1)
+        first.wait_for("billed 1 attempt 1")
+        publish(folder, id=2, stuck=True)
+        publish(folder, id=3, bad=True)
+        publish(folder, id=4)
+        first.wait_for("billed 2")
+        first.kill()
+    (folder / "shop.py").write_text(APP.replace("sleep(600)", "sleep(0)"))
+    with Running([*MQSDK, "run", "shop:app"], folder) as second:
+        second.wait_for("billed 2")
+        second.wait_for("billed 4")
+        assert not [line for line in second.lines if "billed 1" in line]
+        assert second.stop() == 0
+    listed = mqsdk(folder, "dlq", "list", "orders", "billing", "--json")
+    assert [json.loads(line)["reason"] for line in listed.stdout.splitlines()] == ["exhausted"]
+    lag = mqsdk(folder, "lag", "--json")
+    assert lag.returncode == 0, lag.stderr
+    assert mqsdk(folder, "peek", "orders", "-n", "1").returncode == 0
+
+
+@pytest.mark.parametrize("profile", ["", "production", "sentinels"])
+def test_the_shipped_configuration_is_valid_in_every_profile(profile: str, tmp_path: Path) -> None:
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "redis.yaml"
+    (tmp_path / "mqsdk.yaml").write_text(shipped.read_text())
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    found = load(tmp_path / "mqsdk.yaml", environ={"MQSDK_ENV": profile, "REDIS_PASSWORD": "secret"} if profile else {})
+    (cluster,) = found.clusters.values()
+    assert cluster.backend == "redis"
+    assert "secret" not in repr(found)
