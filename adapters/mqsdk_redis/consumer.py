@@ -275,11 +275,11 @@ class RedisConsumer(Consumer):
 
     def _sleep(self, give_up: float, may_read: bool) -> bool:
         """Wait for an entry, a wake-up, news of the group or the next thing to do. True when the group may have something new."""
-        if self._outbox or (may_read and any(owned.wants or owned.has_news for owned in self._owned.values())):
-            return False
         now = time.monotonic()
         if self._wire is None:
             self._waiter.sleep({}, min(give_up, self._retry_at) - now)
+            return False
+        if self._outbox or (may_read and any(owned.wants or owned.has_news for owned in self._owned.values())):
             return False
         try:
             streams = self._watched()

@@ -48,6 +48,12 @@ class RedisStage(Stage):
     def make_backend(self, **options: Any) -> RedisBackend:
         return backend_over(self.server, **options)
 
+    @property
+    def backend(self) -> RedisBackend:
+        found = super().backend
+        assert isinstance(found, RedisBackend)
+        return found
+
     def pending(self, topic: str, partition: int = 0) -> int:
         found = self.server.call("XPENDING", names.stream(Partition(topic, partition)), "g")
         assert isinstance(found, dict)
