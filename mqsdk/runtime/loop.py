@@ -101,7 +101,6 @@ class ConsumerLoop:
         self._tuning = tuning
         self._longest_poll_s = min(LONGEST_POLL_S, lease_s / 3)
         self._gates: dict[tuple[Partition, int], Gate] = {}
-        self._valid_until = float("inf")
         self._drained: Drained | None = None
         self._closed = False
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
@@ -204,7 +203,6 @@ class ConsumerLoop:
     def _note(self, event: ConsumerEvent) -> None:
         """Keep the start gates, and tell observers what a person would want to see."""
         if isinstance(event, Renewed):
-            self._valid_until = event.valid_until
             for gate in self._gates.values():
                 if gate.valid_until:  # a fenced gate stays shut
                     gate.valid_until = event.valid_until
@@ -225,19 +223,19 @@ class ConsumerLoop:
     # --- actions ----------------------------------------------------------------------------------------------------------------
 
     def _perform(self, actions: list[Action]) -> None:
-        started = False
+        # First what no adapter can make fail: the machine counts these jobs as running, and one that is never started would be so for ever.
+        runs = [action for action in actions if type(action) is Run]
+        for run in runs:
+            self._start(run)
+        if runs:
+            self._workers.flush()
         for action in actions:
-            if type(action) is Run:
-                self._start(action)
-                started = True
-            elif type(action) is Credit:
+            if type(action) is Credit:
                 self._consumer.credit(action.partition, action.records, action.bytes)
             elif type(action) is Settle:
                 self._settle(action)
-            else:
+            elif type(action) is not Run:
                 self._perform_rare(action)
-        if started:
-            self._workers.flush()
 
     def _start(self, action: Run) -> None:
         job = action.job
@@ -287,8 +285,8 @@ class ConsumerLoop:
         self._broken = True
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
-        for partition, epoch in list(self._gates):
-            self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch)]))
+        # All at once: what is left to one partition while another is lost would be a call to an adapter that has just failed.
+        self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in self._gates]))
         self._close_consumer(self._clock.mono() + wait)
         self._wait_before_restart(wait)
         if self._drained is None:
@@ -305,7 +303,9 @@ class ConsumerLoop:
         end = self._clock.mono() + wait
         while self._drained is None and (left := end - self._clock.mono()) > 0:
             self._clock.sleep(min(left, 0.1))
-            self._perform(self._machine.feed(self._clock.mono(), self._results.take()))
+            events = self._results.take()
+            self._note_ends(events)
+            self._perform(self._machine.feed(self._clock.mono(), events))
 
     def _close_consumer(self, deadline: float) -> None:
         try:

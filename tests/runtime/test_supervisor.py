@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from mqsdk.config.model import Cluster, Configuration, Route
-from mqsdk.core.actions import Failure
+from mqsdk.core.actions import Failure, Job, Run, Settle
 from mqsdk.core.retry import Backoff, RetryPolicy
 from mqsdk.errors import CapabilityError, StateError, Unavailable
 from mqsdk.events import DeadLettered, Event, Retried
-from mqsdk.message import Call, Receipt
+from mqsdk.message import Call, Origin, Receipt
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.publisher import Draft
 from mqsdk.runtime.supervisor import Supervisor
-from mqsdk.spi import Capabilities, Partition, Record
+from mqsdk.spi import Capabilities, Partition, Progress, Record
 from mqsdk.testing.simlog import MEMORY, SimBackend, SimLog
 
 BOUND_S = 5.0
@@ -302,6 +302,69 @@ def test_a_consumer_whose_adapter_breaks_is_restarted(process: Process, monkeypa
     process.wait(lambda: loop._consumer is not broken)
     process.publish("orders", "a")
     assert handler.wait_for(1) == [(b"a", 1)]
+
+
+def test_an_adapter_that_fails_at_every_call_does_not_end_the_consumer(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqsdk.runtime.loop.RESTART_FIRST_S", 0.01)
+    handler = Recorder()
+    process.start(handler, tuning={"in_flight_records": 4})
+    process.wait(lambda: len(owned(process)) == 8)
+    (_, loop) = process.supervisor.loops[0]
+    broken = loop._consumer
+
+    def fails(*given: Any) -> Any:
+        raise TypeError("a defect of the adapter")
+
+    for name in ("poll", "credit", "settle"):
+        monkeypatch.setattr(broken, name, fails)
+    broken.wake()
+    process.wait(lambda: loop._consumer is not broken)
+    process.publish("orders", "a")
+    assert handler.wait_for(1) == [(b"a", 1)]
+
+
+def test_a_job_is_started_even_if_the_settle_before_it_fails(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Recorder()
+    process.start(handler)
+    process.wait(lambda: len(owned(process)) == 8)
+    (_, loop) = process.supervisor.loops[0]
+    partition, epoch = next(iter(loop._gates))
+
+    def settle(progress: Any) -> None:
+        raise TypeError("a defect of the adapter")
+
+    monkeypatch.setattr(loop._consumer, "settle", settle)
+    job = Job(1_000_000, partition, Origin("orders", "billing", "local", partition.number, epoch), [Record(0, None, b"a")], 1, batch=False)
+    with pytest.raises(TypeError):
+        loop._perform([Settle(Progress(partition, epoch, 0)), Run(job)])
+    assert handler.wait_for(1) == [(b"a", 1)]
+
+
+def test_a_change_that_comes_while_the_consumer_is_restarted_reaches_its_workers(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqsdk.runtime.loop.RESTART_FIRST_S", 0.3)
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def behave(record: Record) -> None:
+        entered.release()
+        assert go.wait(BOUND_S)
+
+    process.supervisor.apply(_with_concurrency(process.configuration, 1))
+    process.start(Recorder(behave), tuning={})
+    (_, loop) = process.supervisor.loops[0]
+    broken = loop._consumer
+
+    def poll(max_records: int, timeout_s: float) -> list[Any]:
+        raise Unavailable("the server went away", cluster="local", backend="memory")
+
+    monkeypatch.setattr(broken, "poll", poll)
+    broken.wake()
+    process.wait(lambda: loop.failure != "")
+    process.supervisor.apply(_with_concurrency(process.configuration, 3))
+    process.wait(lambda: loop._consumer is not broken)
+    process.publish("orders", *"abcdef")
+    for _ in range(3):
+        assert entered.acquire(timeout=BOUND_S)
+    go.set()
 
 
 def test_a_stop_whose_last_settle_fails_is_not_clean(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
