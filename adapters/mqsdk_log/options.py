@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mqsdk.spi import ConfigError, Problem
+from mqsdk.spi import ConfigError
+from mqsdk.spi.options import checked_options
 
 Durability = Literal["none", "interval", "always"]
 LONGEST_INTERVAL_S = 60.0
@@ -33,19 +33,7 @@ class Options:
     def parse(cls, given: Mapping[str, Any], cluster: str) -> Options:
         """Raises ConfigError that lists every unknown key and every value that cannot be used."""
         known = {field.name: _CHECKS[field.name] for field in fields(cls)}
-        problems: list[Problem] = []
-        values: dict[str, Any] = {}
-        for key, value in given.items():
-            where = f"clusters.{cluster}.{key}"
-            if key not in known:
-                close = get_close_matches(key, known, 1)
-                fix = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
-                problems.append(Problem(where, "unknown key of the embedded log", fix))
-                continue
-            try:
-                values[key] = known[key](value)
-            except ValueError as error:
-                problems.append(Problem(where, str(error)))
+        values, problems = checked_options(given, known, cluster, "the embedded log")
         if problems:
             raise ConfigError.of(problems)
         return cls(**values)

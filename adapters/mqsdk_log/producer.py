@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mqsdk.spi import EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
+from mqsdk.spi.answers import put_outcome
 from mqsdk_log.engine.errors import LogError
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
@@ -69,18 +70,9 @@ class LogProducer(Producer):
                 middle = len(run) // 2  # one of them is too large, or all together are: the others are not to suffer for it
                 self._publish_runs(iter((run[:middle], run[middle:])), deadline)
                 continue
-            self._answer(run, outcome)
+            put_outcome(self._events, run, outcome)
             if isinstance(outcome, Unknown) or (isinstance(outcome, Rejected) and outcome.retryable):
                 held_back = _HELD_BACK
-
-    def _answer(self, run: Sequence[NewRecord], outcome: Answer) -> None:
-        put = self._events.put
-        if run[-1].token - run[0].token == len(run) - 1:
-            put(Published(run[0].token, outcome, len(run)))
-            return
-        for index, new in enumerate(run):  # tokens of several partitions mixed: an answer each
-            base = outcome.position if isinstance(outcome, Stored) else None
-            put(Published(new.token, outcome if base is None else Stored(base + index)))
 
     # --- encoding -----------------------------------------------------------------------------------------------------------------
 

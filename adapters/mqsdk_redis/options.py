@@ -6,10 +6,10 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
 from mqsdk.spi import ConfigError, Problem
+from mqsdk.spi.options import checked_options
 from mqsdk.spi.tls import Tls
 
 DEFAULT_PORT = 6379
@@ -72,21 +72,9 @@ class Settings:
 
 
 def _checked(given: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], cluster: str) -> tuple[dict[str, Any], list[Problem]]:
-    problems: list[Problem] = []
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        where = f"clusters.{cluster}.{key}"
-        if key not in checks:
-            close = get_close_matches(key, checks, 1)
-            fix = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(checks)}"
-            problems.append(Problem(where, "unknown key of a Redis cluster", fix))
-            continue
-        try:
-            if value is not None:
-                values[key] = checks[key](value)
-        except ValueError as error:
-            problems.append(Problem(where, str(error)))
-    return values, problems
+    """A key without a value is one that is not given."""
+    known = {key: value for key, value in given.items() if value is not None or key not in checks}
+    return checked_options(known, checks, cluster, "a Redis cluster")
 
 
 def _servers(value: Any) -> tuple[tuple[str, int], ...]:

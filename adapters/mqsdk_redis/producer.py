@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mqsdk.spi import BackendError, EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
+from mqsdk.spi import BackendError, EventSink, NewRecord, Partition, Producer, Rejected, Stored, Unknown
+from mqsdk.spi.answers import put_outcome
 from mqsdk_redis import names
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import refusal
@@ -39,7 +40,7 @@ class RedisProducer(Producer):
         try:
             wire = self._client.borrow(deadline)
         except BackendError as error:
-            self._answer(batch, Rejected("backend", error.what, retryable=error.retryable, fix=error.fix))
+            put_outcome(self._events, batch, Rejected("backend", error.what, retryable=error.retryable, fix=error.fix))
             return
         queues = [_calls(records) for records in _by_partition(batch)]
         try:
@@ -71,7 +72,7 @@ class RedisProducer(Producer):
                 going.append(queue)
             else:
                 for held_back in queue:
-                    self._answer(held_back, _HELD_BACK)
+                    put_outcome(self._events, held_back, _HELD_BACK)
         return going
 
     def _command(self, records: Sequence[NewRecord]) -> Command:
@@ -86,33 +87,24 @@ class RedisProducer(Producer):
     def _told(self, records: Sequence[NewRecord], reply: Any) -> bool:
         """Answer for the records of one call. False where nothing newer may follow."""
         if isinstance(reply, Rejected | Unknown):
-            self._answer(records, reply)
+            put_outcome(self._events, records, reply)
             return False
         if isinstance(reply, ResponseError):
             outcome = refusal(reply)
-            self._answer(records, outcome)
+            put_outcome(self._events, records, outcome)
             return isinstance(outcome, Rejected) and not outcome.retryable
         runs, failed = reply
         done = 0
         for first, _, count in runs:
-            self._answer(records[done : done + count], Stored(position_of(first)))
+            put_outcome(self._events, records[done : done + count], Stored(position_of(first)))
             done += count
         if runs and not runs[-1][1].startswith(b"0-"):
             self._eras[records[0].partition] = runs[-1][1].split(b"-")[0]
         if failed is None:
             return True
         outcome = refusal(ResponseError(failed.decode("utf-8", "replace")))
-        self._answer(records[done:], outcome)
+        put_outcome(self._events, records[done:], outcome)
         return isinstance(outcome, Rejected) and not outcome.retryable
-
-    def _answer(self, records: Sequence[NewRecord], outcome: Answer) -> None:
-        put = self._events.put
-        if records[-1].token - records[0].token == len(records) - 1:
-            put(Published(records[0].token, outcome, len(records)))
-            return
-        for index, record in enumerate(records):  # tokens of several partitions mixed: an answer each
-            base = outcome.position if isinstance(outcome, Stored) else None
-            put(Published(record.token, outcome if base is None else Stored(base + index)))
 
 
 def _by_partition(batch: Sequence[NewRecord]) -> list[Sequence[NewRecord]]:

@@ -119,12 +119,7 @@ class Publisher:
         if self._closed:
             raise StateError("the publisher is closed", where=f"cluster {self._cluster.name}", state="CLOSED")
         deadline = self._clock.mono() + timeout_s
-        known = self._topics.get(topic) or self._prepare(topic)
-        if len(drafts) == 1:
-            draft = drafts[0]
-            number = self._sticky_partition(known, 1) if draft.key is None else partition_of(draft.key, len(known.partitions))
-            return self._send_run(known, number, drafts, deadline)
-        return self._send_many(known, drafts, deadline)
+        return self._send_many(self._topics.get(topic) or self._prepare(topic), drafts, deadline)
 
     def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Answer:
         """As `send` for one draft. Written out flat: at 60,000 a second every call and list of the general way shows."""
@@ -291,10 +286,6 @@ class Publisher:
             count = found
         with self._lock:
             return self._topics.setdefault(name, _Topic(name, count, self._sticky))
-
-    def forget(self, name: str) -> None:
-        """Look the topic up again at its next publish (it was deleted or changed)."""
-        self._topics.pop(name, None)
 
     def _sticky_partition(self, topic: _Topic, records: int) -> int:
         with self._lock:

@@ -46,7 +46,6 @@ class Supervisor:
         self.loops: list[tuple[Declared, ConsumerLoop]] = []
         self._threads: list[threading.Thread] = []
         self._publishers: dict[str, Publisher] = {}
-        self._by_topic: dict[str, Publisher] = {}
         self._lock = threading.Lock()
         self._event_loop: EventLoop | None = None
         self._draining = False
@@ -57,13 +56,7 @@ class Supervisor:
 
     def publisher(self, topic: str) -> Publisher:
         """The publisher of the topic's cluster. Raises PublishRejected(no_route), ConfigError or BackendError."""
-        return self._by_topic.get(topic) or self._find_publisher(topic)
-
-    def _find_publisher(self, topic: str) -> Publisher:
-        name = self.clusters.name_of(topic)
-        publisher = self.publisher_of(name)
-        self._by_topic[topic] = publisher
-        return publisher
+        return self.publisher_of(self.clusters.name_of(topic))
 
     def publisher_of(self, cluster: str) -> Publisher:
         """The publisher of a cluster by its name."""
@@ -191,9 +184,6 @@ class Supervisor:
             self._event_loop = (self.environment.make_event_loop or EventLoop)(f"mqsdk-{self.app}-loop")
         return self._event_loop
 
-    def has_event_loop(self) -> bool:
-        return self._event_loop is not None
-
     def _wall_offset_s(self) -> float:
         clock = self.environment.clock
         return clock.wall_ms() / 1000 - clock.mono()
@@ -229,7 +219,6 @@ class Supervisor:
         """Give running consumers the live keys of a new configuration. One reference is swapped; nobody sees half of it."""
         self.configuration = configuration
         self.clusters.configuration = configuration
-        self._by_topic = {}
         for declared, loop in self.loops:
             loop.retune(self.tuning(declared))
 
@@ -344,7 +333,7 @@ class Supervisor:
         deadline = clock.mono() + timeout_s
         report = self.stop(timeout_s) if self.loops else StopReport()
         flushed = [publisher.close(deadline) for publisher in self._publishers.values()]
-        self._publishers, self._by_topic = {}, {}
+        self._publishers = {}
         if self._event_loop is not None:
             self._event_loop.close(max(0.1, deadline - clock.mono()))
             self._event_loop = None

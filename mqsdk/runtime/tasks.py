@@ -43,9 +43,6 @@ class EventLoop:
         """What the loop's thread is doing now."""
         return thread_stack(self._thread.ident or 0)
 
-    def is_current(self) -> bool:
-        return threading.current_thread() is self._thread
-
     def close(self, timeout_s: float) -> bool:
         """False when the loop's thread did not end in time: a handler blocks it."""
         if self.loop.is_closed():

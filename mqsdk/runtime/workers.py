@@ -28,7 +28,10 @@ SLOW_S = 0.005
 
 
 class Gate:
-    """Start gate of one ownership: nothing starts at or after `valid_until` (monotonic seconds). Written by the I/O thread only."""
+    """Start gate of one ownership: nothing starts at or after `valid_until` (monotonic seconds).
+
+    Written by the I/O thread; a drain shuts it from any thread.
+    """
 
     __slots__ = ("valid_until",)
 

@@ -269,11 +269,11 @@ def _with_concurrency(configuration: Configuration, concurrency: int) -> Configu
 def test_another_process_takes_over_what_a_crashed_one_had_not_settled() -> None:
     store = SimLog()
     first, second = Process(store), Process(store)
-    inside = threading.Event()
+    inside, go = threading.Event(), threading.Event()
 
     def hang(record: Record) -> None:
         inside.set()
-        threading.Event().wait(BOUND_S)
+        assert go.wait(BOUND_S)
 
     first.start(Recorder(hang), tuning={"concurrency": 1})
     first.publish("orders", "a", "b")
@@ -285,6 +285,10 @@ def test_another_process_takes_over_what_a_crashed_one_had_not_settled() -> None
     second.start(handler)
     assert sorted(handler.wait_for(2)) == [(b"a", 1), (b"b", 1)]
     second.supervisor.close(BOUND_S)
+    go.set()
+    first.supervisor.close(
+        BOUND_S
+    )  # only its backend has died: the threads are this process's, and would spin through the tests that follow
 
 
 def test_a_consumer_whose_adapter_breaks_is_restarted(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
