@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CASES: dict[str, Case] = {
     case.name: case for module in (publish, handlers, peers, latency, concurrency, footprint, backlog) for case in module.CASES
 }
+# Set on machines of developers; a start without cached bytecode is not what a user has.
+DEVELOPMENT = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE")
 Values = dict[str, list[float]]
 
 
@@ -82,7 +84,7 @@ def measure(names: list[str], rounds: int) -> tuple[Values, list[str]]:
 
 def one(name: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("MQSDK_")}
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("MQSDK_") and key not in DEVELOPMENT}
         environ["MQSDK_STATE"] = os.path.join(folder, "state")
         command = [sys.executable, str(Path(__file__).resolve()), "--case", name]
         return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)

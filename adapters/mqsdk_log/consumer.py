@@ -124,20 +124,21 @@ class LogConsumer(Consumer):
     # --- collecting --------------------------------------------------------------------------------------------------------------------
 
     def _collect(self, max_records: int, give_up: float) -> list[ConsumerEvent]:
-        nudged = False
         while True:
             now = time.monotonic()
-            if now >= self._glance_at:
-                self._glance_at = now + GLANCE_S
-                nudged = nudged or self._seat.is_restless()
-            if nudged or now >= self._seat.due:
-                self._turn(now, nudged)
+            restless = now >= self._glance_at and self._glance(now)
+            if restless or now >= self._seat.due:
+                self._turn(now, restless)
             self._fetch(max_records)
             if self._events or self._woken or self._closing or now >= give_up:
                 self._woken = False
                 events, self._events = self._events, []
                 return events
-            nudged = self._sleep(min(give_up, self._seat.due))
+            self._sleep(min(give_up, self._seat.due))
+
+    def _glance(self, now: float) -> bool:
+        self._glance_at = now + GLANCE_S
+        return self._seat.is_restless()
 
     def _turn(self, now: float, nudged: bool) -> None:
         put = self._events.append
@@ -247,8 +248,12 @@ class LogConsumer(Consumer):
 
     # --- sleeping ----------------------------------------------------------------------------------------------------------------------
 
-    def _sleep(self, until: float) -> bool:
-        """Wait for an append, a wake-up, a neighbour's death or `until`. True when the group may have something new."""
+    def _sleep(self, until: float) -> None:
+        """Wait for an append, a wake-up, a neighbour's death or `until`.
+
+        Who is woken reads first and looks at the group before the next sleep: an append and the group wake through the same FIFO, and a
+        look at the group costs more than the record that was waited for.
+        """
         for waiter in self._waiters:
             waiter.arm()
         self._sleeping = True
@@ -257,27 +262,23 @@ class LogConsumer(Consumer):
             if self._seat.is_restless():
                 self._turn(time.monotonic(), True)
             if self._events or self._woken or self._closing or any(owned.has_more for owned in self._owned.values()):
-                return False
+                return
             crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
             wait_s = min(until - time.monotonic(), CROWDED_S if crowded else BOUND_S)
-            return self._wait(max(wait_s, 0.0))
+            self._wait(max(wait_s, 0.0))
         finally:
             self._sleeping = False
             for waiter in self._waiters:
                 waiter.disarm()
                 waiter.drain()
 
-    def _wait(self, wait_s: float) -> bool:
-        ready = self._poller().poll(wait_s * 1000)
-        if not ready:
-            return False
-        fds = {fd for fd, _ in ready}
+    def _wait(self, wait_s: float) -> None:
+        fds = {fd for fd, _ in self._poller().poll(wait_s * 1000)}
         if self._wake_fds[0] in fds:
             drain(self._wake_fds[0])
         if self._polled_peer in fds:
             self._seat.hang_up()
             self._poll = None
-        return bool(fds - {self._wake_fds[0]})
 
     def _poller(self) -> select.poll:
         if self._poll is None or self._polled_peer != self._seat.watched_fd:

@@ -116,7 +116,7 @@ class Waiter:
     def drain(self) -> None:
         if self._fd >= 0:
             with suppress(BlockingIOError):
-                while os.read(self._fd, 4096):
+                while len(os.read(self._fd, 4096)) == 4096:
                     pass
 
     def fds(self) -> list[int]:
