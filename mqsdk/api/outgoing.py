@@ -17,7 +17,7 @@ from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
 from mqsdk.errors import Duration, InvalidMessage, PublishRejected
 from mqsdk.message import CURRENT, Outgoing, current_message
-from mqsdk.runtime.publisher import Draft
+from mqsdk.runtime.sender import Draft
 
 MAX_KEY_BYTES = 1024
 MAX_HEADERS, MAX_HEADER_BYTES = 64, 16 * 1024

@@ -14,7 +14,8 @@ from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
 from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, StateError
 from mqsdk.message import CURRENT, Receipt
-from mqsdk.runtime.publisher import Draft, Publisher, as_rejected
+from mqsdk.runtime.publisher import Publisher, as_rejected
+from mqsdk.runtime.sender import Draft
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

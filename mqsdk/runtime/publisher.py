@@ -1,14 +1,14 @@
 """Publishing to one cluster: partition, sequence, repeats within the deadline, receipts; and the sender thread behind nowait and async.
 
 `send` runs on the caller's thread and holds no lock of ours while the adapter stores: a queue round trip to another thread costs 13 us,
-three times the log's whole append.
+three times the log's whole append. Where the adapter answers later, every partition's records are handed over before the first answer is
+waited for, and nothing newer follows before the answers are there: a repeat never comes behind a newer record of its partition.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import repeat
@@ -21,28 +21,13 @@ from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import AccessDenied, BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
-from mqsdk.spi import Backend, Flow, Link, NewRecord, Outcome, Partition, ProducerEvent, Published, Rejected, Stored, Unknown
-
-Answer = Receipt | PublishRejected | PublishUnknown
+from mqsdk.runtime.results import AsyncResults, InlineResults, Results
+from mqsdk.runtime.sender import Answer, Draft, Sender
+from mqsdk.spi import Backend, NewRecord, Outcome, Partition, Rejected, Stored
 
 # A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
 # partition are 2.4 times slower than on their own), short enough that consumers in several processes share the stream.
 STICKY_RECORDS = 512
-SEND_CHUNK = 512
-
-
-class Draft(NamedTuple):
-    """A message as the API made it; the publisher adds partition, sequence and time."""
-
-    key: bytes | None
-    value: bytes
-    id: str
-    content_type: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    due_ms: int | None = None
-    extra: tuple[tuple[str, str], ...] = ()
-    attempt: int = 1
-    durable: bool = False
 
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
@@ -66,17 +51,13 @@ class _Topic:
         self.repairing: dict[int, threading.Event] = {}
 
 
-class _Sink:
-    """Results by first token. An inline producer puts them before `publish` returns, so a plain dict is enough."""
+class _Run(NamedTuple):
+    """What one `send` hands over to one partition; `refused`: nothing was, and why."""
 
-    def __init__(self) -> None:
-        self.results: dict[int, Published] = {}
-
-    def put(self, event: ProducerEvent, /) -> None:
-        if isinstance(event, Published):
-            self.results[event.token] = event
-        elif not isinstance(event, (Flow, Link)):
-            raise TypeError(f"a producer put {type(event).__name__}")
+    number: int
+    drafts: Sequence[Draft]
+    records: list[NewRecord]
+    refused: Rejected | None = None
 
 
 class Publisher:
@@ -101,12 +82,13 @@ class Publisher:
         self._sticky = sticky
         self._limits = limits
         self._topic_rule = topic_rule
-        self._sink = _Sink()
-        self._producer = backend.producer(self._sink)
+        self._inline = backend.capabilities.publish == "inline"
+        self._results: Results = InlineResults() if self._inline else AsyncResults(clock)
+        self._producer = backend.producer(self._results)
         self._topics: dict[str, _Topic] = {}
         self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
-        self._sender = Sender(self, limits, cluster.name) if threaded else None
+        self._sender = Sender(self.send, clock, limits, cluster.name) if threaded else None
         self._closed = False
 
     # --- blocking ---------------------------------------------------------------------------------------------------------------
@@ -124,7 +106,7 @@ class Publisher:
     def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Answer:
         """As `send` for one draft. Written out flat: at 60,000 a second every call and list of the general way shows."""
         known = self._topics.get(topic)
-        if known is None or known.repairing or self._closed:
+        if known is None or known.repairing or self._closed or not self._inline:
             return self.send(topic, [draft], timeout_s)[0]
         key, clock = draft[0], self._clock
         number = self._sticky_partition(known, 1) if key is None else partition_of(key, len(known.partitions))
@@ -142,8 +124,7 @@ class Publisher:
             ),
         )  # fmt: skip
         self._producer.publish((record,), deadline)
-        event = self._sink.results.pop(token, None)
-        outcome: Outcome = Unknown("the backend gave no result") if event is None else event[1]
+        outcome = self._results.take(token, 1, deadline)[0][0]
         if type(outcome) is Stored and outcome.position is not None:
             return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, str(outcome.position), None))
         flat = [(outcome, 0)]
@@ -173,20 +154,32 @@ class Publisher:
                 run.append(index)
         if len(runs) == 1:
             return self._send_run(topic, next(iter(runs)), drafts, deadline)
+        begun = [(indexes, self._begin_run(topic, number, [drafts[i] for i in indexes], deadline)) for number, indexes in runs.items()]
         answers: list[Answer | None] = [None] * len(drafts)
-        for number, indexes in runs.items():
-            for index, answer in zip(indexes, self._send_run(topic, number, [drafts[i] for i in indexes], deadline), strict=True):
+        for indexes, handed in begun:
+            for index, answer in zip(indexes, self._end_run(topic, handed, deadline), strict=True):
                 answers[index] = answer
         return answers  # type: ignore[return-value]  # every index is in exactly one run
 
     def _send_run(self, topic: _Topic, number: int, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
-        """One partition. The common case is one publish call and one event for all."""
+        return self._end_run(topic, self._begin_run(topic, number, drafts, deadline), deadline)
+
+    def _begin_run(self, topic: _Topic, number: int, drafts: Sequence[Draft], deadline: float) -> _Run:
+        """Hand the records of one partition over."""
         if topic.repairing:
             refused = self._wait_for_repair(topic, number, deadline)
             if refused is not None:
-                return [self._answer(topic, number, draft, refused, 0) for draft in drafts]
+                return _Run(number, drafts, [], refused)
         records = self._number(topic, number, drafts)
-        outcomes = self._publish_once(records, deadline)
+        self._hand_over(records, deadline)
+        return _Run(number, drafts, records)
+
+    def _end_run(self, topic: _Topic, run: _Run, deadline: float) -> list[Answer]:
+        """Answers of one partition's records. The common case is one event for all."""
+        number, drafts, records, refused = run
+        if refused is not None:
+            return [self._answer(topic, number, draft, refused, 0) for draft in drafts]
+        outcomes = self._results.take(records[0].token, len(records), deadline)
         if len(outcomes) == 1 and type(outcomes[0][0]) is Stored:
             return self._receipts(topic, number, drafts, outcomes[0][0])
         flat = [(outcome, offset) for outcome, length in outcomes for offset in range(length)]
@@ -210,21 +203,14 @@ class Publisher:
         )  # fmt: skip
         return list(map(_new_record, rows))
 
-    def _publish_once(self, records: Sequence[NewRecord], deadline: float) -> list[tuple[Outcome, int]]:
-        """Outcomes as (outcome, length) runs. A result that the adapter did not give is a doubt, so Unknown."""
-        self._producer.publish(records, deadline)
-        pop = self._sink.results.pop
-        token, end = records[0].token, records[0].token + len(records)
-        runs: list[tuple[Outcome, int]] = []
-        while token < end:
-            event = pop(token, None)
-            if event is None:
-                runs.append((Unknown("the backend gave no result"), 1))
-                token += 1
-            else:
-                runs.append((event.outcome, event.length))
-                token += event.length
-        return runs
+    def _hand_over(self, records: Sequence[NewRecord], deadline: float) -> None:
+        token, count = records[0].token, len(records)
+        self._results.expect(token, count)
+        try:
+            self._producer.publish(records, deadline)
+        except BaseException:
+            self._results.take(token, count, 0.0)
+            raise
 
     def _repeat(
         self, topic: _Topic, number: int, records: list[NewRecord], latest: list[tuple[Outcome, int]], deadline: float
@@ -253,9 +239,11 @@ class Publisher:
         waits = (window.repeat_after(outcome, repeats, now, deadline) for outcome, _ in latest)
         return next((wait for wait in waits if wait is not None), None)
 
-    def _publish_each(self, records: Sequence[NewRecord], deadline: float) -> list[tuple[Outcome, int]]:
-        """Tokens of a subset are not consecutive, so each record gets its own call."""
-        return [(outcome, 0) for record in records for outcome, _ in self._publish_once([record], deadline)]
+    def _publish_each(self, records: Sequence[NewRecord], deadline: float) -> Iterator[tuple[Outcome, int]]:
+        """Tokens of a subset are not consecutive, so each record gets its own call; in order, so each waits for the one before."""
+        for record in records:
+            self._hand_over([record], deadline)
+            yield self._results.take(record.token, 1, deadline)[0][0], 0
 
     def _wait_for_repair(self, topic: _Topic, number: int, deadline: float) -> Rejected | None:
         while (gate := topic.repairing.get(number)) is not None:
@@ -368,104 +356,3 @@ def as_rejected(error: BackendError, topic: str, id: str) -> PublishRejected:
     answer = PublishRejected(error.what, code=code, retryable=error.retryable, topic=topic, id=id, where=error.where, fix=error.fix)
     answer.__cause__ = error
     return answer
-
-
-class _Parcel(NamedTuple):
-    topic: str
-    drafts: Sequence[Draft]
-    deadline: float
-    size: int
-    future: Future[list[Answer]]
-
-
-class Sender:
-    """One thread that carries what callers submit, in order, several parcels of a topic in one `send`. Started on first use."""
-
-    def __init__(self, publisher: Publisher, limits: PublishLimits, name: str) -> None:
-        self._publisher = publisher
-        self._limits = limits
-        self._name = name
-        self._changed = threading.Condition()
-        self._parcels: deque[_Parcel] = deque()
-        self._records = 0
-        self._bytes = 0
-        self._thread: threading.Thread | None = None
-        self._closing = False
-
-    def submit(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> Future[list[Answer]]:
-        clock = self._publisher._clock
-        size = sum(len(draft.value) for draft in drafts)
-        parcel = _Parcel(topic, drafts, clock.mono() + timeout_s, size, Future())
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._fits(len(drafts), size) or self._closing, timeout_s):
-                raise PublishRejected("the publish window stayed full", code="throttled", retryable=True, topic=topic)
-            if self._closing:
-                raise StateError("the publisher is closed", where=f"cluster {self._name}", state="CLOSED")
-            self._parcels.append(parcel)
-            self._records += len(drafts)
-            self._bytes += size
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"mqsdk-sender-{self._name}", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
-        return parcel.future
-
-    def has_room(self, records: int, size: int) -> bool:
-        with self._changed:
-            return self._fits(records, size)
-
-    def _fits(self, records: int, size: int) -> bool:
-        empty = self._records == 0  # one parcel larger than the window must pass
-        return empty or (self._records + records <= self._limits.window_records and self._bytes + size <= self._limits.window_bytes)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._parcels or self._closing)
-                if not self._parcels:
-                    return
-                parcels = self._take()
-            self._carry(parcels)
-            with self._changed:
-                self._records -= sum(len(parcel.drafts) for parcel in parcels)
-                self._bytes -= sum(parcel.size for parcel in parcels)
-                self._changed.notify_all()
-
-    def _take(self) -> list[_Parcel]:
-        """The oldest parcel and those directly behind it of the same topic."""
-        parcels = [self._parcels.popleft()]
-        records = len(parcels[0].drafts)
-        while self._parcels and self._parcels[0].topic == parcels[0].topic and records < SEND_CHUNK:
-            parcels.append(self._parcels.popleft())
-            records += len(parcels[-1].drafts)
-        return parcels
-
-    def _carry(self, parcels: Sequence[_Parcel]) -> None:
-        now = self._publisher._clock.mono()
-        drafts = [draft for parcel in parcels for draft in parcel.drafts]
-        timeout_s = max(0.0, min(parcel.deadline for parcel in parcels) - now)
-        try:
-            answers = self._publisher.send(parcels[0].topic, drafts, timeout_s)
-        except Exception as error:  # the callers' futures are its owner: each gets it
-            for parcel in parcels:
-                parcel.future.set_exception(error)
-            return
-        start = 0
-        for parcel in parcels:
-            stop = start + len(parcel.drafts)
-            parcel.future.set_result(answers[start:stop])
-            start = stop
-
-    def flush(self, timeout_s: float | None) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._records == 0, timeout_s)
-
-    def close(self, deadline: float) -> bool:
-        left = max(0.0, deadline - self._publisher._clock.mono())
-        clean = self.flush(left)
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None and clean:
-            self._thread.join(left)
-        return clean

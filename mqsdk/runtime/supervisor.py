@@ -21,7 +21,8 @@ from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
-from mqsdk.runtime.publisher import Draft, Publisher
+from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.workers import Results, ThreadWorkers, Workers
 from mqsdk.spi import Backend, BackendHealth, Capabilities, Outcome, Rejected, Stored, Subscription, Unknown
 

@@ -46,13 +46,18 @@ class EventSink(Protocol):
 
 
 class Producer(ABC):
-    """Stores records. Thread-safe where `Capabilities.publish` is "inline"; else layer 2 calls it from one thread."""
+    """Stores records. Called from any thread."""
 
     @abstractmethod
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
-        """Store the records in this order, per partition; put one Published per record into the event sink.
+        """Store the records in this order, per partition; put one Published per record, or per run of tokens, into the event sink.
 
-        deadline: an inline producer waits for locks no longer than that, then answers Rejected. Never raises for one record's sake.
+        inline: the results are there when it returns. async: the records are handed over in the order of the calls, and the results are
+        put later, from any thread, every one of them by the deadline.
+
+        deadline: an inline producer waits for locks no longer than that, an async one for room in its window; then it answers Rejected.
+        An async one answers Unknown for what was sent and is not confirmed by then, Rejected for what was not sent and never will be.
+        Never raises for one record's sake.
         """
 
 

@@ -10,7 +10,8 @@ import pytest
 from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.errors import PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
-from mqsdk.runtime.publisher import Draft, Publisher
+from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.sender import Draft
 from mqsdk.spi import (
     Admin,
     Backend,

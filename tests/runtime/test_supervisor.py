@@ -17,7 +17,7 @@ from mqsdk.errors import CapabilityError, StateError, Unavailable
 from mqsdk.events import DeadLettered, Event, Retried
 from mqsdk.message import Call, Origin, Receipt
 from mqsdk.runtime.environment import Declared, Environment
-from mqsdk.runtime.publisher import Draft
+from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.supervisor import Supervisor
 from mqsdk.spi import Capabilities, Partition, Progress, Record
 from mqsdk.testing.simlog import MEMORY, SimBackend, SimLog
