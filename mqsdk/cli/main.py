@@ -39,9 +39,10 @@ COMMANDS: dict[str, Entry] = {
     "ps": Entry("processes", "ps", "Running mqsdk processes of this host and user."),
     "reload": Entry("processes", "reload", "Let running processes read their configuration now."),
     "stacks": Entry("processes", "stacks", "Running handlers with age and stack."),
+    "doctor": Entry("doctor", "doctor", "Connect to the clusters; report unsafe settings."),
     "init": Entry("init", "init", "Write a commented mqsdk.yaml and an app.py."),
 }
-LATER = ("move", "trace", "doctor", "log")
+LATER = ("move", "trace", "log")
 
 
 class Commands(click.Group):

@@ -28,6 +28,7 @@ VARIES = (
     (re.compile(r"\b\d+(\.\d+)?(ms|s)\b"), "AGE"),
     (re.compile(r"\b[\d.]+ (B|KiB)$", re.MULTILINE), "SIZE"),
     (re.compile(r"^(partition|position) +\d+$", re.MULTILINE), r"\1 N"),
+    (re.compile(r"(format 1 +)\d+\.\d$", re.MULTILINE), r"\1MS"),
     (re.compile(r"partition \d, position \d"), "partition N, position N"),
 )
 
