@@ -175,7 +175,7 @@ class LogConsumer(Consumer):
         # again, so beginning at the end skips nothing.
         position = min(left.watermark, log.end())
         self._owned[partition] = Owned(partition, holding.epoch, log, log.reader(position, LogRecord))
-        self._events.append(Assigned(partition, holding.epoch, position, left.sparse, gained.valid_until, left.clean))
+        self._events.append(Assigned(partition, holding.epoch, position, left.sparse, gained.valid_until, left.clean, log.end()))
 
     def _lose(self, partition: Partition) -> None:
         owned = self._owned.pop(partition, None)

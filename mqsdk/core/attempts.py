@@ -8,26 +8,36 @@ from typing import Literal
 from mqsdk.core.actions import Failure, Tuning
 from mqsdk.core.retry import RetryPolicy
 
-Reason = Literal["exhausted", "rejected", "undecodable"]
+Reason = Literal["exhausted", "rejected", "undecodable", "crash_loop"]
 
 _AT_ONCE: dict[str, Reason] = {"reject": "rejected", "undecodable": "undecodable"}
 
 
+# A message that was running when its process ended so often runs alone; one that ends the process even then is a dead letter.
+CRASHES_ALONE = 3
+
+
 class Attempt:
-    """failed: failed attempts so far. first_at, last_at: monotonic seconds of failures seen by this process, None for none.
+    """failed: failed attempts so far. crashes: how often a process ended while it ran. first_at, last_at: monotonic seconds of failures
+    seen by this process, None for none.
 
     retry_at: when the next one may start; None: not known yet (counts restored from an earlier owner), so a whole backoff from now.
     """
 
-    __slots__ = ("error", "failed", "first_at", "last_at", "place", "retry_at")
+    __slots__ = ("crashes", "error", "failed", "first_at", "last_at", "place", "retry_at")
 
-    def __init__(self, failed: int, retry_at: float | None = None) -> None:
+    def __init__(self, failed: int, retry_at: float | None = None, crashes: int = 0) -> None:
         self.failed = failed
+        self.crashes = crashes
         self.retry_at = retry_at
         self.error = ""
         self.place = ""
         self.first_at: float | None = None
         self.last_at: float | None = None
+
+    @property
+    def runs_alone(self) -> bool:
+        return self.crashes >= CRASHES_ALONE
 
     def fail(self, now: float, number: int, error: str, place: str = "") -> None:
         """Attempt `number` failed."""
@@ -79,6 +89,13 @@ def exhausted(policy: RetryPolicy, failed: int) -> DeadLetter | Drop | None:
     if failed < policy.attempts:
         return None
     return Drop() if policy.on_exhausted == "drop" else DeadLetter("exhausted")
+
+
+def ended(policy: RetryPolicy, attempt: Attempt) -> DeadLetter | Drop | None:
+    """The end of a message that comes to its turn with such a past, None while it may run again."""
+    if attempt.crashes > CRASHES_ALONE:
+        return Drop() if policy.on_exhausted == "drop" else DeadLetter("crash_loop")
+    return exhausted(policy, attempt.failed)
 
 
 def accept(tuning: Tuning) -> Tuning:

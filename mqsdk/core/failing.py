@@ -14,6 +14,7 @@ from mqsdk.spi.events import Outcome, Record, Rejected, Stored
 
 COPY_FIRST_S, COPY_LONGEST_S = 1.0, 30.0
 USED_UP = "attempts used up before this owner took over"
+CRASHED = "the process ended {} times while this message ran, the last time alone"
 
 
 class _Copying:
@@ -28,6 +29,12 @@ class _Copying:
         self.reason = reason
         self.error = error
         self.tries = 0
+
+
+def _error(attempt: Attempt) -> str:
+    if attempt.crashes > attempts.CRASHES_ALONE:
+        return CRASHED.format(attempt.crashes)
+    return attempt.error or USED_UP
 
 
 class Failing:
@@ -85,7 +92,7 @@ class Failing:
             return
         attempt = ownership.attempts[record.position]
         policy = self._desk.tuning.retry
-        ended = attempts.exhausted(policy, attempt.failed)
+        ended = attempts.ended(policy, attempt)
         if ended is not None:
             self._finish(now, ownership, record, ended)
             return
@@ -111,7 +118,7 @@ class Failing:
         attempt = ownership.attempts[record.position]
         if isinstance(verdict, Drop):
             self._desk.counters.dropped += 1
-            self._desk.report(Dropped(*deadletter.names(ownership.origin, record), attempt.failed, attempt.error or USED_UP, attempt.place))
+            self._desk.report(Dropped(*deadletter.names(ownership.origin, record), attempt.failed, _error(attempt), attempt.place))
             self._settle(now, ownership, record)
             return
         if not ownership.fenced:
@@ -121,7 +128,7 @@ class Failing:
 
     @staticmethod
     def _why(attempt: Attempt, verdict: DeadLetter) -> tuple[int, str, str]:
-        return attempt.failed, verdict.reason, attempt.error or USED_UP
+        return attempt.failed, verdict.reason, _error(attempt)
 
     def _letter(self, now: float, ownership: Ownership, record: Record, attempt: Attempt, reason: str) -> Copy:
         desk = self._desk
@@ -132,7 +139,7 @@ class Failing:
             record,
             attempts=attempt.failed,
             reason=reason,
-            error=attempt.error or USED_UP,
+            error=_error(attempt),
             first_at_ms=desk.wall_ms(first),
             last_at_ms=desk.wall_ms(last),
         )

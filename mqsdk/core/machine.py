@@ -37,6 +37,7 @@ from mqsdk.core.partition import Ownership
 from mqsdk.core.settling import Settling
 from mqsdk.core.span import SpanGuard
 from mqsdk.core.starting import RunningJob, Starter
+from mqsdk.core.suspects import Suspects, suspect
 from mqsdk.core.view import MachineView, view_of
 from mqsdk.events import GapSeen, Stuck
 from mqsdk.message import Origin
@@ -62,8 +63,9 @@ class Machine:
         self._desk = Desk(spec, tuning, rng, wall_offset_s)
         self._owned: dict[Partition, Ownership] = {}
         self._credits = Credits(tuning)
-        self._starter = Starter(self._desk)
-        self._settling = Settling(self._desk, self._end_lost)
+        self._suspects = Suspects(self._desk)
+        self._starter = Starter(self._desk, self._suspects)
+        self._settling = Settling(self._desk, self._suspects, self._end_lost)
         self._failing = Failing(self._desk, self._touch)
         self._span = SpanGuard(self._desk, self._touch)
         self._paused = False
@@ -128,6 +130,9 @@ class Machine:
         spec = self.spec
         ownership = Ownership(event, self._origin(event), self._credits.open(event.partition), spec.ordered, spec.batch is not None)
         ownership.account.is_open = not self._desk.is_stopped
+        if spec.sparse_bytes:
+            suspect(ownership, event, self._desk.tuning)
+            self._settling.note(ownership)
         self._starter.hold_orphans(ownership)
         self._owned[event.partition] = ownership
         if self._drain_by is not None:
@@ -155,6 +160,7 @@ class Machine:
             ownership.account.is_open = False
             ownership.account.touched = True
             self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=False))
+            self._withdraw(now, ownership)
 
     def _deadline_passed(self, now: float, ownership: Ownership, _: object) -> None:
         if not ownership.gone and ownership.deadline is not None and ownership.deadline <= now:
@@ -190,6 +196,12 @@ class Machine:
         self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=True))
         self._settling.forget(ownership)
         self._forget(ownership)
+        self._withdraw(now, ownership)
+
+    def _withdraw(self, now: float, ownership: Ownership) -> None:
+        """Jobs that were to be written down before they start never will: as if every record of them had been skipped."""
+        for job in self._suspects.withdraw(ownership):
+            self._finished(now, Finished(job, (), job.records))
 
     def _forget(self, ownership: Ownership) -> None:
         ownership.gone = ownership.fenced = True

@@ -31,13 +31,15 @@ class Ownership:
 
     expected: position after the last one received. attempts: what has failed and is not settled. repeats: records received more than
     once. running: jobs out. copying: dead letters under way. fenced: nothing starts any more. fresh: ranges settled since the last
-    Progress.
+    Progress. suspect_until: see `core.suspects`; started: positions of running records, kept while it matters. is_urgent: jobs wait for
+    the next settle.
     """
 
     __slots__ = (
         "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at",
-        "fresh", "gone", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "repeats", "restored_until", "running",
-        "settle_failures", "settle_not_before", "settled_at", "spanned", "unanswered", "valid_until", "watermark",
+        "fresh", "gone", "is_urgent", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "repeats", "restored_until",
+        "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "suspect_until", "unanswered",
+        "valid_until", "watermark",
     )  # fmt: skip
 
     def __init__(self, assigned: Assigned, origin: Origin, account: Account, ordered: bool, batch: bool) -> None:
@@ -52,13 +54,15 @@ class Ownership:
         self.queue: Queue = Lanes(self.attempts) if ordered else Fifo(self.attempts, spans_chunks=batch)
         self._rising = not ordered and not batch
         self.restored_until = assigned.position
-        self._restore(assigned)
+        self.suspect_until = 0
+        self.started: set[int] = set()
+        self._restore(sparse.decode(assigned.sparse, assigned.position))
         self.parked: dict[int, Parked] = {}
         self.parked_bytes = 0
         self.running = 0
         self.repeats = 0
         self.copying = 0
-        self.listed = self.fenced = self.gone = self.spanned = self.dirty = self.age_watched = False
+        self.listed = self.fenced = self.gone = self.spanned = self.dirty = self.age_watched = self.is_urgent = False
         self.deadline: float | None = None
         self.fill_at: float | None = None
         self.fresh: list[Range] = []
@@ -67,13 +71,17 @@ class Ownership:
         self.settle_failures = 0
         self.unanswered = 0
 
-    def _restore(self, assigned: Assigned) -> None:
-        saved = sparse.decode(assigned.sparse, assigned.position)
+    def _restore(self, saved: sparse.Saved) -> None:
         for start, stop in saved.ranges:
             self.watermark.add(start, stop)
             self.restored_until = stop
         for position, failed in saved.attempts.items():
             self.attempts[position] = Attempt(failed)
+
+    @property
+    def is_suspect(self) -> bool:
+        """What starts is written down first."""
+        return self.watermark.low < self.suspect_until
 
     def may_start(self, now: float) -> bool:
         """Workers would refuse to start anything otherwise, and hand it back at once."""
@@ -91,6 +99,9 @@ class Ownership:
             records = self._receive_with_holes(records)
             size = size_of(records)
         self.expected = max(self.expected, last + 1)
+        if first < self.suspect_until:
+            for record in records:
+                record.redelivered |= record.position < self.suspect_until
         for record in [record for record in records if record.attempt > 1]:
             self._counted_elsewhere(record)
         self.account.receive(len(records), size)
@@ -225,15 +236,25 @@ class Ownership:
         """Since when the oldest parked record waits."""
         return next(iter(self.parked.values())).since if self.parked else None
 
-    def progress(self, token: int, sparse_bytes: int, final: bool) -> Progress:
-        """What is settled by now; the ranges in `done` are not told again unless they are put back into `fresh`."""
+    def progress(self, token: int, sparse_bytes: int, final: bool, in_order: bool = False) -> Progress:
+        """What is settled by now; the ranges in `done` are not told again unless they are put back into `fresh`.
+
+        in_order: the owner ends, with handlers cut short: what they leave unfinished is not held against them.
+        """
         mark = self.watermark
         done, self.fresh = merged(self.fresh), []
         blob = b""
         if sparse_bytes:
             failed = {position: attempt.failed for position, attempt in self.attempts.items() if attempt.failed}
-            blob = sparse.encode(mark.low, mark.ranges(), failed, sparse_bytes)
+            blob = sparse.encode(mark.low, mark.ranges(), failed, sparse_bytes, self._suspicion(in_order))
         return Progress(self.partition, self.epoch, mark.low, done, mark.high, blob, token, final)
+
+    def _suspicion(self, in_order: bool) -> sparse.Suspicion | None:
+        crashes = {position: attempt.crashes for position, attempt in self.attempts.items() if attempt.crashes}
+        if not (crashes or in_order or self.is_suspect):
+            return None
+        started = merged([(position, position + 1) for position in self.started])
+        return sparse.Suspicion(self.suspect_until, crashes, started, in_order)
 
 
 def merged(ranges: Sequence[Range]) -> tuple[Range, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mqsdk.core.actions import Settle
+from mqsdk.core.actions import Job, Settle
 from mqsdk.core.desk import Desk
 from mqsdk.core.partition import Ownership
+from mqsdk.core.suspects import Suspects
 from mqsdk.core.watermark import Range
 from mqsdk.spi.events import Partition, Settled
 
@@ -17,16 +18,20 @@ REPEAT_FIRST_S, REPEAT_LONGEST_S = 0.1, 5.0
 
 
 class _Sent(NamedTuple):
+    """jobs: what it writes down before they start."""
+
     ownership: Ownership
     done: tuple[Range, ...]
     final: bool
+    jobs: list[Job]
 
 
 class Settling:
     """Settles of one consumer. `stale` is called with an ownership that the backend says is over."""
 
-    def __init__(self, desk: Desk, stale: Callable[[float, Ownership], None]) -> None:
+    def __init__(self, desk: Desk, suspects: Suspects, stale: Callable[[float, Ownership], None]) -> None:
         self._desk = desk
+        self._suspects = suspects
         self._stale = stale
         self._sent: dict[int, _Sent] = {}
         self._dirty: dict[Ownership, None] = {}
@@ -44,6 +49,8 @@ class Settling:
 
     def tick(self, now: float) -> None:
         """Settle what is due: at once where nothing else is in flight, else not more often than every `settle_every_s`."""
+        for ownership in self._suspects.asking():
+            self.note(ownership)
         for ownership in list(self._dirty):
             if ownership.gone or not ownership.dirty:
                 del self._dirty[ownership]
@@ -59,7 +66,7 @@ class Settling:
         moment = ownership.settle_not_before
         if ownership.unanswered:
             return max(moment, ownership.settled_at + ANSWER_S)
-        return moment if ownership.is_quiet else max(moment, ownership.settled_at + self._desk.spec.settle_every_s)
+        return moment if ownership.is_quiet or ownership.is_urgent else max(moment, ownership.settled_at + self._desk.spec.settle_every_s)
 
     def final(self, now: float, ownership: Ownership) -> None:
         """The last settle of an ownership: it is handed back."""
@@ -69,19 +76,20 @@ class Settling:
     def last(self, now: float, ownership: Ownership) -> None:
         """What has ended so far, because the process is about to end; the partition is not handed back."""
         self._dirty.pop(ownership, None)
-        if ownership.dirty:
-            self._send(now, ownership, final=False)
-        if ownership.unanswered:
+        tells = ownership.dirty or ownership.unanswered != 0
+        if ownership.dirty or self._desk.spec.sparse_bytes:  # that it ends in order is worth saying, not worth waiting for
+            self._send(now, ownership, final=False, in_order=True)
+        if tells:
             self._finals[ownership] = ownership.unanswered
 
-    def _send(self, now: float, ownership: Ownership, final: bool) -> None:
+    def _send(self, now: float, ownership: Ownership, final: bool, in_order: bool = False) -> None:
         desk = self._desk
         token = desk.token()
-        progress = ownership.progress(token, desk.spec.sparse_bytes, final)
-        self._sent[token] = _Sent(ownership, progress.done, final)
+        progress = ownership.progress(token, desk.spec.sparse_bytes, final, in_order)
+        self._sent[token] = _Sent(ownership, progress.done, final, self._suspects.announced(ownership))
         ownership.unanswered = token
         ownership.settled_at = now
-        ownership.dirty = False
+        ownership.dirty = ownership.is_urgent = False
         if final:
             self._finals[ownership] = token
         desk.actions.append(Settle(progress))
@@ -98,6 +106,7 @@ class Settling:
             ownership.settle_failures = 0
             ownership.settle_not_before = float("-inf")
             self.last_stored_at = now
+            self._suspects.stored(ownership, sent.jobs)
         elif event.outcome == "failed":
             self._failed(now, ownership, sent)
             return
@@ -112,6 +121,7 @@ class Settling:
         ownership.settle_not_before = now + wait
         ownership.fresh = [*sent.done, *ownership.fresh]
         ownership.dirty = True
+        ownership.is_urgent = bool(sent.jobs)
         if sent.final:
             self._desk.timers.at(now + wait, self._repeat_final, ownership)
         elif not ownership.gone:

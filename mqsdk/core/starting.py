@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from mqsdk.core.actions import Finished, Job, Run
+from mqsdk.core.actions import Finished, Job
 from mqsdk.core.desk import Desk
 from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.lanes import Lanes
 from mqsdk.core.partition import Ownership
-from mqsdk.core.sizing import JobSize
+from mqsdk.core.sizing import FIRST, JobSize
+from mqsdk.core.suspects import Suspects
 from mqsdk.spi.events import Partition, Record
 
 # Jobs out per worker: one runs, one waits in front of it, so that no worker idles until the next feed.
@@ -39,11 +40,13 @@ class RunningJob:
 class Starter:
     """Gives out jobs, a fair turn for each partition."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, suspects: Suspects) -> None:
         self._desk = desk
+        self._suspects = suspects
         self._size = JobSize(desk.spec.is_async)
         self._running: dict[int, RunningJob] = {}
         self._turn: deque[Ownership] = deque()
+        self._alone = False  # something runs, or waits to run, with nothing beside it
         self.exclusion = Exclusion(desk.spec, self._offer_first)
 
     # --- what runs --------------------------------------------------------------------------------------------------------------
@@ -56,6 +59,7 @@ class Starter:
         run = self._running.pop(event.job.token, None)
         if run is not None:
             run.ownership.running -= 1
+            run.ownership.started.difference_update([record.position for record in run.job.records])
             self._size.observe(len(run.records) - len(event.skipped), event.elapsed_s)
             self.exclusion.ended(run.job.partition, run.records)
         return run
@@ -63,6 +67,7 @@ class Starter:
     def taken_back(self, run: RunningJob, records: Sequence[Record]) -> list[Record]:
         """These records of a running job run no more; those of them that were expected until now."""
         found = run.remove(records)
+        run.ownership.started.difference_update([record.position for record in found])
         self.exclusion.ended(run.job.partition, found)
         return found
 
@@ -93,13 +98,18 @@ class Starter:
         """Give out jobs until enough are out or nothing is ready."""
         if self._desk.is_stopped:
             return
+        if self._alone and self._running:
+            return
+        self._alone = False
         tuning, turn = self._desk.tuning, self._turn
         free = tuning.concurrency * JOBS_PER_WORKER - len(self._running)
         ready = sum(ownership.queue.ready for ownership in turn)
-        while free > 0 and turn:
+        while free > 0 and turn and not self._alone:
             ownership = turn[0]
             before = ownership.queue.ready
             job = self._next(now, ownership, ready) if ownership.may_start(now) else None
+            if job is None and self._alone:
+                return  # when nothing runs any more it is the first
             if job is None:
                 turn.popleft()
                 ownership.listed = False
@@ -110,20 +120,31 @@ class Starter:
             self._running[job.token] = RunningJob(job, ownership)
             self.exclusion.started(job.partition, job.records)
             ownership.running += 1
-            self._desk.actions.append(Run(job))
+            self._suspects.start(ownership, job)
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
         queue, batch = ownership.queue, self._desk.spec.batch
         record = queue.take_again()
         if record is not None:
-            queue.unblock(record.key)
-            return self._job(ownership, [record], ownership.attempts[record.position].failed + 1)
+            return self._next_again(ownership, record)
         if not queue.ready:
             return None
         if batch is not None:
             return self._next_batch(now, ownership, batch)
         size, starts = self._size.next(ready, self._desk.tuning.concurrency)
+        if ownership.is_suspect:
+            size = min(size, FIRST)  # the fewer are blamed, the sooner the guilty one is known
         return self._job(ownership, queue.take(size, starts), 1)
+
+    def _next_again(self, ownership: Ownership, record: Record) -> Job | None:
+        """A record with a past; one that may have ended processes waits until nothing else runs."""
+        attempt = ownership.attempts[record.position]
+        self._alone = attempt.runs_alone
+        if attempt.runs_alone and self._running:
+            ownership.queue.again.appendleft(record)
+            return None
+        ownership.queue.unblock(record.key)
+        return self._job(ownership, [record], attempt.failed + 1)
 
     def _next_batch(self, now: float, ownership: Ownership, batch: int) -> Job | None:
         """A full batch, or what there is once the oldest of it has waited `batch_wait_s`."""

@@ -160,7 +160,8 @@ class Assigned(NamedTuple):
 
     epoch: number of this ownership, larger than every earlier one of the partition and group. position: first unsettled position.
     sparse: what the last owner's `settle` gave as `sparse`, b"" at first. valid_until: see Renewed.
-    clean: the last owner handed the partition back in order.
+    clean: the last owner handed the partition back in order. end: position after the newest record there was at that moment, None where
+    the backend cannot tell cheaply; it bounds what a last owner that did not hand back may have had.
     """
 
     partition: Partition
@@ -169,6 +170,7 @@ class Assigned(NamedTuple):
     sparse: bytes = b""
     valid_until: float = float("inf")
     clean: bool = True
+    end: int | None = None
 
 
 class Renewed(NamedTuple):

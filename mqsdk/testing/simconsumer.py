@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from mqsdk.spi import (
     Assigned,
@@ -27,7 +28,7 @@ from mqsdk.testing.simstore import SimLog
 class _Owned:
     """One ownership of this consumer: where it reads next and how much it may still deliver (nothing before the first credit)."""
 
-    __slots__ = ("bytes", "cursor", "epoch", "position", "records", "revoked")
+    __slots__ = ("bytes", "cursor", "epoch", "follows_crash", "position", "records", "revoked")
 
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
@@ -36,6 +37,7 @@ class _Owned:
         self.records = 0
         self.bytes = 0
         self.revoked = False
+        self.follows_crash = not cursor.clean
 
 
 class SimConsumer(Consumer):
@@ -119,7 +121,15 @@ class SimConsumer(Consumer):
         self._owned[cursor.partition] = _Owned(cursor)
         sparse = b"" if self._receipts else cursor.sparse
         self._events.append(
-            Assigned(cursor.partition, cursor.epoch, cursor.watermark, sparse, valid_until=self._valid_until(), clean=cursor.clean)
+            Assigned(
+                cursor.partition,
+                cursor.epoch,
+                cursor.watermark,
+                sparse,
+                valid_until=self._valid_until(),
+                clean=cursor.clean,
+                end=cursor.log.end,
+            )
         )
 
     def revoke(self, cursor: Cursor, deadline: float) -> None:
@@ -191,6 +201,8 @@ class SimConsumer(Consumer):
         if self._receipts and cursor.done:  # a receipt backend remembers each one; a cursor backend leaves them to layer 2's sparse blob
             records = [record for record in records if record.position not in cursor.done]
             size = sum(record.size for record in records)
+        if owned.follows_crash:  # layer 2 marks what the last owner may have had; others read the same records
+            records = [copy(record) for record in records]
         owned.records -= len(records)
         owned.bytes -= size
         if records:
