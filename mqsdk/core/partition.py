@@ -253,7 +253,7 @@ class Ownership:
         crashes = {position: attempt.crashes for position, attempt in self.attempts.items() if attempt.crashes}
         if not (crashes or in_order or self.is_suspect):
             return None
-        started = merged([(position, position + 1) for position in self.started])
+        started = tuple(sparse.joined(sorted(self.started)))
         return sparse.Suspicion(self.suspect_until, crashes, started, in_order)
 
 

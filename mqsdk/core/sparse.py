@@ -1,26 +1,29 @@
 """The blob saved beside the watermark: what is settled above it, how often unsettled messages have failed, and what may end a process.
 
-Layout, version 1: one byte version, 4 bytes CRC-32 of the rest (big endian), then LEB128 integers: watermark, number of attempt entries,
-for each (position - previous one, failed attempts), then until the end for each settled range (gap to the previous one, length). Previous
-starts at the watermark. Version 2, written while an owner that did not hand back is suspected (`core.suspects`), has more between attempts
-and ranges: (suspect_until - watermark), 1 if the owner ended in order else 0, number of crash entries, for each (position - previous one,
-crashes), number of started ranges, for each (gap, length).
+Layout, version 2: one byte version, 4 bytes CRC-32 of the rest (big endian), then LEB128 integers and sets of positions:
 
-A blob that is foreign, damaged or of another watermark restores nothing: messages then run again, none is skipped.
+    watermark, the settled set, failed attempts; where there is a suspicion also: (suspect_until - watermark), 1 if the owner ended in
+    order else 0, crashes, the started set
+    counts (failed attempts, crashes): number of groups, for each the count and the set of positions that have it, highest count first
+    a set: 2 * bytes that follow + kind; kind 0: pairs (gap to the previous range, length), the first gap from the watermark;
+    kind 1: bits, the lowest of the first byte is the watermark
+
+Of the two kinds a set has the shorter: 12,000 positions, the most that a span allows, take 1,500 bytes at most. A blob that is foreign,
+damaged or of another watermark restores nothing: messages then run again, none is skipped.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from mqsdk.core.watermark import Range
 
-VERSION, VERSION_SUSPECT = b"\x01", b"\x02"
+VERSION = b"\x02"
 _HEAD = 5
 _LARGEST = 1 << 63
+_MOST = 1 << 20  # positions of a run of counts: a damaged one must not become a mapping of as many
 
 
 class Suspicion(NamedTuple):
@@ -53,38 +56,63 @@ def encode(watermark: int, ranges: Sequence[Range], attempts: Mapping[int, int],
     if limit <= 0 or not (ranges or attempts or suspicion):
         return b""
     start = _varint(watermark)
-    room = limit - _HEAD - len(start) - (4 if suspicion is None else 24)  # for the numbers that count and bound
-    counts, number = _attempts(watermark, attempts, room // (2 if suspicion is None else 4))
-    middle = b"" if suspicion is None else _suspicion(watermark, suspicion, room // 4)
-    room -= len(counts) + len(middle)
-    body = start + _varint(number) + counts + middle + _ranges(watermark, ranges, room)
-    if room < 0:
+    room = limit - _HEAD - len(start)
+    tail = b"" if suspicion is None else _suspicion(watermark, suspicion, room // 2)
+    counts = _counts(watermark, attempts, (room - len(tail)) // 2)
+    body = start + _set(watermark, ranges, room - len(tail) - len(counts)) + counts + tail
+    if _HEAD + len(body) > limit:
         return b""
-    return (VERSION if suspicion is None else VERSION_SUSPECT) + zlib.crc32(body).to_bytes(4, "big") + body
+    return VERSION + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def _suspicion(watermark: int, suspicion: Suspicion, room: int) -> bytes:
-    crashes, number = _attempts(watermark, suspicion.crashes, room // 2)
-    started = _ranges(watermark, suspicion.started, room // 2)
-    count = sum(1 for byte in started if byte < 128) // 2  # a number ends with the byte that has no continuation bit
     head = _varint(max(0, suspicion.until - watermark)) + _varint(suspicion.in_order)
-    return head + _varint(number) + crashes + _varint(count) + started
+    crashes = _counts(watermark, suspicion.crashes, (room - len(head)) // 2)
+    return head + crashes + _set(watermark, suspicion.started, room - len(head) - len(crashes))
 
 
-def _attempts(watermark: int, attempts: Mapping[int, int], room: int) -> tuple[bytes, int]:
+def _counts(watermark: int, counts: Mapping[int, int], room: int) -> bytes:
+    groups: dict[int, list[int]] = {}
+    for position in sorted(counts):
+        groups.setdefault(counts[position], []).append(position)
     out = bytearray()
-    previous, number = watermark, 0
-    for position in sorted(attempts):
-        entry = _varint(position - previous) + _varint(attempts[position])
-        if len(out) + len(entry) > room:
+    number = 0
+    for count in sorted(groups, reverse=True):
+        left = room - len(out) - 6
+        if left <= 0:
             break
-        out += entry
-        previous = position
+        out += _varint(count) + _set(watermark, joined(groups[count]), left)
         number += 1
-    return bytes(out), number
+    return _varint(number) + bytes(out)
 
 
-def _ranges(watermark: int, ranges: Sequence[Range], room: int) -> bytes:
+def joined(positions: Sequence[int]) -> list[Range]:
+    """Rising positions as ranges that do not touch."""
+    out: list[Range] = []
+    for position in positions:
+        if out and out[-1][1] == position:
+            out[-1] = (out[-1][0], position + 1)
+        else:
+            out.append((position, position + 1))
+    return out
+
+
+def _set(watermark: int, ranges: Sequence[Range], room: int) -> bytes:
+    """Positions as runs or as bits, whichever is shorter; what is over `room` is left out from the far end."""
+    room = max(0, room - 3)  # what comes before it
+    wanted = (ranges[-1][1] - watermark + 7) // 8 if ranges else 0
+    has_room = wanted <= room
+    runs, is_whole = _runs(watermark, ranges, min(room, wanted) if has_room else room)
+    if is_whole or not has_room:
+        return _varint(2 * len(runs)) + runs
+    bits = 0
+    for start, stop in ranges:
+        bits |= ((1 << (stop - start)) - 1) << (start - watermark)
+    return _varint(2 * wanted + 1) + bits.to_bytes(wanted, "little")
+
+
+def _runs(watermark: int, ranges: Sequence[Range], room: int) -> tuple[bytes, bool]:
+    """As many as fit, and whether those are all."""
     out = bytearray()
     previous = watermark
     for start, stop in ranges:
@@ -92,54 +120,101 @@ def _ranges(watermark: int, ranges: Sequence[Range], room: int) -> bytes:
         # nearly all are below 128; the call costs more than the byte
         entry = bytes((gap, length)) if gap < 128 and length < 128 else _varint(gap) + _varint(length)
         if len(out) + len(entry) > room:
-            break
+            return bytes(out), False
         out += entry
         previous = stop
-    return bytes(out)
+    return bytes(out), True
 
 
 def decode(blob: bytes, watermark: int) -> Saved:
-    """What `encode` was given. Empty for a blob of another watermark (the group was reset), or a foreign, damaged or newer one."""
-    if len(blob) <= _HEAD or blob[:1] not in (VERSION, VERSION_SUSPECT) or zlib.crc32(blob[_HEAD:]) != int.from_bytes(blob[1:_HEAD], "big"):
+    """What `encode` was given. Empty for a blob of another watermark (the group was reset), or one that is foreign, damaged or newer."""
+    if len(blob) <= _HEAD or blob[:1] != VERSION or zlib.crc32(blob[_HEAD:]) != int.from_bytes(blob[1:_HEAD], "big"):
         return Saved()
     try:
-        return _decode(iter(_varints(blob[_HEAD:])), watermark, blob[:1] == VERSION_SUSPECT)
-    except (ValueError, StopIteration):
+        return _decode(_Reader(blob, _HEAD, watermark))
+    except (ValueError, IndexError):
         return Saved()
 
 
-def _decode(numbers: Iterator[int], watermark: int, suspects: bool) -> Saved:
-    if next(numbers) != watermark:
+def _decode(reader: _Reader) -> Saved:
+    if reader.number() != reader.watermark:
         return Saved()
-    attempts = _counts(numbers, watermark)
+    settled = reader.set()
+    if settled and settled[0][0] == reader.watermark:
+        raise ValueError("the watermark itself is not settled")
+    attempts = reader.counts()
     suspicion = None
-    if suspects:
-        until, in_order = watermark + next(numbers), bool(next(numbers))
-        crashes = _counts(numbers, watermark)
-        started = _few_ranges(islice(numbers, 2 * next(numbers)), watermark, touching=True)
-        suspicion = Suspicion(until, crashes, started, in_order)
-    return Saved(_few_ranges(numbers, watermark), attempts, suspicion)
+    if not reader.is_at_end:
+        until, in_order = reader.watermark + reader.number(), bool(reader.number())
+        suspicion = Suspicion(until, reader.counts(), reader.set(), in_order)
+    return Saved(settled, attempts, suspicion)
 
 
-def _counts(numbers: Iterator[int], at: int) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for _ in range(next(numbers)):
-        at += next(numbers)
-        counts[at] = next(numbers)
-    return counts
+class _Reader:
+    """Takes a body apart. Raises ValueError or IndexError where it is none of ours."""
 
+    def __init__(self, data: bytes, at: int, watermark: int) -> None:
+        self._data = data
+        self._at = at
+        self.watermark = watermark
 
-def _few_ranges(numbers: Iterator[int], watermark: int, touching: bool = False) -> tuple[Range, ...]:
-    """touching: the first may begin at the watermark, which is not settled but may be started."""
-    ranges: list[Range] = []
-    at = watermark
-    for gap in numbers:
-        start = at + gap
-        at = start + next(numbers)
-        if at == start or (gap == 0 and (ranges or not touching)):
-            raise ValueError("ranges touch or are empty")
-        ranges.append((start, at))
-    return tuple(ranges)
+    @property
+    def is_at_end(self) -> bool:
+        return self._at >= len(self._data)
+
+    def number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._data[self._at]
+            self._at += 1
+            value |= (byte & 127) << shift
+            if value >= _LARGEST:
+                raise ValueError("number too large")
+            if byte < 128:
+                return value
+            shift += 7
+
+    def counts(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for _ in range(self.number()):
+            count = self.number()
+            for start, stop in self.set():
+                if stop - start > _MOST:
+                    raise ValueError("more positions than any owner counts")
+                found.update(dict.fromkeys(range(start, stop), count))
+        return found
+
+    def set(self) -> tuple[Range, ...]:
+        size, is_bits = divmod(self.number(), 2)
+        stop = self._at + size
+        if stop > len(self._data):
+            raise ValueError("a set is longer than the blob")
+        if is_bits:
+            return tuple(self._bits(stop))
+        return self._runs(stop)
+
+    def _bits(self, stop: int) -> Iterator[Range]:
+        text = bin(int.from_bytes(self._data[self._at : stop], "little"))[:1:-1]
+        self._at = stop
+        end = 0
+        while (start := text.find("1", end)) >= 0:
+            end = text.find("0", start)
+            if end < 0:
+                end = len(text)
+            yield self.watermark + start, self.watermark + end
+
+    def _runs(self, stop: int) -> tuple[Range, ...]:
+        out: list[Range] = []
+        at = self.watermark
+        while self._at < stop:
+            start = at + self.number()
+            at = start + self.number()
+            if at == start or (out and out[-1][1] == start):
+                raise ValueError("ranges touch or are empty")
+            out.append((start, at))
+        if self._at != stop:
+            raise ValueError("a set ends inside a number")
+        return tuple(out)
 
 
 def _varint(value: int) -> bytes:
@@ -149,18 +224,3 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-def _varints(data: bytes) -> Iterator[int]:
-    value = shift = 0
-    for byte in data:
-        value |= (byte & 127) << shift
-        if value >= _LARGEST:
-            raise ValueError("number too large")
-        if byte & 128:
-            shift += 7
-            continue
-        yield value
-        value = shift = 0
-    if shift:
-        raise ValueError("blob ends inside a number")

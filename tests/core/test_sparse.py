@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqsdk.core.sparse import Saved, decode, encode
+from mqsdk.core.sparse import Saved, Suspicion, decode, encode, joined
 
 States = tuple[int, list[tuple[int, int]], dict[int, int]]
 
@@ -38,7 +38,19 @@ def test_over_the_limit_the_far_end_is_left_out(state: States, limit: int) -> No
     saved = decode(blob, watermark)
     assert len(blob) <= limit
     assert list(saved.ranges) == ranges[: len(saved.ranges)]
-    assert saved.attempts == {position: attempts[position] for position in sorted(attempts)[: len(saved.attempts)]}
+    assert saved.attempts.items() <= attempts.items()
+    kept = set(saved.attempts)
+    for count in set(attempts.values()):
+        positions = sorted(position for position, one in attempts.items() if one == count)
+        assert [position for position in positions if position in kept] == positions[: len(kept.intersection(positions))]
+
+
+@given(states(), st.integers(0, 5000), st.booleans(), st.sets(st.integers(0, 300), max_size=50))
+def test_a_suspicion_is_encoded_and_decoded(state: States, until: int, in_order: bool, started: set[int]) -> None:
+    watermark, ranges, attempts = state
+    begun = tuple(joined(sorted(watermark + one for one in started)))
+    suspicion = Suspicion(watermark + until, attempts, begun, in_order)
+    assert decode(encode(watermark, ranges, attempts, 100_000, suspicion), watermark) == Saved(tuple(ranges), attempts, suspicion)
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**62))
@@ -48,7 +60,7 @@ def test_foreign_bytes_restore_nothing(blob: bytes, watermark: int) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 300))
 def test_a_right_checksum_over_nonsense_never_raises(body: bytes, watermark: int) -> None:
-    saved = decode(b"\x01" + zlib.crc32(body).to_bytes(4, "big") + body, watermark)
+    saved = decode(b"\x02" + zlib.crc32(body).to_bytes(4, "big") + body, watermark)
     assert all(watermark < start < stop for start, stop in saved.ranges)
 
 
@@ -70,11 +82,28 @@ def test_nothing_to_say_takes_no_bytes() -> None:
     assert encode(5, [(7, 9)], {}, 0) == b""
 
 
-def test_a_thousand_holes_fit_four_thousand_bytes() -> None:
-    ranges = [(position, position + 11) for position in range(1, 12_000, 12)]
-    assert len(decode(encode(0, ranges, {}, 4096), 0).ranges) == len(ranges) == 1000
+@pytest.mark.parametrize("every", [2, 3, 7, 12])
+def test_a_whole_span_fits_however_it_is_holed(every: int) -> None:
+    """12,000 positions are the most between the watermark and the last one received."""
+    positions = [position for position in range(1, 12_000) if position % every]
+    saved = decode(encode(0, joined(positions), dict.fromkeys(range(0, 12_000, every), 1), 4040), 0)
+    assert saved.ranges == tuple(joined(positions))
+    assert len(saved.attempts) == len(range(0, 12_000, every))
 
 
-@pytest.mark.parametrize("body", [b"\x05\x00\x80", b"\x05\x00" + b"\xff" * 9 + b"\x01", b"\x05\x03\x01", b"\x05\x00\x01\x00"])
-def test_numbers_cut_off_or_too_large_restore_nothing(body: bytes) -> None:
-    assert decode(b"\x01" + zlib.crc32(body).to_bytes(4, "big") + body, 5) == Saved()
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x05\x00\x80",
+        b"\x05\x04\x80\x80\x00",
+        b"\x05" + b"\xff" * 9 + b"\x01",
+        b"\x05\x08\x01\x01",
+        b"\x05\x04\x01\x00\x00",
+        b"\x05\x08\x01\x01\x00\x01\x00",
+        b"\x05\x04\x00\x01\x00",
+        b"\x05\x03\x01\x00",
+        b"\x05\x00\x01\x01\x0c\x00\xff\xff\xff\x7f\x00",
+    ],
+)
+def test_what_we_would_not_have_written_restores_nothing(body: bytes) -> None:
+    assert decode(b"\x02" + zlib.crc32(body).to_bytes(4, "big") + body, 5) == Saved()
