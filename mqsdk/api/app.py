@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mqsdk.runtime.inspection import StopReport
 
 LOG = logging.getLogger("mqsdk.app")
+LAST_FLUSH_S = 1.0  # what was published gets so long even when the drain took all of its time
 
 
 class App(Declarations, Hooks, PublishMethods, InspectMethods):
@@ -275,16 +277,20 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._close()
 
     def _close(self) -> StopReport:
+        deadline = time.monotonic() + self._drain_timeout_s()
         with self._moving("close"):
             report = self._stop_now(None)
             session = self._session
             try:
-                closed = report if session is None else session.close()
+                closed = report if session is None else session.close(max(LAST_FLUSH_S, deadline - time.monotonic()))
             finally:
                 self._state, self._session = State.CLOSED, None
                 atexit.unregister(self._at_exit)
         self._end_control()
         return report._replace(clean=report.clean and closed.clean)
+
+    def _drain_timeout_s(self) -> float:
+        return 0.0 if self._session is None else self._session.configuration.drain_timeout_s
 
     def _hurry(self) -> None:
         session = self._session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mqsdk.api import middleware, signature
@@ -55,13 +56,13 @@ class Hooks:
         """Log and tell the observers; what they raise is logged and changes nothing."""
         from mqsdk.runtime import observe
 
-        observe.log(event)
         token = INSIDE.set(self._mark)
-        for observer in (*self._observers, also):
+        for observer in (observe.log, *self._observers, also):
             try:
                 observer(event)
             except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive
-                LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
+                with suppress(Exception):  # a filter or handler of the application may raise in logging itself
+                    LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
         INSIDE.reset(token)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from mqsdk.errors import ConfigError, StateError
 from mqsdk.runtime.inspection import StopReport
 from mqsdk.runtime.signals import WOKEN, Arrived, received
+from mqsdk.runtime.workers import thread_stack
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
@@ -18,12 +23,15 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("mqsdk.app")
 
 DONE, UNCLEAN = 0, 8
+# What a stop may take beyond `drain.timeout` (shutdown hooks, the last flush, closing of clients), and what after a second signal.
+GRACE_S, HURRY_S = 5.0, 2.0
 
 
 def run(app: App, only: Collection[str] | None = None) -> int:
     """Consume until SIGTERM or SIGINT; the second one ends the drain at once. SIGHUP reloads. only: groups to start, None = all.
 
-    Returns 0, also when handlers were cut short (they are counted in the log), and 8 when a last settle or flush is not confirmed.
+    Returns 0, also when handlers were cut short (they are counted in the log), and 8 when a last settle or flush is not confirmed. A stop
+    that has not ended GRACE_S after `drain.timeout`, or HURRY_S after the second signal, ends the process with 8 where it stands.
     Raises what `app.start` raises; the App is closed then.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -31,11 +39,16 @@ def run(app: App, only: Collection[str] | None = None) -> int:
             "run() waits for signals, which only the main thread gets", fix="use app.start() and app.close()", state=str(app.state)
         )
     with received(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as arrived:
+        arrived.interrupts = True
         try:
             app._start(only=only)
+        except KeyboardInterrupt:
+            return _close(app, arrived, hurried=True)
         except BaseException:
             app.close()
             raise
+        finally:
+            arrived.interrupts = False
         LOG.info("running")
         _wait(app, arrived)
         return _close(app, arrived)
@@ -50,8 +63,8 @@ def _wait(app: App, arrived: Arrived) -> None:
     LOG.info("stopping after %s", signal.Signals(number).name)
 
 
-def _close(app: App, arrived: Arrived) -> int:
-    """Close on a thread of its own, so that this one can hear the second signal."""
+def _close(app: App, arrived: Arrived, hurried: bool = False) -> int:
+    """Close on a thread of its own, so that this one can hear the second signal, and end the process when the stop does not end."""
     outcome: list[StopReport | BaseException] = []
 
     def close() -> None:
@@ -61,14 +74,39 @@ def _close(app: App, arrived: Arrived) -> int:
             outcome.append(error)
         arrived.wake()
 
-    thread = threading.Thread(target=close, name="mqsdk-close")
+    deadline = time.monotonic() + app._drain_timeout_s() + GRACE_S
+    thread = threading.Thread(target=close, name="mqsdk-close", daemon=True)
     thread.start()
-    while (number := arrived.get()) != WOKEN:
-        if number != signal.SIGHUP:
-            LOG.warning("ending at once after a second signal")
-            app._hurry()
+    if hurried:
+        deadline = _hurry(app)
+    while (number := arrived.get(max(0.0, deadline - time.monotonic()))) != WOKEN:
+        if number is None:
+            _abandon(thread)
+        elif number != signal.SIGHUP:
+            deadline = _hurry(app)
     thread.join()
-    report = outcome[0]
+    return _code(outcome[0])
+
+
+def _hurry(app: App) -> float:
+    """End the drain now; until when the rest of the stop may take."""
+    LOG.warning("ending at once after a second signal")
+    app._hurry()
+    return time.monotonic() + HURRY_S
+
+
+def _abandon(thread: threading.Thread) -> NoReturn:
+    """The stop hangs, in a hook or a publish that waits for another process: what holds it is said, and the process ends all the same."""
+    stack = thread_stack(thread.ident or 0).replace("\n", " < ")
+    LOG.error("the stop did not end in time, the process ends without it; unsettled messages come again. It was at: %s", stack)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(UNCLEAN)
+
+
+def _code(report: StopReport | BaseException) -> int:
     if isinstance(report, BaseException):
         raise report
     if report.unfinished:

@@ -85,8 +85,8 @@ class Session:
     def stop(self, timeout_s: float | None) -> StopReport:
         return self.supervisor.stop(self.configuration.drain_timeout_s if timeout_s is None else timeout_s)
 
-    def close(self) -> StopReport:
-        return self.supervisor.close(self.configuration.drain_timeout_s)
+    def close(self, timeout_s: float) -> StopReport:
+        return self.supervisor.close(timeout_s)
 
     def apply(self, configuration: Configuration) -> None:
         """Take a whole new configuration whose changes are all live."""

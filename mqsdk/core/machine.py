@@ -109,6 +109,10 @@ class Machine:
         self._drained_when_done(now)
         return self._desk.actions
 
+    def set_wall_offset(self, wall_offset_s: float) -> None:
+        """The wall clock may have been set since: Unix time minus monotonic time, now."""
+        self._desk.wall_offset_s = wall_offset_s
+
     def due(self) -> float | None:
         """Monotonic time of the next timer, None without one: `feed(now, [])` then does what is due."""
         moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._drain_by)

@@ -101,6 +101,7 @@ class ConsumerLoop:
         self._tuning = tuning
         self._longest_poll_s = min(LONGEST_POLL_S, lease_s / 3)
         self._gates: dict[tuple[Partition, int], Gate] = {}
+        self._handed_back: set[tuple[Partition, int]] = set()  # whose final settle has no answer yet
         self._drained: Drained | None = None
         self._closed = False
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
@@ -152,14 +153,21 @@ class ConsumerLoop:
         """Thread main: steps until drained. An error, ours or the adapter's, restarts the consumer with backoff; it never dies silently."""
         while self._drained is None:
             try:
-                self.step(self._longest_poll_s)
-            except Exception as error:
-                self._restart(error)
+                self._step_or_restart()
+            except Exception:
+                self._clock.sleep(RESTART_FIRST_S)  # the restart itself failed: the next round fails, and restarts, again
         self.finished.set()
+
+    def _step_or_restart(self) -> None:
+        try:
+            self.step(self._longest_poll_s)
+        except Exception as error:
+            self._restart(error)
 
     def step(self, longest_s: float) -> bool:
         """One round: wait for something to happen, decide, act. False when nothing happened and nothing was due."""
         events = self._gather(longest_s)
+        self._machine.set_wall_offset(self._clock.wall_ms() / 1000 - self._clock.mono())
         actions = self._machine.feed(self._clock.mono(), events)
         self._perform(actions)
         self.joined.set()
@@ -213,6 +221,8 @@ class ConsumerLoop:
             self._owned(event.partition, event.epoch, "revoking")
         elif isinstance(event, Lost):
             self._owned(event.partition, event.epoch, "lost")
+        elif isinstance(event, Settled):
+            self._handed_back.discard((event.partition, event.epoch))
         elif isinstance(event, Link):
             self._observe(LinkChanged(self._machine.spec.cluster, event.up, str(event.error) if event.error else ""))
 
@@ -251,6 +261,7 @@ class ConsumerLoop:
             self._results.append(Settled(progress.partition, progress.epoch, progress.token, "failed", str(error)))
         if progress.final:
             self._gates.pop((progress.partition, progress.epoch), None)
+            self._handed_back.add((progress.partition, progress.epoch))
 
     def _perform_rare(self, action: Action) -> None:
         if isinstance(action, Fence):
@@ -286,7 +297,8 @@ class ConsumerLoop:
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
         # All at once: what is left to one partition while another is lost would be a call to an adapter that has just failed.
-        self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in self._gates]))
+        over, self._handed_back = [*self._gates, *self._handed_back], set()
+        self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in over]))
         self._close_consumer(self._clock.mono() + wait)
         self._wait_before_restart(wait)
         if self._drained is None:

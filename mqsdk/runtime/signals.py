@@ -25,6 +25,7 @@ class Arrived:
         self._reading = reading
         self._writing = writing
         self._numbers: deque[int] = deque()
+        self.interrupts = False  # while the main thread does something that may not end: a second signal raises KeyboardInterrupt in it
 
     def get(self, timeout_s: float | None = None) -> int | None:
         """The next signal's number, WOKEN, or None after `timeout_s` seconds without either."""
@@ -45,6 +46,9 @@ class Arrived:
 
     def note(self, number: int, _frame: object) -> None:
         """The handler of the signals."""
+        if self.interrupts and number != signal.SIGHUP and any(one not in (WOKEN, signal.SIGHUP) for one in self._numbers):
+            self.interrupts = False
+            raise KeyboardInterrupt
         self._numbers.append(number)
 
 

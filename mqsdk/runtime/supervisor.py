@@ -5,6 +5,7 @@ The API's App holds one; nothing here knows decorators or payload types.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -29,6 +30,8 @@ from mqsdk.spi import Backend, BackendHealth, Capabilities, Outcome, Rejected, S
 if TYPE_CHECKING:
     from mqsdk.runtime.tasks import EventLoop
 
+
+log = logging.getLogger("mqsdk.consumer")
 
 STEP_S = 0.01
 
@@ -203,6 +206,9 @@ class Supervisor:
         """Store a dead letter: in the topic's own cluster, or where `dead_letter=` is routed."""
         publisher = self.publisher(copy.topic) if spec.dead_letter is not None else self.publisher_of(spec.cluster)
         record = copy.record
+        if not publisher.has_room(1, len(record.value)):  # this is the I/O thread: a wait here would cost it its leases
+            done(Rejected("throttled", "the publish window is full", retryable=True))
+            return
         draft = Draft(
             key=record.key,
             value=record.value,
@@ -308,11 +314,19 @@ class Supervisor:
         unfinished, clean = 0, True
         for _, loop in self.loops:
             self._finish(loop, deadline)
-            cut, settled = loop.close(deadline)
+            cut, settled = self._closed(loop, deadline)
             unfinished += cut
             clean = clean and settled
         self.loops, self._threads = [], []
         return StopReport(unfinished, clean)
+
+    def _closed(self, loop: ConsumerLoop, deadline: float) -> tuple[int, bool]:
+        """One that cannot leave its group must not keep the others from it."""
+        try:
+            return loop.close(deadline)
+        except Exception as error:
+            log.error("consumer %s could not leave its group: %s", loop.name, error if isinstance(error, MqError) else type(error).__name__)
+            return 0, False
 
     def hurry(self) -> None:
         """End a running stop now: a second signal came. Settles that were sent already get a moment to be answered."""

@@ -89,7 +89,7 @@ def test_a_second_signal_ends_the_drain_at_once(app: App, until: Until, later: A
 
 
 def test_a_stop_that_is_not_clean_is_8(app: App, until: Until, later: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(app._session), "close", lambda self: self.supervisor.close(5.0) and StopReport(clean=False))
+    monkeypatch.setattr(type(app._session), "close", lambda self, timeout_s: self.supervisor.close(timeout_s) and StopReport(clean=False))
     later(lambda: until(lambda: app.state == "RUNNING"), kill(signal.SIGTERM))
     assert app.run() == running.UNCLEAN == 8
 
