@@ -69,3 +69,18 @@ def value_problems(name: str, cluster: str, values: Mapping[str, Any]) -> list[t
     except ConfigError as error:
         return [(problem.key.removeprefix(f"clusters.{cluster}."), problem.what, problem.fix) for problem in error.problems]
     return []
+
+
+def effective(name: str, cluster: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A cluster's options with the defaults of the adapter's own keys; a given value that means the default is shown as the default."""
+    options = options_of(name)
+    parse = getattr(options, "parse", None)
+    if options is None or parse is None:
+        return values
+    defaults = {field.name: field.default for field in dataclasses.fields(options) if field.default is not dataclasses.MISSING}
+    try:
+        parsed = parse({key: value for key, value in values.items() if key in defaults}, cluster)
+    except ConfigError:  # reported where it is loaded
+        return values
+    other = {key: value for key, value in values.items() if key not in defaults or getattr(parsed, key) != defaults[key]}
+    return {**defaults, **other}

@@ -1,4 +1,5 @@
-"""What differs between two configurations, and whether a running process may take it. Pure, standard library only.
+"""What differs between two configurations, and whether a running process may take it. Nothing is opened; of an
+adapter its options are imported, which have defaults of their own.
 
 `mqsdk check --diff` prints it, `App.reload` decides by it. The table of what is live is the contract's; a test holds the model to it.
 """
@@ -124,12 +125,21 @@ def _flat(configuration: Configuration) -> Iterator[tuple[Names, Any]]:
     yield ("observability", "log_level"), configuration.log_level
 
 
+def _effective(cluster: Cluster) -> Mapping[str, Any]:
+    """The cluster's options as they work: a default that somebody writes out is no change."""
+    from mqsdk.config import backends
+
+    options = backends.effective(cluster.backend, cluster.name, cluster.options)
+    tls = options.get("tls")
+    return {**options, "tls": {"verify": True, **tls}} if isinstance(tls, Mapping) else options
+
+
 def _flat_cluster(path: Names, cluster: Cluster) -> Iterator[tuple[Names, Any]]:
     yield (*path, "backend"), cluster.backend
     yield (*path, "create"), cluster.create
     yield (*path, "lease"), units.duration_text(cluster.lease_s)
     yield (*path, "accept"), list(cluster.accept) or None
-    yield from _flat_options(path, cluster.options)
+    yield from _flat_options(path, _effective(cluster))
 
 
 def _flat_options(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Names, Any]]:

@@ -14,38 +14,49 @@ from pydantic import BeforeValidator
 
 from mqsdk import units
 from mqsdk.config.secret import Secret
+from mqsdk.config.variables import Written
 
 
 def _plain(value: object) -> object:
     # A text that came through ${...} is wrapped so that it is never shown; here it is only read.
-    return value.reveal() if isinstance(value, Secret) else value
+    return Written(value.reveal()) if isinstance(value, Secret) else value
 
 
 def _kind(check: Callable[[Any], Any]) -> BeforeValidator:
     return BeforeValidator(lambda value: check(_plain(value)))
 
 
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
+_FLAG = re.compile(r"true|false")
+
+
+def _unquoted(value: object, shape: re.Pattern[str]) -> str:
+    """What to add for a text that would be right as it stands, but for its quotes."""
+    return ", without quotes" if isinstance(value, str) and shape.fullmatch(value) else ""
+
+
 def whole(low: int, high: int) -> BeforeValidator:
-    """An int within the bounds; decimal text (variables, references) counts as one."""
+    """An int within the bounds; decimal text counts as one where it comes from a variable or a reference."""
 
     def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
+        if isinstance(value, Written) and _WHOLE.fullmatch(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}{_unquoted(value, _WHOLE)}")
         return value
 
     return _kind(check)
 
 
 def number(low: float, high: float) -> BeforeValidator:
-    """A finite number within the bounds; decimal text counts as one."""
+    """A finite number within the bounds; decimal text counts as one where it comes from a variable or a reference."""
 
     def check(value: Any) -> float:
-        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value):
+        if isinstance(value, Written) and _NUMBER.fullmatch(value):
             value = float(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
+            raise ValueError(f"must be a number from {low:g} to {high:g}{_unquoted(value, _NUMBER)}")
         return float(value)
 
     return _kind(check)
@@ -55,10 +66,10 @@ def flag() -> BeforeValidator:
     """true or false, nothing else: `yes`, `on` and 1 are texts and numbers."""
 
     def check(value: Any) -> bool:
-        if value in ("true", "false"):
-            return bool(value == "true")
+        if isinstance(value, Written) and value in ("true", "false"):
+            return value == "true"
         if not isinstance(value, bool):
-            raise ValueError("must be true or false")
+            raise ValueError(f"must be true or false{_unquoted(value, _FLAG)}")
         return value
 
     return _kind(check)
@@ -97,7 +108,7 @@ def text(pattern: str, wanted: str, *, hidden: bool = False) -> BeforeValidator:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not shape.fullmatch(value):
             raise ValueError(f"must be {wanted}")
-        return value
+        return str(value)
 
     def check_hidden(value: Any) -> str | Secret:
         checked = check(_plain(value))

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mqsdk.core.actions import Tuning
+from mqsdk.names import RESERVED_SUFFIXES
 
 LIVE = {"reload": "live"}
 RESTART = {"reload": "restart"}
@@ -112,8 +113,13 @@ class Configuration:
         return None
 
     def topic_rule(self, topic: str) -> TopicRule:
-        """What `topics:` says for this topic: the matching entry with most literal characters, else an empty rule."""
-        matching = [rule for rule in self.topics if pattern(rule.pattern).fullmatch(topic)]
+        """What `topics:` says for this topic: the matching entry with most literal characters, else an empty rule.
+
+        A pattern with `*` means topics of the user: of the SDK's own (`.dlq`, `.retry`) nobody but an entry of that very name speaks, else
+        `groups` would be made on them that no consumer ever reads.
+        """
+        own = topic.endswith(RESERVED_SUFFIXES)
+        matching = [rule for rule in self.topics if (rule.pattern == topic if own else pattern(rule.pattern).fullmatch(topic))]
         return max(matching, key=lambda rule: literal_length(rule.pattern), default=TopicRule(pattern=topic))
 
     def tuning(self, topic: str, group: str, declared: Mapping[str, Any]) -> Tuning:

@@ -218,7 +218,7 @@ class ObservabilityKeys(Block):
 
 
 def _known_version(value: object) -> object:
-    if value not in (1, "1") or isinstance(value, bool):
+    if value != 1 or isinstance(value, bool):
         raise ValueError("is not a version that this mqsdk reads: it reads version 1")
     return 1
 

@@ -16,6 +16,10 @@ SPECIAL = ("MQSDK_CONFIG", "MQSDK_ENV", "MQSDK_STATE", "MQSDK_DISABLE_PLUGINS")
 FILE_ONLY = frozenset({"consumers", "topics", "routes", "profiles", "version", "requires"})
 
 
+class Written(str):
+    """Text from where there is nothing but text, a variable or a `${...}`: it may stand for a number or a boolean. A file's text may not."""
+
+
 def overrides(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that are meant for the file's keys: every MQSDK_* but the special ones."""
     return {name: value for name, value in environ.items() if name.upper().startswith(PREFIX) and name not in SPECIAL}
@@ -105,7 +109,9 @@ def _value(text: str, *, is_list: bool, known: bool) -> Any:
     if not known and text.lstrip().startswith(("[", "{")):
         return json.loads(text)
     # The model turns texts into what a key wants; an adapter's own key gets what the file would have given.
-    return text == "true" if not known and text in ("true", "false") else text
+    if known:
+        return Written(text)
+    return text == "true" if text in ("true", "false") else text
 
 
 def _put(data: dict[str, Any], parts: tuple[str, ...], value: Any) -> None:

@@ -66,6 +66,19 @@ def test_a_change_is_named_by_its_key_with_old_new_and_when_it_applies(loaded: L
     assert changed(loaded, old, new) == expected
 
 
+def test_a_default_that_is_written_out_is_no_change(loaded: Load) -> None:
+    """A reload would refuse the file otherwise, although nothing is different."""
+    without = loaded("clusters: {local: {backend: log}}\n")
+    for options in ("path: ./.mqsdk", "durability: interval", "interval: 10ms", "any_filesystem: false", "create: true", "lease: 10s"):
+        written = loaded(f"clusters: {{local: {{backend: log, {options}}}}}\n")
+        assert (diff.changes(without, written), diff.changes(written, without)) == ([], []), options
+    assert diff.changes(Configuration(), without) == []
+    redis = [loaded(f"clusters: {{local: {{backend: redis, {more}}}}}\n") for more in ("tls: {}", "tls: {verify: true}, database: 0")]
+    assert diff.changes(*redis) == []
+    (change,) = diff.changes(without, loaded("clusters: {local: {backend: log, durability: always}}\n"))
+    assert str(change) == "clusters.local.durability: interval -> always"
+
+
 def test_the_backend_of_a_cluster_in_use_needs_a_restart_and_of_a_spare_one_does_not() -> None:
     assert diff.applies(("clusters", "a", "backend"), in_use=True) == "restart"
     assert diff.applies(("clusters", "a", "backend"), in_use=False) == "live"

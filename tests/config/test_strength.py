@@ -102,6 +102,15 @@ def test_a_file_without_routes_sends_everything_to_its_only_cluster(loaded: Load
     assert loaded("routes: []\n").routes == ()
 
 
+def test_a_pattern_of_topics_does_not_reach_the_sdks_own_topics(loaded: Load) -> None:
+    """Groups made on dead letters are read by nobody: their lag could never fall."""
+    found = loaded('topics: {"orders.*": {partitions: 4, groups: [audit]}, "orders.x.g.dlq": {groups: [clerk]}}\n')
+    assert found.topic_rule("orders.created").groups == ("audit",)
+    assert found.topic_rule("orders.created.billing.dlq") == model.TopicRule(pattern="orders.created.billing.dlq")
+    assert found.topic_rule("orders.created.billing.retry").groups == ()
+    assert found.topic_rule("orders.x.g.dlq").groups == ("clerk",)
+
+
 def test_a_topic_that_no_route_matches_has_none(loaded: Load) -> None:
     found = loaded('routes: [{topics: ["orders.*"], cluster: local}]\n')
     assert found.route("orders.created.eu") is not None
