@@ -36,6 +36,13 @@ def topic_problem(name: object, *, reading: bool = False) -> str | None:
     return None
 
 
+def topic_fix(name: object) -> str:
+    """What to write instead of a topic name that has a problem."""
+    if isinstance(name, str) and (name.startswith(RESERVED_PREFIX) or name.endswith(RESERVED_SUFFIXES)):
+        return "only mqsdk itself writes there: choose another name (dead letters come back by `mqsdk dlq redrive`)"
+    return f"topic names are letters, digits, `.`, `_` and `-`, at most {MAX_NAME}"
+
+
 def group_problem(name: object) -> str | None:
     """Why `name` cannot be a group, as a sentence, or None."""
     if not isinstance(name, str):

@@ -78,7 +78,7 @@ def refuse(field: str, what: str, *, topic: str = "", id: str = "", code: str = 
 def check_topic(topic: object) -> str:
     problem = names.topic_problem(topic)
     if problem is not None:
-        raise InvalidMessage(problem, field="topic", fix="topic names are letters, digits, `.`, `_` and `-`, at most 120")
+        raise InvalidMessage(problem, field="topic", fix=names.topic_fix(topic))
     return str(topic)
 
 

@@ -28,8 +28,9 @@ def load_app(session: Session, target: str) -> App:
 
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
-        hint = f"write {module_name.removesuffix('.py') or 'hello'}:app"
-        raise click.BadParameter(f"an application is named module:app; {hint}", param_hint="MODULE:APP")
+        raise _misnamed(module_name)
+    if "/" in module_name or module_name.endswith(".py"):
+        raise _misnamed(module_name, attribute)
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -39,11 +40,17 @@ def load_app(session: Session, target: str) -> App:
             raise NotFound(f"module {module_name} has no `{attribute}`", fix=_apps_of(module_name))
         found = getattr(found, part)
     if not isinstance(found, App):
-        raise NotFound(f"{target} is a {type(found).__name__}, not an App", fix=_apps_of(module_name))
+        raise NotFound(f"{target} is not an App, but of type {type(found).__name__}", fix=_apps_of(module_name))
     if session.config is not None:
         found._config = session.config
     found._environment_name = session.environment or found._environment_name
     return found
+
+
+def _misnamed(module: str, attribute: str = "app") -> click.BadParameter:
+    """A module is named as in an import, `shop.main`, not as the file that it is in."""
+    dotted = ".".join(part for part in module.removesuffix(".py").split("/") if part not in ("", "."))
+    return click.BadParameter(f"an application is named module:app; write {dotted or 'hello'}:{attribute}", param_hint="MODULE:APP")
 
 
 def _import(module_name: str, folder: str) -> object:

@@ -62,6 +62,16 @@ class Selection:
     def letters(self) -> Iterator[DeadLetter]:
         return islice(deadletters.letters(self.place.admin, self.topic, self.group, self.chosen), self.limit)
 
+    def count(self) -> int:
+        """How many letters are meant; none is an error only where they were named. Raises NotFound."""
+        total = sum(1 for _ in self.letters())
+        if not total and self.chosen.ids:
+            raise self.nothing()
+        return total
+
+    def nothing(self) -> NotFound:
+        return NotFound("no dead letter matches", where=f"{self.topic}/{self.group}", fix="`mqsdk dlq list` shows what is there")
+
 
 def letters_place(session: Session, topic: str, group: str, cluster: str | None) -> Place:
     """Where the letters of a pair are: its group exists, or a deleted group has left letters behind. Raises NotFound."""
@@ -129,7 +139,7 @@ def show_letters(session: Session, /, body: bool, **options: Any) -> None:
             session.out.write("")
         session.out.fields(_details(selection, letter, body))
     if not shown:
-        raise NotFound("no dead letter matches", where=f"{selection.topic}/{selection.group}", fix="`mqsdk dlq list` shows what is there")
+        raise selection.nothing()
 
 
 def _details(selection: Selection, letter: DeadLetter, body: bool) -> dict[str, Any]:
@@ -155,11 +165,11 @@ def _details(selection: Selection, letter: DeadLetter, body: bool) -> dict[str, 
 def purge(session: Session, /, yes: bool, dry_run: bool, **options: Any) -> int:
     """Remove the chosen letters for ever."""
     selection = Selection(session, options)
-    total = sum(1 for _ in selection.letters())
+    total = selection.count()
     if total and not session.confirmed([f"remove {total:,} dead letters of {selection.topic}/{selection.group} for ever"], yes, dry_run):
         return DONE
     purged, failed = _purge(session, selection) if total else (0, 0)
-    session.out.fields({"purged": purged, "moved": 0, "skipped": 0, "failed": failed})
+    session.out.fields({"purged": purged, "failed": failed})
     return FOUND if failed else DONE
 
 
@@ -179,9 +189,9 @@ def _purge(session: Session, selection: Selection) -> tuple[int, int]:
 
 
 def per_second(text: str) -> float:
-    """`100/s`, `30/m`, `5/h`, or a number alone for each second. An option type of click."""
-    number, slash, unit = text.partition("/")
-    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit if slash else "s")
+    """`100/s`, `30/m` or `5/h`. An option type of click."""
+    number, _, unit = text.partition("/")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit)
     try:
         rate = float(number) / seconds if seconds else 0.0
     except ValueError:
@@ -200,7 +210,7 @@ def redrive(session: Session, /, yes: bool, dry_run: bool, rate: float | None, *
     """Give the chosen letters to their group once more, attempts counted from 1; each is removed when its copy is confirmed."""
     selection = Selection(session, options)
     _check_redrive(session, selection)
-    total = sum(1 for _ in selection.letters())
+    total = selection.count()
     if total and not session.confirmed(_redrive_plan(selection, total), yes, dry_run):
         return DONE
     tally = _redrive(session, selection, total, rate) if total else Moved()

@@ -11,13 +11,14 @@ from mqsdk.cli.exits import Refused
 from mqsdk.cli.session import Command, Session, pass_session
 
 CONFIGURATION = """\
-# What runs under your handlers. Every key is optional; without this file mqsdk uses exactly these values.
+# What runs under your handlers. Every key is optional; without this file mqsdk uses these values, and `app` as the name.
 version: 1
 app: {name}
 
 clusters:
-  # A durable log in a folder beside this file: no server, any number of processes of this host may share it.
-  # durability: none | interval (a lost second at a power cut) | always (synced before a publish returns)
+  # A durable log in a folder: no server, any number of processes of this host may share it. A relative path is taken from the
+  # working directory of each process, so start them all in the same one, or write an absolute path.
+  # durability: none | interval (a power cut takes the last 10 ms) | always (synced before a publish returns)
   local: {{backend: log, path: ./.mqsdk, durability: interval}}
 
 # Topic patterns -> cluster; the first match wins. Moving a topic to another broker is a change of this line.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,9 @@ from mqsdk.cli.output import Column, Output, bytes_text, printable, time_text
 from mqsdk.cli.session import Command, Listing, Place, Session, changing, pass_session
 from mqsdk.errors import StateError
 from mqsdk.runtime import reading
+from mqsdk.runtime.clusters import owner_topic
 from mqsdk.runtime.reading import Found
+from mqsdk.spi import GroupInfo
 
 # `tail` asks for the ends of the partitions this often: the seam has no waiting read, and 150 ms is below what a reader notices.
 TAIL_EVERY_S = 0.15
@@ -69,20 +71,31 @@ def list_topics(session: Session, pattern: str | None = None) -> None:
 def delete_topic(session: Session, topic: str, yes: bool, dry_run: bool) -> None:
     """Delete TOPIC with all its groups, their dead letters and everything in it."""
     place = session.place(topic)
-    groups = place.admin.groups(topic)
-    busy = [one.group for one in groups if one.members]
+    found = {one.name: one for one in place.admin.topics()}
+    doomed = [topic, *_beneath(topic, found)]
+    groups = {name: place.admin.groups(name) for name in doomed}
+    _refuse_members(topic, groups)
+    plan = [_deletion(name, place.cluster, found[name].messages if name in found else None) for name in doomed]
+    plan += [f"delete the progress of group {one.group}" for one in groups[topic]]
+    if session.confirmed(plan, yes, dry_run):
+        for name in reversed(doomed):
+            place.admin.delete_topic(name)
+        session.out.fields({"deleted": doomed})
+
+
+def _beneath(topic: str, known: Iterable[str]) -> list[str]:
+    """The SDK's topics that belong to this one, whether their group still exists or not, each followed by those beneath it."""
+    own = sorted(name for name in known if name != topic and owner_topic(name) == topic)
+    return [one for name in own for one in (name, *_beneath(name, known))]
+
+
+def _refuse_members(topic: str, groups: Mapping[str, Sequence[GroupInfo]]) -> None:
+    """Dead letters may have consumers too."""
+    busy = [f"{one.topic}/{one.group}" for infos in groups.values() for one in infos if one.members]
     if busy:
         raise StateError(
-            f"topic {topic} is being consumed", where=f"groups {', '.join(busy)}", fix="stop their consumers first", state="RUNNING"
+            f"topic {topic} is being consumed", where=f"by {', '.join(busy)}", fix="stop their consumers first", state="RUNNING"
         )
-    owned = [name for one in groups for name in own_topics(place, topic, one.group)]
-    messages = {one.name: one.messages for one in place.admin.topics()}
-    plan = [_deletion(name, place.cluster, messages.get(name)) for name in [topic, *owned]]
-    plan += [f"delete the progress of group {one.group}" for one in groups]
-    if session.confirmed(plan, yes, dry_run):
-        for name in [*owned, topic]:
-            place.admin.delete_topic(name)
-        session.out.fields({"deleted": [topic, *owned]})
 
 
 def own_topics(place: Place, topic: str, group: str) -> list[str]:
@@ -112,6 +125,7 @@ def peek(session: Session, topic: str, start: str, count: int, partition: int | 
     place = session.place(topic)
     numbers = chosen_partitions(place, partition)
     where = parsed_place(start)
+    refuse_position_of_many(where, numbers)
     if where == "latest":
         found: Iterator[Found] = iter(reading.last(place.admin, topic, numbers, count))
     else:
@@ -168,6 +182,14 @@ def parsed_place(text: str, option: str = "--from") -> reading.Place:
         return reading.parse_place(text, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from error
+
+
+def refuse_position_of_many(place: reading.Place, partitions: Sequence[int]) -> None:
+    """A position means something in one partition; a number is also what is left of a duration whose unit was forgotten."""
+    if isinstance(place, int) and len(partitions) > 1:
+        raise click.UsageError(
+            f"a position belongs to one partition: add --partition, or use a time, earliest or latest ({place}m is {place} minutes ago)"
+        )
 
 
 def show_message(out: Output, cluster: str, topic: str, found: Found, body: bool) -> None:

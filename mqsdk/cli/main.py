@@ -6,7 +6,7 @@ A command's module is imported when the command is chosen, so that `mqsdk --help
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -62,6 +62,8 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] in LATER:
             raise Refused(f"`mqsdk {args[0]}` is not in this version", fix="`mqsdk --help` lists the commands of this version")
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command `{args[0]}`{_meant(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -109,10 +111,26 @@ def _guarded(session: Session, words: Sequence[str], call: Any) -> int:
     return result if isinstance(result, int) else DONE
 
 
+def _meant(name: str, known: Iterable[str]) -> str:
+    """`, did you mean ...?` where a known name is near, else nothing. Dashes, which all options share, make no two of them near."""
+    from difflib import get_close_matches
+
+    bare = {one.lstrip("-"): one for one in known}
+    close = get_close_matches(name.lstrip("-"), bare, 1)
+    return f", did you mean {bare[close[0]]}?" if close else ""
+
+
+def _text(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption):
+        known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
+        return f"there is no option {error.option_name}{_meant(error.option_name, known)}"
+    return error.format_message()
+
+
 def _usage(session: Session, words: Sequence[str], error: click.ClickException) -> int:
     _heed_json(session, words)
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mqsdk"
-    session.out.error(type(error).__name__, error.format_message(), where, f"see `{where} --help`")
+    session.out.error(type(error).__name__, _text(error), where, f"see `{where} --help`")
     return USAGE
 
 

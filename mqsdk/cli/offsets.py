@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from mqsdk.cli.exits import Refused
-from mqsdk.cli.look import chosen_partitions, parsed_place
+from mqsdk.cli.look import chosen_partitions, parsed_place, refuse_position_of_many
 from mqsdk.cli.output import Column
 from mqsdk.cli.session import Family, Place, Session, changing, pass_session
 from mqsdk.errors import StateError
@@ -38,7 +38,8 @@ def show(session: Session, topic: str, group: str) -> None:
         }
         for one in place.admin.progress(topic, group)
     ]
-    columns = [Column(name, True) for name in ("partition", "from", "to", "start", "messages", "epoch")]
+    columns = [Column(name, True) for name in ("partition", "from", "to", "start", "messages")]
+    columns.append(Column("epoch", True, str))  # a name for an ownership, not a quantity
     session.out.show("partitions", rows, columns, "no progress yet")
 
 
@@ -54,8 +55,7 @@ def reset(session: Session, topic: str, group: str, target: str, partition: int 
     place = session.group(topic, group)
     numbers = chosen_partitions(place, partition)
     where = parsed_place(target, "--to")
-    if isinstance(where, int) and len(numbers) > 1:
-        raise click.UsageError("a position belongs to one partition: add --partition, or use a time, earliest or latest")
+    refuse_position_of_many(where, numbers)
     progress = [one for one in place.admin.progress(topic, group) if one.partition in numbers]
     moves = [_move(place, topic, one, where) for one in progress]
     _refuse_members(place, topic, group)

@@ -116,31 +116,41 @@ class Tally:
 
 
 def publish_lines(session: Session, topic: str, fields: dict[str, Any]) -> int:
-    """Publish each line of stdin. Ends early when a whole chunk fails: the rest would meet the same."""
+    """Publish each line of stdin. Ends early when a whole chunk fails, but for its lines' own fault: the rest would meet the same."""
     tally, began = Tally(), time.monotonic()
     stream = sys.stdin.buffer
     with publishing_app(session) as app, _bar(session, topic, stream) as bar:
         for chunk in chunks(stream):
-            before = tally.outcomes["stored"]
-            for outcome in _publish_chunk(app, topic, chunk, session.timeout_s, fields):
+            outcomes = _publish_chunk(app, topic, chunk, session.timeout_s, fields)
+            for outcome in outcomes:
                 tally.add(outcome)
             tally.bytes += sum(len(line) + 1 for line in chunk)
             bar(tally.lines, tally.bytes)
-            if tally.outcomes["stored"] == before:
+            if not any(isinstance(outcome, Receipt) or _is_of_the_line(outcome) for outcome in outcomes):
                 break
     _summary(session, topic, tally, time.monotonic() - began)
     return tally.code
 
 
 def _publish_chunk(app: App, topic: str, chunk: Sequence[bytes], timeout_s: float | None, fields: dict[str, Any]) -> Sequence[object]:
-    """One outcome per line."""
-    items = [Outgoing(text_or_bytes(line), **fields) for line in chunk]
+    """One outcome per line. A line that cannot be sent refuses the call before anything is sent: then the halves go by themselves."""
     try:
-        return app.publish_many(topic, items, timeout=timeout_s)
+        if len(chunk) == 1:
+            return [app.publish(topic, text_or_bytes(chunk[0]), timeout=timeout_s, **fields)]
+        return app.publish_many(topic, [Outgoing(text_or_bytes(line), **fields) for line in chunk], timeout=timeout_s)
     except PublishManyFailed as failed:
         return failed.outcomes
-    except PublishError as refused:  # refused as a whole: a rule of the arguments, or no route
-        return [refused] * len(chunk)
+    except PublishError as refused:
+        if len(chunk) == 1 or not _is_of_the_line(refused):  # else a rule of the other arguments, which every line breaks
+            return [refused] * len(chunk)
+    middle = len(chunk) // 2
+    halves = [_publish_chunk(app, topic, half, timeout_s, fields) for half in (chunk[:middle], chunk[middle:])]
+    return [outcome for half in halves for outcome in half]
+
+
+def _is_of_the_line(outcome: object) -> bool:
+    """Whether the line itself is what was refused, so that the next one may fare better."""
+    return isinstance(outcome, PublishRejected) and (outcome.code == "too_large" or getattr(outcome, "field", "") == "payload")
 
 
 def chunks(stream: BinaryIO) -> Iterator[list[bytes]]:

@@ -1,5 +1,4 @@
-"""What differs between two configurations, and whether a running process may take it. Nothing is opened; of an
-adapter its options are imported, which have defaults of their own.
+"""What differs between two configurations, and whether a running process may take it. Nothing is opened.
 
 `mqsdk check --diff` prints it, `App.reload` decides by it. The table of what is live is the contract's; a test holds the model to it.
 """

@@ -17,7 +17,7 @@ FILE_ONLY = frozenset({"consumers", "topics", "routes", "profiles", "version", "
 
 
 class Written(str):
-    """Text from where there is nothing but text, a variable or a `${...}`: it may stand for a number or a boolean. A file's text may not."""
+    """Text from where there is nothing but text, a variable or a `${...}`: it may stand for a number. A file's own text may not."""
 
 
 def overrides(environ: Mapping[str, str]) -> dict[str, str]:

@@ -129,6 +129,16 @@ def test_init_says_what_the_defaults_are_and_changes_none(broker: Broker, folder
     }
 
 
+def test_init_says_of_the_log_what_is_true(broker: Broker, folder: Path) -> None:
+    """As docs/configuration.md and docs/guarantees.md do: relative to the working directory, and 10 ms."""
+    broker.mqsdk("init", "shop")
+    text = (folder / "shop" / "mqsdk.yaml").read_text()
+    assert "A relative path is taken from the" in text
+    assert "a power cut takes the last 10 ms" in text
+    assert "these values, and `app` as the name" in text
+    assert load("shop/mqsdk.yaml", environ={}).app != Configuration().app
+
+
 @pytest.mark.parametrize("name", ["mqsdk.yaml", "app.py"])
 def test_init_never_touches_a_file_that_exists(broker: Broker, folder: Path, name: str) -> None:
     (folder / name).write_text("mine")
@@ -144,3 +154,15 @@ def test_what_init_wrote_runs_as_it_is(folder: Path) -> None:
         assert mqsdk(folder, "publish", "hello", "world").returncode == 0
         consumer.wait_for("hello world")
         assert consumer.stop() == 0
+
+
+@pytest.mark.parametrize("target", ["shop/main.py:app", "./shop/main.py:app", "shop/main:app", "shop.main.py:app"])
+def test_a_file_in_place_of_a_module_is_told_the_module(broker: Broker, target: str) -> None:
+    for command in (("run", target), ("check", "--app", target)):
+        found = broker.mqsdk(*command, "--json")
+        assert (found.code, "write shop.main:app" in found.error["what"]) == (2, True)
+
+
+def test_what_is_no_app_is_named_by_its_type(broker: Broker, folder: Path) -> None:
+    (folder / "noapp.py").write_text("app = 3\n")
+    assert broker.mqsdk("check", "--app", "noapp:app", "--json").error["what"] == "noapp:app is not an App, but of type int"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mqsdk.spi import PartitionProgress
 from tests.cli.harness import NOW_MS, Broker
 
 
@@ -150,6 +151,13 @@ def test_an_unknown_group_is_exit_6(orders: Broker) -> None:
 
 def test_offsets_show_tells_where_the_group_goes_on_and_where_the_partition_ends(orders: Broker) -> None:
     assert moves(orders, "show", "orders", "billing") == [{"partition": 0, "from": 0, "to": 2}, {"partition": 1, "from": 0, "to": 1}]
+
+
+def test_an_epoch_is_shown_as_the_name_that_it_is(orders: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = PartitionProgress(partition=0, watermark=1234, end=1234, messages=0, epoch=1_795_615_829_983)
+    monkeypatch.setattr("mqsdk.testing.simadmin.SimAdmin.progress", lambda *_: [found])
+    last = orders.mqsdk("offsets", "show", "orders", "billing").out.splitlines()[-1]
+    assert last.split() == ["0", "1,234", "1,234", "0", "0", "1795615829983"]
 
 
 def test_reset_moves_every_partition_and_prints_each_move(orders: Broker) -> None:

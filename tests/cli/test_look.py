@@ -63,6 +63,25 @@ def test_deleting_a_topic_needs_yes_and_takes_its_groups_and_own_topics_along(br
     assert [one["name"] for one in broker.mqsdk("topics", "--json").document["topics"]] == ["orders2"]
 
 
+def test_deleting_a_topic_takes_what_a_deleted_group_has_left_behind(broker: Broker) -> None:
+    for name in ("orders", "orders.billing.dlq", "orders.billing.dlq.clerk.dlq", "orders.new", "orders.new.billing.dlq"):
+        broker.topic(name)
+    broker.group("orders", "billing")
+    assert broker.mqsdk("groups", "delete", "orders", "billing", "--yes").code == 0
+    deleted = broker.mqsdk("topics", "delete", "orders", "--yes", "--json").document["deleted"]
+    assert deleted == ["orders", "orders.billing.dlq", "orders.billing.dlq.clerk.dlq"]
+    assert [one["name"] for one in broker.mqsdk("topics", "--json").document["topics"]] == ["orders.new", "orders.new.billing.dlq"]
+
+
+def test_a_topic_whose_dead_letters_are_being_consumed_is_not_deleted(broker: Broker) -> None:
+    for name in ("orders", "orders.billing.dlq"):
+        broker.topic(name)
+    broker.group("orders.billing.dlq", "clerk")
+    broker.join("orders.billing.dlq", "clerk")
+    refused = broker.mqsdk("topics", "delete", "orders", "--yes", "--json")
+    assert (refused.code, refused.error["where"]) == (5, "by orders.billing.dlq/clerk")
+
+
 def test_a_topic_that_is_being_consumed_is_not_deleted(broker: Broker) -> None:
     broker.topic("orders")
     broker.group("orders", "billing")
@@ -152,6 +171,15 @@ def test_a_place_that_is_none_is_a_usage_error(broker: Broker, place: str) -> No
     broker.topic("orders")
     found = broker.mqsdk("peek", "orders", f"--from={place}", "--json")
     assert (found.code, found.error["type"]) == (2, "BadParameter")
+
+
+def test_a_position_without_its_partition_is_a_usage_error(broker: Broker) -> None:
+    """`--from 15` is what is left of `--from 15m`; it used to show nothing and say nothing."""
+    broker.topic("orders", 2)
+    broker.put("orders", "x")
+    found = broker.mqsdk("peek", "orders", "--from", "15", "--json")
+    assert (found.code, "--partition" in found.error["what"], "15m" in found.error["what"]) == (2, True, True)
+    assert broker.mqsdk("peek", "orders", "--from", "0", "--partition", "0", "--json").lines[0]["id"] == "id-1"
 
 
 def test_peek_of_one_partition_only(broker: Broker) -> None:

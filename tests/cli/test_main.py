@@ -101,6 +101,20 @@ def test_a_wrong_call_is_exit_2_also_as_json(broker: Broker, words: tuple[str, .
     assert found.error["what"]
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("pubish", "t", "x"), "there is no command `pubish`, did you mean publish?"),
+        (("xyzzy",), "there is no command `xyzzy`"),
+        (("topics", "--bogus"), "there is no option --bogus"),
+        (("peek", "t", "--parttion", "1"), "there is no option --parttion, did you mean --partition?"),
+        (("--vrebose", "topics"), "there is no option --vrebose, did you mean --verbose?"),
+    ],
+)
+def test_a_name_that_is_near_is_offered_and_no_other(broker: Broker, words: tuple[str, ...], what: str) -> None:
+    assert broker.mqsdk(*words, "--json").error["what"] == what
+
+
 def test_without_a_command_the_help_is_shown_and_the_call_was_wrong(broker: Broker) -> None:
     found = broker.mqsdk()
     assert found.code == 2

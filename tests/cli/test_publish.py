@@ -82,6 +82,23 @@ def test_many_lines_are_counted_for_people_on_stderr(broker: Broker) -> None:
     assert len(stored(broker)) == 2500
 
 
+def test_a_line_that_cannot_be_sent_takes_no_other_with_it(broker: Broker) -> None:
+    big = "x" * 1_100_000
+    lines = "\n".join(["ok0", "ok1", "ok2", big, "after0", big, *(f"after{number}" for number in range(1, 5))])
+    found = broker.mqsdk("publish", "orders", "--lines", "--key", "k", "--json", input=lines)
+    assert found.code == 1
+    assert (found.document["stored"], found.document["rejected"]) == (8, 2)
+    assert [(one["line"], one["code"]) for one in found.document["failures"]] == [(4, "too_large"), (6, "too_large")]
+    assert found.document["failures"][0]["what"] == "the payload has 1,100,000 bytes, at most 1,048,576 are allowed"
+    assert [one["body"] for one in stored(broker)] == ["ok0", "ok1", "ok2", *(f"after{number}" for number in range(5))]
+
+
+def test_a_chunk_of_nothing_but_lines_that_are_too_large_does_not_end_it(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqsdk.cli.publish.CHUNK_LINES", 1)
+    found = broker.mqsdk("publish", "orders", "--lines", "--json", input="\n".join(["x" * 1_100_000, "after"]))
+    assert (found.document["stored"], found.document["rejected"]) == (1, 1)
+
+
 def test_no_lines_are_no_messages(broker: Broker) -> None:
     assert broker.mqsdk("publish", "orders", "--lines", "--json", input="").document["published"] == 0
 
@@ -107,6 +124,13 @@ def test_what_cannot_be_published_is_refused_and_not_stored(broker: Broker, word
     found = broker.mqsdk("publish", *words, "--json")
     assert found.code == code
     assert broker.mqsdk("topics", "--json").document["topics"] == []
+
+
+def test_a_name_that_only_mqsdk_may_use_is_not_told_how_names_are_spelt(broker: Broker) -> None:
+    for topic in ("orders.billing.dlq", "mq.x"):
+        fix = broker.mqsdk("publish", topic, "x", "--json").error["fix"]
+        assert "choose another name" in fix
+    assert "letters" in broker.mqsdk("publish", "a/b", "x", "--json").error["fix"]
 
 
 def test_a_delay_is_refused_with_the_code_unsupported(broker: Broker) -> None:
