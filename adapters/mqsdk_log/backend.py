@@ -67,7 +67,7 @@ class LogBackend(Backend):
             return
         options = self._options
         path = Path(options.path).expanduser().absolute()
-        with translated(self.name):
+        with translated(self.name, str(path)):
             found = Log.open(
                 path, durability=options.durability, interval_s=options.interval, create=True, any_filesystem=options.any_filesystem
             )

@@ -15,26 +15,39 @@ KIND = "log"
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
+_FIXES = {
+    errno.ENOENT: "the file system takes no new directory there: give the cluster another `path`",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files of the system",
+}
+
+
 class translated:  # noqa: N801 - reads as the statement that it is
     """`with translated(cluster):` raises the error of mqsdk in place of the engine's, which becomes its cause.
+
+    path: the log's directory while it is being opened; files in it are opened relative to it, so an error names them without it.
 
     A class, because a generator costs 0.5 us more, and a settle passes here.
     """
 
-    __slots__ = ("_cluster",)
+    __slots__ = ("_cluster", "_path")
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, path: str = "") -> None:
         self._cluster = cluster
+        self._path = path
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
         if isinstance(error, engine.LogError | OSError | IndexError):
-            raise translate(error, self._cluster) from error
+            raise translate(error, self._cluster, self._path) from error
 
 
-def translate(error: Exception, cluster: str) -> Exception:
+def translate(error: Exception, cluster: str, path: str = "") -> Exception:
     """The error of mqsdk that says the same."""
     if isinstance(error, engine.StaleHandle | engine.ClosedHandle):
         return StateError(
@@ -44,7 +57,7 @@ def translate(error: Exception, cluster: str) -> Exception:
         fix = "stop its consumers first; members: " + ", ".join(f"{member.host}:{member.pid}" for member in error.members)
         return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")
     if isinstance(error, OSError):
-        return _of_system(error, cluster)
+        return _of_system(error, cluster, path)
     return _of_engine(error, cluster)
 
 
@@ -68,12 +81,20 @@ def _of_engine(error: Exception, cluster: str) -> BackendError:
     return BackendError(what, cluster=cluster, backend=KIND, retryable=isinstance(error, engine.DiskFull | engine.WriteFailed))
 
 
-def _of_system(error: OSError, cluster: str) -> BackendError:
-    what = f"the log's files cannot be used: {os.strerror(error.errno or 0)}"
-    place = f"cluster {cluster} ({KIND})" + (f", {error.filename}" if isinstance(error.filename, str) else "")
-    if error.errno in _DENIED:
-        return AccessDenied(what, where=place, cluster=cluster, backend=KIND, fix="check owner and mode of the directory")
-    return Unavailable(what, where=place, cluster=cluster, backend=KIND, retryable=error.errno in (errno.ENOSPC, errno.EMFILE))
+def _of_system(error: OSError, cluster: str, path: str) -> BackendError:
+    number = error.errno or 0
+    place = path or (error.filename if isinstance(error.filename, str) else "")
+    where = f"cluster {cluster} ({KIND})" + (f", {place}" if place else "")
+    if number in _DENIED:
+        what = f"the log's files cannot be used: {os.strerror(number)}"
+        return AccessDenied(
+            what, where=where, cluster=cluster, backend=KIND, fix="check owner and mode of the directory, or give another `path`"
+        )
+    if path and number in _IN_THE_WAY:
+        what, fix = "the log's directory cannot be made: a file is in its place or above it", "give the cluster another `path`"
+    else:
+        what, fix = f"the log's files cannot be used: {os.strerror(number)}", _FIXES.get(number, "check the disk and the cluster's `path`")
+    return Unavailable(what, where=where, cluster=cluster, backend=KIND, retryable=number in (errno.ENOSPC, errno.EMFILE), fix=fix)
 
 
 def refusal(error: Exception) -> Rejected | Unknown:

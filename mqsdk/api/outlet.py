@@ -169,9 +169,11 @@ def reentered() -> StateError:
 
 
 def again(error: PublishRejected, id: str) -> PublishRejected:
-    return PublishRejected(
+    copy = PublishRejected(
         error.what, code=error.code, retryable=error.retryable, topic=error.topic, id=id, where=error.where, fix=error.fix
     )
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def receipts(answers: list[Any], topic: str) -> list[Receipt]:

@@ -111,4 +111,5 @@ def _code(report: StopReport | BaseException) -> int:
         raise report
     if report.unfinished:
         LOG.warning("%d handlers were cut short; their messages come again", report.unfinished)
+    LOG.info("stopped, %d cut short%s", report.unfinished, "" if report.clean else "; a last settle or publish is not confirmed")
     return DONE if report.clean else UNCLEAN

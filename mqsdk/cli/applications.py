@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,6 +81,42 @@ def _apps_of(module_name: str) -> str:
 
     names = [name for name, value in vars(sys.modules[module_name]).items() if isinstance(value, App)]
     return f"did you mean {module_name}:{names[0]}?" if names else "make one with `app = App()`"
+
+
+def named_hook(hook: Callable[[], Any]) -> Callable[[], Any]:
+    """The hook, whose failure is its own and not one of mqsdk: its traceback goes to stderr and a DeclarationError names it."""
+
+    def call() -> Any:
+        try:
+            result = hook()
+        except MqError:
+            raise  # says itself what is wrong
+        except Exception as error:
+            raise _failed_hook(hook, error) from error
+        return awaited(result) if inspect.isawaitable(result) else result
+
+    async def awaited(result: Awaitable[Any]) -> Any:
+        try:
+            return await result
+        except MqError:
+            raise
+        except Exception as error:
+            raise _failed_hook(hook, error) from error
+
+    return call
+
+
+def _failed_hook(hook: Callable[[], Any], error: Exception) -> DeclarationError:
+    import traceback
+
+    from mqsdk.api.signature import place_of
+
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None  # the first one is ours
+    traceback.print_exception(type(error), error, frames)
+    name = getattr(hook, "__qualname__", type(hook).__name__)
+    return DeclarationError(
+        f"on_startup hook `{name}` failed with {type(error).__name__}", where=place_of(hook), fix="the traceback on stderr shows where"
+    )
 
 
 @contextmanager

@@ -4,13 +4,16 @@
     1  looked and found something wrong;  6  no such app, topic, group, message
        a publish was rejected             7  outcome unknown (may be stored)
     2  usage                              8  stop not clean
-    3  configuration or declaration       9  watchdog: no progress
+    3  configuration or declaration:      9  watchdog: no progress
+       also a topic that no route matches
     4  backend unreachable or credentials refused
 
 Beside the table, by the conventions of shells and sysexits(3): 130 ended by Ctrl-C, 70 a defect of mqsdk itself (with its traceback).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from mqsdk.errors import (
     AccessDenied,
@@ -23,6 +26,7 @@ from mqsdk.errors import (
     MqError,
     PublishError,
     PublishManyFailed,
+    PublishRejected,
     PublishUnknown,
     StateError,
     Unavailable,
@@ -55,9 +59,17 @@ _BY_TYPE: tuple[tuple[type[MqError] | tuple[type[MqError], ...], int], ...] = (
 
 
 def exit_code(error: MqError) -> int:
-    """The exit code that reports this error. A publish refused because its cluster cannot be opened is UNREACHABLE, as for looking."""
-    if isinstance(error, PublishError) and isinstance(error.__cause__, (Unavailable, AccessDenied)):
-        return UNREACHABLE
+    """The exit code that reports this error. One cause has one code: what keeps a publish from its cluster is reported as for looking."""
     if isinstance(error, PublishManyFailed):
-        return UNKNOWN if any(isinstance(outcome, PublishUnknown) for outcome in error.outcomes) else FOUND
+        return exit_code_of_many([outcome for outcome in error.outcomes if isinstance(outcome, MqError)])
+    if isinstance(error, PublishError) and isinstance(error.__cause__, BackendError):
+        return exit_code(error.__cause__)
+    if isinstance(error, PublishRejected) and error.code == "no_route":
+        return INVALID
     return next((code for types, code in _BY_TYPE if isinstance(error, types)), FOUND)
+
+
+def exit_code_of_many(failures: Iterable[MqError]) -> int:
+    """Of what became of many messages: UNKNOWN if any may be stored, else the one code that all failures have, else FOUND."""
+    codes = {exit_code(failure) for failure in failures}
+    return UNKNOWN if UNKNOWN in codes else codes.pop() if len(codes) == 1 else FOUND if codes else DONE

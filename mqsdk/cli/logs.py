@@ -10,15 +10,13 @@ EXTRAS = ("mq_topic", "mq_group", "mq_id", "mq_attempt", "mq_cluster")
 
 
 class TextLines(logging.Formatter):
-    """`12:00:01.123 [pid] INFO mqsdk.consumer: ...`. A newline in a message cannot start a line of its own."""
-
-    default_msec_format = "%s.%03d"
+    """`12:00:01.123 [pid] INFO mqsdk.consumer: ...`. Further lines of a message are indented: none can pass for one of its own."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        super().__init__("%(asctime)s.%(msecs)03d [%(process)d] %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of logging
-        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\n    ")
 
 
 class JsonLines(logging.Formatter):

@@ -10,6 +10,7 @@ import click
 from mqsdk.cli.exits import DONE, FOUND, NotFound
 from mqsdk.cli.output import Column, Output, printable, seconds_text
 from mqsdk.cli.session import Command, Session, pass_session
+from mqsdk.errors import Problem
 from mqsdk.runtime import control
 from mqsdk.runtime.control import Reply
 
@@ -61,6 +62,8 @@ def _show_reload(out: Output, reply: Reply) -> None:
     error = reply.document.get("error")
     if error:
         out.write(printable(f"{reply.pid}  refused: {error.get('what')}"))
+        for line in [str(Problem(**one)) for one in error.get("problems", [])] or str(error.get("where", "")).splitlines():
+            out.write("    " + printable(line.strip()))
         return
     changes = reply.document.get("changes", [])
     out.write(f"{reply.pid}  {'unchanged' if not changes else f'{len(changes)} changed'}")

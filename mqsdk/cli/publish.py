@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from mqsdk.cli.applications import publishing_app
-from mqsdk.cli.exits import DONE, FOUND, UNKNOWN
+from mqsdk.cli.exits import DONE, exit_code, exit_code_of_many
 from mqsdk.cli.session import Command, Session, pass_session
 from mqsdk.errors import MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown
 from mqsdk.message import Outgoing, Receipt
@@ -97,10 +97,11 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.cluster = ""
         self.failures: list[dict[str, Any]] = []
+        self._codes: dict[int, MqError] = {}  # one error for each exit code
 
     @property
     def code(self) -> int:
-        return UNKNOWN if self.outcomes["unknown"] else FOUND if self.outcomes["rejected"] else DONE
+        return exit_code_of_many(self._codes.values())
 
     def add(self, outcome: object) -> None:
         """The outcome of the next line."""
@@ -110,6 +111,8 @@ class Tally:
             self.cluster = outcome.cluster
             return
         self.outcomes["unknown" if isinstance(outcome, PublishUnknown) else "rejected"] += 1
+        if isinstance(outcome, MqError):
+            self._codes.setdefault(exit_code(outcome), outcome)
         if isinstance(outcome, MqError) and len(self.failures) < SHOWN_FAILURES:
             code = outcome.code if isinstance(outcome, PublishRejected) else "unknown"
             self.failures.append({"line": self.lines, "code": code, "what": outcome.what, "fix": outcome.fix})

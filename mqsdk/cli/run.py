@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mqsdk.cli.applications import load_app
+from mqsdk.cli.applications import load_app, named_hook
 from mqsdk.cli.exits import DONE, NotFound
 from mqsdk.cli.session import Command, Session, pass_session
 
@@ -44,6 +44,7 @@ def run(session: Session, target: str, processes: int, only: str | None, parent:
     groups = None if only is None else _groups(app, only)
     configuration = app._load()
     _log(session, configuration.log_level)
+    app._startup[:] = [named_hook(hook) for hook in app._startup]
     app.on_startup(lambda: LOG.info(_running(app, groups)))
     from mqsdk.api import running
 

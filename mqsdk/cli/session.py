@@ -88,12 +88,13 @@ class Session:
         return Place(name, admin, partitions)
 
     def cluster_of(self, topic: str) -> str:
-        from mqsdk.errors import PublishRejected
+        """The cluster of a topic by its route. Raises ConfigError when there is none."""
+        from mqsdk.errors import ConfigError, PublishRejected
 
         try:
             return self.clusters.name_of(topic)
         except PublishRejected as error:
-            raise NotFound(error.what, where=self.clusters.configuration.source, fix=error.fix) from error
+            raise ConfigError(error.what, where=self.clusters.configuration.source, fix=error.fix) from error
 
     def group(self, topic: str, group: str, cluster: str | None = None) -> Place:
         """The place of a topic that has this group. Raises NotFound."""

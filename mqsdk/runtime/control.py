@@ -6,6 +6,7 @@ answered by one JSON document. Serving never harms what the process is for: with
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -14,11 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mqsdk.errors import MqError
+from mqsdk.errors import ConfigError, MqError
 from mqsdk.runtime.state import private_folder, state_folder
+
+LOG = logging.getLogger("mqsdk.app")
 
 Answers = Mapping[str, Callable[[], Mapping[str, Any]]]
 
@@ -52,7 +56,10 @@ class ControlServer:
         try:
             folder = private_folder((self._folder or state_folder()) / FOLDER)
             self._socket, self._path = _listen(folder)
-        except (OSError, MqError, RuntimeError):  # RuntimeError: no home directory can be determined
+        except (OSError, MqError, RuntimeError) as error:  # RuntimeError: no home directory can be determined
+            LOG.warning(
+                "no control socket (%s): `mqsdk ps`, `reload` and `stacks` do not see this process; set MQSDK_STATE", _reason(error)
+            )
             return False
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._serve, name="mqsdk-control", daemon=True)
@@ -95,12 +102,30 @@ class ControlServer:
         try:
             return json.dumps(answer(), default=str).encode()
         except MqError as error:
-            parts = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-            return json.dumps({"error": parts}).encode()
+            return json.dumps({"error": _parts(error)}).encode()
         except Exception as error:  # a defect in an answer must not end the server; the asker is told
             return json.dumps(
                 {"error": {"type": type(error).__name__, "what": "the process could not answer", "where": "", "fix": ""}}
             ).encode()
+
+
+def _parts(error: MqError) -> dict[str, Any]:
+    """As the command line shows an error; what is wrong with a configuration is listed in `problems`, as `check` does."""
+    parts: dict[str, Any] = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    if isinstance(error, ConfigError) and error.problems:
+        files = dict.fromkeys(problem.file for problem in error.problems if problem.file)
+        fix = "mend it and reload again; the process goes on with what it has"
+        parts |= {"where": ", ".join(files), "fix": fix, "problems": [asdict(problem) for problem in error.problems]}
+    return parts
+
+
+def _reason(error: Exception) -> str:
+    """With the folder that was meant, which errors of the system name and others say in `where`."""
+    if isinstance(error, MqError):
+        return f"{error.where}: {error.what}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the state folder'}: {error.strerror or type(error).__name__}"
+    return str(error)
 
 
 def _listen(folder: Path) -> tuple[socket.socket, Path]:

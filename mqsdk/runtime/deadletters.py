@@ -17,6 +17,7 @@ from uuid import uuid4
 from mqsdk.core.deadletter import DONE, PREFIX, is_done
 from mqsdk.names import composed
 from mqsdk.runtime import reading
+from mqsdk.runtime.observe import runs_text
 from mqsdk.spi import Admin, Backend, NewRecord, Partition, ProducerEvent, Published, Record, Stored
 
 # Positions named by one done record: its header stays far below the 16 KiB that any backend carries.
@@ -147,13 +148,7 @@ class Positions:
 
 def done_text(positions: Iterable[int]) -> str:
     """Positions as a done record names them, in order, runs joined: `5,8-12`."""
-    runs: list[list[int]] = []
-    for position in sorted(set(positions)):
-        if runs and position == runs[-1][1] + 1:
-            runs[-1][1] = position
-        else:
-            runs.append([position, position])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+    return runs_text(positions)
 
 
 class Remover:

@@ -34,6 +34,7 @@ from mqsdk.errors import BackendError, MqError
 from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
 from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.observe import log_ownership
 from mqsdk.runtime.workers import Gate, Task, Workers
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
 
@@ -106,6 +107,7 @@ class ConsumerLoop:
         self._closed = False
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
         self._restarts = 0
+        self._owned_now: list[OwnershipChanged] = []
         self.joined = threading.Event()
         self.finished = threading.Event()
         self.failure: str = ""
@@ -190,6 +192,9 @@ class ConsumerLoop:
         results.sleeping = False
         for event in polled:
             self._note(event)
+        if self._owned_now:
+            log_ownership(self._owned_now)
+            self._owned_now = []
         events: list[MachineEvent] = [*polled, *results.take()]
         self._note_ends(events)
         events += self._workers.scan(self._clock.mono(), self._tuning.stuck_after_s)
@@ -228,7 +233,9 @@ class ConsumerLoop:
 
     def _owned(self, partition: Partition, epoch: int, change: str) -> None:
         spec = self._machine.spec
-        self._observe(OwnershipChanged(partition.topic, spec.group, spec.cluster, partition.number, epoch, change))
+        changed = OwnershipChanged(partition.topic, spec.group, spec.cluster, partition.number, epoch, change)
+        self._owned_now.append(changed)
+        self._observe(changed)
 
     # --- actions ----------------------------------------------------------------------------------------------------------------
 

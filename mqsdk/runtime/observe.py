@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mqsdk import events
@@ -87,8 +88,30 @@ def _stalled(event: events.Stalled) -> None:
     WATCHDOG.error("%s/%s: backlog waits and nothing was settled for %.3g s", event.topic, event.group, event.seconds, extra=_about(event))
 
 
+def log_ownership(changes: Sequence[events.OwnershipChanged]) -> None:
+    """One line for all that came together, per topic and kind of change: `orders/billing: partitions 0-3,7 assigned`."""
+    together: dict[tuple[str, str, str], list[int]] = {}
+    for one in changes:
+        together.setdefault((one.topic, one.group, one.change), []).append(one.partition)
+    for (topic, group, change), numbers in together.items():
+        word = "partition" if len(numbers) == 1 else "partitions"
+        CONSUMER.info("%s/%s: %s %s %s", topic, group, word, runs_text(numbers), change, extra={"mq_topic": topic, "mq_group": group})
+
+
+def runs_text(numbers: Iterable[int]) -> str:
+    """Numbers in order, runs joined: `0-3,7`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
 def _ownership(event: events.OwnershipChanged) -> None:
-    CONSUMER.info(
+    """At DEBUG, with the epoch; people read the line of `log_ownership`."""
+    CONSUMER.debug(
         "%s/%s: partition %d %s, epoch %d", event.topic, event.group, event.partition, event.change, event.epoch, extra=_about(event)
     )
 

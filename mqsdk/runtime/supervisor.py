@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Copy, Spec, Tuning
 from mqsdk.core.machine import Machine
-from mqsdk.errors import BackendError, CapabilityError, MqError, PublishRejected, PublishUnknown, StateError
+from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown, StateError
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
@@ -109,7 +109,7 @@ class Supervisor:
         try:
             cluster, backend = self.clusters.of_topic(declared.topic)
         except PublishRejected as error:
-            raise CapabilityError(error.what, where=f"consumer {declared.name}", fix=error.fix, consumer=declared.name) from error
+            raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
         check_capabilities(declared, backend.capabilities, cluster)
         spec = Spec(
             topic=declared.topic,

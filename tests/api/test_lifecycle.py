@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mqsdk import App, CapabilityError, DeclarationError, Message, Retry, RetryPolicy, StateError
+from mqsdk import App, CapabilityError, ConfigError, DeclarationError, Message, Retry, RetryPolicy, StateError
 from mqsdk.api.app import refuse_platform
 from mqsdk.config.model import Cluster, Configuration, Route
 from mqsdk.events import DeadLettered, Retried
@@ -103,7 +103,7 @@ def test_a_start_that_fails_leaves_the_app_open(app: App) -> None:
     @app.consumer("elsewhere", group="g")
     def nowhere(payload: bytes) -> None: ...
 
-    with pytest.raises(CapabilityError, match="no route"):
+    with pytest.raises(ConfigError, match="no route"):
         app.start()
     assert app.state == "OPEN"
     assert app.consumers() == []

@@ -25,6 +25,12 @@ def rejected() -> errors.PublishRejected:
     return errors.PublishRejected("no", code="full")
 
 
+def because(cause: errors.BackendError) -> errors.PublishRejected:
+    error = rejected()
+    error.__cause__ = cause
+    return error
+
+
 EXITS: list[tuple[MqError, int]] = [
     (exits.NotFound("x"), 6),
     (exits.Refused("x"), 5),
@@ -39,6 +45,11 @@ EXITS: list[tuple[MqError, int]] = [
     (errors.UnsafeBackend("x", finding="partitions"), 5),
     (errors.Corrupt("x"), 1),
     (rejected(), 1),
+    (errors.PublishRejected("x", code="no_route"), 3),
+    (errors.PublishManyFailed("x", outcomes=[errors.PublishRejected("x", code="no_route")] * 2), 3),
+    (errors.PublishManyFailed("x", outcomes=[errors.PublishRejected("x", code="no_route"), rejected()]), 1),
+    (because(errors.Unavailable("x")), 4),
+    (because(errors.UnsafeBackend("x", finding="root")), 5),
     (errors.InvalidMessage("x", field="key"), 1),
     (errors.PublishUnknown("x"), 7),
     (errors.PublishManyFailed("x", outcomes=[rejected()]), 1),
@@ -216,3 +227,63 @@ def test_the_terminal_gets_a_table_drawn_by_rich(broker: Broker, monkeypatch: py
 
 def test_help_of_the_runner_is_the_same_as_of_the_process() -> None:
     assert CliRunner().invoke(cli, ["--help"]).output.startswith("Usage: mqsdk")
+
+
+APP = """
+from mqsdk import App
+app = App()
+
+@app.consumer("orders", group="billing")
+def bill(order: str) -> None: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ('routes: [{topics: ["other"], cluster: local}]', 3),
+        ("clusters: {local: {backend: log, path: ./file}}", 4),
+        ("clusters: {local: {backend: log, path: ./file/log}}", 4),
+        ("clusters: {local: {backend: log, path: ./link}}", 5),
+    ],
+)
+def test_one_cause_has_one_exit_code_whatever_command_meets_it(folder: Path, config: str, code: int) -> None:
+    (folder / "mqsdk.yaml").write_text(config + "\n")
+    (folder / "mqsdk.yaml").chmod(0o600)
+    (folder / "shop.py").write_text(APP)
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to(folder / "elsewhere", target_is_directory=True)
+    (folder / "elsewhere").mkdir()
+    calls: list[tuple[tuple[str, ...], str]] = [
+        (("publish", "orders", "x"), ""),
+        (("publish", "orders", "--lines"), "a\nb\n"),
+        (("lag", "orders"), ""),
+        (("peek", "orders"), ""),
+        (("groups", "ensure", "orders", "billing", "--yes"), ""),
+        (("dlq", "list", "orders", "billing"), ""),
+        (("run", "shop:app"), ""),
+        *([(("check", "--app", "shop:app"), "")] if code == 3 else [(("topics",), "")]),
+    ]
+    for words, given in calls:
+        done = subprocess.run(
+            [*MQSDK, *words], cwd=folder, env=environment(folder), input=given, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, (words, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "fix"),
+    [
+        ("./file/log", "a file is in its place or above it", "another `path`"),
+        ("./file", "a file is in its place or above it", "another `path`"),
+        ("/proc/log", "No such file or directory", "another `path`"),
+        ("/sys", "cannot be used", "check owner and mode"),
+    ],
+)
+def test_a_folder_that_cannot_hold_a_log_is_named_with_a_fix(folder: Path, path: str, what: str, fix: str) -> None:
+    (folder / "mqsdk.yaml").write_text(f"clusters: {{local: {{backend: log, path: {path}}}}}\n")
+    (folder / "mqsdk.yaml").chmod(0o600)
+    (folder / "file").write_text("")
+    error = json.loads(mqsdk(folder, "topics", "--json").stdout)["error"]
+    assert (what in error["what"], fix in error["fix"]) == (True, True), error
+    assert error["where"] == f"cluster local (log), {(folder / path).absolute()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -93,6 +94,49 @@ def test_a_signal_while_the_application_is_imported_ends_with_0(folder: Path) ->
         consumer.wait_for("importing")
         assert consumer.stop() == 0
     assert not (folder / ".mqsdk").exists()
+
+
+HOOKED = (
+    APP
+    + """
+@app.on_startup
+def up() -> None:
+    raise LookupError("nothing there")
+"""
+)
+HOOKED_ASYNC = HOOKED.replace("def up", "async def up")
+
+
+@pytest.mark.parametrize("code", [HOOKED, HOOKED_ASYNC])
+@pytest.mark.parametrize("words", [(), ("--processes", "2")])
+def test_an_on_startup_hook_that_fails_is_named_and_no_defect_of_mqsdk(folder: Path, code: str, words: tuple[str, ...]) -> None:
+    (folder / "hello.py").write_text(code)
+    done = mqsdk(folder, "run", "hello:app", *words)
+    assert done.returncode == 3, done.stderr
+    assert "on_startup hook `up` failed with LookupError" in done.stderr
+    assert f"{folder / 'hello.py'}:" in done.stderr
+    assert "defect" not in done.stderr
+    assert "click" not in done.stderr
+
+
+def test_the_log_is_read_as_the_page_shows_it(app: Path) -> None:
+    """Milliseconds, one line for all partitions that come together, and a last line."""
+    with start(app, "--only", "printer") as consumer:
+        consumer.wait_for("running")
+        assert consumer.stop() == 0
+        consumer.wait_for("INFO mqsdk.app: stopped, 0 cut short")
+    lines = [line for line in consumer.lines if "INFO" in line]
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} \[\d+\] INFO mqsdk\.", line) for line in lines), lines
+    assert [line.partition("hello/printer: ")[2] for line in lines if "assigned" in line] == ["partitions 0-7 assigned"]
+
+
+def test_a_process_that_ps_cannot_see_says_so(app: Path) -> None:
+    """Without a state folder it runs, and nobody would know why it is missing from `ps`."""
+    with Running([*MQSDK, "run", "hello:app"], app, environ={**environment(app), "MQSDK_STATE": str(app / "hello.py")}) as consumer:
+        line = consumer.wait_for("no control socket")
+        assert ("WARNING" in line, "hello.py" in line, "set MQSDK_STATE" in line) == (True, True, True)
+        consumer.wait_for("running")
+        assert consumer.stop() == 0
 
 
 def test_only_starts_the_named_groups(app: Path) -> None:
@@ -186,7 +230,17 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         (app / "mqsdk.yaml").write_text("app: other\n")
         refused = mqsdk(app, "reload", "all", "--json")
         assert refused.returncode == 1
-        assert json.loads(refused.stdout)["processes"][0]["error"]["type"] == "ConfigError"
+        error = json.loads(refused.stdout)["processes"][0]["error"]
+        assert (error["type"], error["where"]) == ("ConfigError", "mqsdk.yaml")
+        assert [(one["key"], one["file"]) for one in error["problems"]] == [("app", "mqsdk.yaml")]
+        (app / "mqsdk.yaml").write_text("app: shop\ndefaults:\n  conncurrency: 4\n")
+        shown = mqsdk(app, "reload")
+        assert shown.stdout.splitlines() == [
+            f"{consumer.pid}  refused: the configuration has 1 problem",
+            "    mqsdk.yaml:3:3: defaults.conncurrency: unknown key (did you mean `concurrency`?)",
+        ]
+        # In the log of the process each problem has a line of its own, too.
+        consumer.wait_for("    mqsdk.yaml:3:3: defaults.conncurrency: unknown key")
 
 
 def test_a_process_that_is_not_there_is_exit_6(folder: Path) -> None:

@@ -223,9 +223,9 @@ def _open_root(path: Path, create: bool) -> int:
     except FileNotFoundError:
         raise BadRoot(f"there is no log at {path}") from None
     except OSError as error:
-        raise BadRoot(
-            f"{path} cannot be opened as a directory ({os.strerror(error.errno or 0)}); a symbolic link is not followed"
-        ) from error
+        if not path.is_symlink():
+            raise
+        raise BadRoot(f"{path} is a symbolic link, which is not followed; name the directory itself") from error
 
 
 def _check_root(path: Path, directory: int, any_filesystem: bool) -> None:
