@@ -49,6 +49,8 @@ class Stored(Protocol):
     @property
     def redelivered(self) -> bool: ...
     @property
+    def extra(self) -> tuple[tuple[str, str], ...]: ...
+    @property
     def ref(self) -> str: ...
 
 
@@ -164,8 +166,11 @@ class Message(Generic[T_co]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The user's headers only; `mq-*` are fields of this object."""
-        pairs = self._facts[0].headers
+        """The user's headers only; `mq-*` are fields of this object. In a topic of dead letters also its `mq-dlq-*`: why and where from."""
+        record, origin = self._facts[:2]
+        pairs = record.headers
+        if origin.topic.endswith(".dlq"):
+            pairs += tuple(pair for pair in record.extra if pair[0].startswith("mq-dlq-"))
         return MappingProxyType(dict(pairs)) if pairs else EMPTY_HEADERS
 
     @property

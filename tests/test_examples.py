@@ -31,7 +31,11 @@ def load(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[path.stem] = module  # where dataclasses look for their own module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[path.stem]
     return module
 
 
@@ -67,11 +71,21 @@ def test_the_web_service_publishes_from_sync_and_async_handlers(tmp_path: Path, 
         assert consumer.stop() == 0
 
 
+def test_the_demo_keeps_a_carrier_and_its_minutes_on_one_line() -> None:
+    summary = load(EXAMPLES / "02_flights" / "summary.py")
+    delays = [(name, 10.0, 200) for name in ("EV", "MQ", "WN", "9E", "OO", "YV", "B6", "FL", "AA", "UA")]
+    for width in range(30, 120):
+        lines = summary.delays_text(delays, width).splitlines()
+        assert not [line for line in lines if line.split()[-1] in {name for name, _, _ in delays}]
+
+
 def test_the_demo_loses_nothing_and_explains_its_repeats(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     done = run([sys.executable, EXAMPLES / "02_flights" / "demo.py", folder], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kill -9 of consumer 2" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
+    assert "failed on purpose" in done.stdout
     listed = mqsdk(folder, "dlq", "list", "flights", "alerts", "--json")
     reasons = {json.loads(line)["reason"] for line in listed.stdout.splitlines()}
     assert reasons == {"exhausted"}

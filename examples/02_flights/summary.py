@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -89,7 +90,9 @@ def delays(results: Path) -> list[tuple[str, float, int]]:
 def show(result: Result, *, published: int, publish_s: float, drained_s: float, exits: Sequence[int]) -> None:
     verdict = result.verdict
     handled = sum(verdict.handled.values()) + sum(verdict.dead_lettered.values())
-    table = Table(title=f"{published:,} flights, {len(result.groups)} groups, 2 processes, one kill -9")
+    console = Console(width=None if os.isatty(1) else 100)
+    console.print(f"{published:,} flights, {len(result.groups)} groups, 2 processes, one kill -9")
+    table = Table()
     table.add_column("")
     for group in result.groups:
         table.add_column(group, justify="right")
@@ -103,7 +106,6 @@ def show(result: Result, *, published: int, publish_s: float, drained_s: float, 
     for name, counts in rows.items():
         table.add_row(name, *(f"{counts[group]:,}" for group in result.groups))
     table.add_row("out of order per aircraft", f"{result.out_of_order}", "-", "-")
-    console = Console(width=None if os.isatty(1) else 100)
     console.print(table)
     repeats = ", ".join(f"{count} ({_REASONS.get(cause, cause)})" for cause, count in verdict.duplicates.items()) or "0"
     console.print(f"published {published:,} in {publish_s:.2f} s ({published / publish_s:,.0f} a second, while the consumers ran)")
@@ -111,6 +113,7 @@ def show(result: Result, *, published: int, publish_s: float, drained_s: float, 
         f"handled {handled:,} in {drained_s:.1f} s ({handled / drained_s:,.0f} a second over all groups, start of the processes included)"
     )
     console.print(f"repeated in all: {repeats}")
+    console.print("alerts failed on purpose: its pager answers at random, and never for two airports (see app.py)")
     console.print(f"both consumers stopped by SIGTERM, exit codes {', '.join(map(str, exits))}")
     if not result.ok:
         console.print(f"[bold red]the run broke a promise[/]\n{verdict}")
@@ -118,8 +121,13 @@ def show(result: Result, *, published: int, publish_s: float, drained_s: float, 
         f"\nAfter a late departure the aircraft's next one is late in {result.after_late:.0%} of cases,"
         f" after a punctual one in {result.after_punctual:.0%}."
     )
-    worst = ", ".join(f"{carrier} {mean:.0f} min" for carrier, mean, count in result.delays if count > 100)
-    console.print(f"Mean departure delay by carrier: {worst}.")
+    print(delays_text(result.delays, console.width))
+
+
+def delays_text(delays: Sequence[tuple[str, float, int]], width: int) -> str:
+    """A sentence that never breaks between a carrier and its minutes: textwrap leaves a no-break space alone."""
+    worst = ", ".join(f"{carrier}\N{NO-BREAK SPACE}{mean:.0f}" for carrier, mean, count in delays if count > 100)
+    return textwrap.fill(f"Mean departure delay by carrier, in minutes: {worst}.", width).replace("\N{NO-BREAK SPACE}", " ")
 
 
 _REASONS = {"crash": "handled, but not yet settled when its process was killed", "unexplained": "without a reason: a bug"}

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from mqsdk.config.model import Cluster, Configuration
-from mqsdk.errors import ConfigError, PublishRejected
+from mqsdk.errors import ConfigError, MqError, PublishRejected
 from mqsdk.runtime import plugins
 from mqsdk.runtime.clock import Clock, SystemClock
 from mqsdk.spi import Backend
@@ -38,6 +38,7 @@ class Clusters:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._backends: dict[str, Backend] = {}
+        self._failures: dict[str, str] = {}
 
     def cluster(self, name: str) -> Cluster:
         try:
@@ -51,10 +52,22 @@ class Clusters:
         with self._lock:
             backend = self._backends.get(name)
             if backend is None:
-                backend = self._make_backend(self.cluster(name))
-                backend.open(self._clock.mono() + timeout_s)
-                self._backends[name] = backend
+                backend = self._backends[name] = self._open(name, timeout_s)
             return backend
+
+    def _open(self, name: str, timeout_s: float) -> Backend:
+        try:
+            backend = self._make_backend(self.cluster(name))
+            backend.open(self._clock.mono() + timeout_s)
+        except MqError as error:
+            self._failures[name] = error.what
+            raise
+        self._failures.pop(name, None)
+        return backend
+
+    def failures(self) -> dict[str, str]:
+        """What kept a cluster from being opened when it was last tried, by cluster name."""
+        return dict(self._failures)
 
     def name_of(self, topic: str) -> str:
         """Cluster of a topic by its route. Raises PublishRejected(code="no_route")."""

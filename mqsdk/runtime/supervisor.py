@@ -300,7 +300,13 @@ class Supervisor:
                 problems.append(f"consumer {declared.name} is restarting: {loop.failure}")
             elif not loop.joined.is_set():
                 problems.append(f"consumer {declared.name} has not joined its group")
-        return Health(live=True, ready=running and not problems, clusters=found, problems=tuple(problems))
+        ready = running and not problems
+        # Told, but no reason not to be ready: what nobody needs is not tried again, so it would never end.
+        failed = self.clusters.failures()
+        found |= {name: BackendHealth(ok=False) for name in failed}
+        problems += [f"cluster {name} could not be opened: {what}" for name, what in failed.items()]
+        problems += [] if running else ["no consumers are running"]
+        return Health(live=True, ready=ready, clusters=found, problems=tuple(problems))
 
     # --- stop -------------------------------------------------------------------------------------------------------------------
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mqsdk import App, CapabilityError, ConfigError, DeclarationError, Message, Retry, RetryPolicy, StateError
+from mqsdk import (
+    App,
+    CapabilityError,
+    ConfigError,
+    DeclarationError,
+    Message,
+    PublishRejected,
+    Reject,
+    Retry,
+    RetryPolicy,
+    StateError,
+)
 from mqsdk.api.app import refuse_platform
 from mqsdk.config.model import Cluster, Configuration, Route
+from mqsdk.errors import Unavailable
 from mqsdk.events import DeadLettered, Retried
 from mqsdk.message import Receipt
 
@@ -390,6 +404,61 @@ def test_looking_checks_names_too(app: App, name: Any) -> None:
     for call in (lambda: app.groups(name), lambda: app.lag(name, "g"), lambda: app.lag("orders", name)):
         with pytest.raises(DeclarationError):
             call()
+
+
+def test_health_says_why_an_app_is_not_ready(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mqsdk.yaml").write_text(f"clusters: {{local: {{backend: log, path: {tmp_path}/file/log}}}}\n")
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    with App(tmp_path / "mqsdk.yaml") as app:
+        app.consumer("orders", group="g")(noop)
+        assert app.health().problems == ("no consumers are running",)
+        with pytest.raises(Unavailable):
+            app.start()
+        health = app.health()
+        assert (health.live, health.ready, health.clusters["local"].ok) == (True, False, False)
+        assert [problem.partition(":")[0] for problem in health.problems] == [
+            "cluster local could not be opened",
+            "no consumers are running",
+        ]
+        (tmp_path / "file").unlink()
+        app.start()
+        assert (app.health().ready, app.health().problems) == (True, ())
+
+
+def test_a_cluster_that_nobody_asks_for_any_more_is_told_but_keeps_no_app_from_being_ready(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    clusters = f"local: {{backend: log, path: {tmp_path}/log}}, down: {{backend: log, path: {tmp_path}/file/log}}"
+    routes = '{topics: ["far"], cluster: down}, {topics: ["*"], cluster: local}'
+    (tmp_path / "mqsdk.yaml").write_text(f"clusters: {{{clusters}}}\nroutes: [{routes}]\n")
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    with App(tmp_path / "mqsdk.yaml") as app:
+        app.consumer("orders", group="g")(noop)
+        app.start()
+        with pytest.raises(PublishRejected):
+            app.publish("far", b"x")
+        health = app.health()
+        assert (health.ready, health.clusters["down"].ok, len(health.problems)) == (True, False, 1)
+
+
+def test_a_consumer_of_dead_letters_sees_why_and_where_from(app: App) -> None:
+    seen: queue.SimpleQueue[Message[bytes]] = queue.SimpleQueue()
+
+    @app.consumer("orders", group="g")
+    def refuse(payload: bytes) -> None:
+        raise Reject("no such customer")
+
+    @app.consumer("orders.g.dlq", group="clerk")
+    def look(payload: bytes, message: Message[bytes]) -> None:
+        seen.put(message)
+
+    app.start()
+    app.publish("orders", b"x", headers={"own": "1", "tenant": "t"})
+    headers = seen.get(timeout=30).headers
+    assert {name: headers[name] for name in ("own", "tenant")} == {"own": "1", "tenant": "t"}
+    assert headers["mq-dlq-reason"] == "rejected"
+    assert (headers["mq-dlq-topic"], headers["mq-dlq-group"], headers["mq-dlq-attempts"]) == ("orders", "g", "1")
+    assert headers["mq-dlq-error"] == "Reject: no such customer"
 
 
 def test_health_is_there_in_every_state(app: App) -> None:
