@@ -163,10 +163,12 @@ def _details(selection: Selection, letter: DeadLetter, body: bool) -> dict[str, 
 @changing
 @pass_session
 def purge(session: Session, /, yes: bool, dry_run: bool, **options: Any) -> int:
-    """Remove the chosen letters for ever."""
+    """Remove the chosen letters: no `dlq` command finds them again. Their bytes stay in the topic of dead letters."""
     selection = Selection(session, options)
     total = selection.count()
-    if total and not session.confirmed([f"remove {total:,} dead letters of {selection.topic}/{selection.group} for ever"], yes, dry_run):
+    name = deadletters.topic_of(selection.topic, selection.group)
+    plan = f"remove {total:,} dead letters of {selection.topic}/{selection.group}: nothing brings them back; their bytes stay in {name}"
+    if total and not session.confirmed([plan], yes, dry_run):
         return DONE
     purged, failed = _purge(session, selection) if total else (0, 0)
     session.out.fields({"purged": purged, "failed": failed})

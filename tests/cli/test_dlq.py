@@ -102,7 +102,7 @@ def test_purge_removes_the_chosen_ones_and_no_others(orders: Broker) -> None:
 def test_purge_needs_yes_and_a_dry_run_changes_nothing(orders: Broker) -> None:
     assert orders.mqsdk("dlq", "purge", "orders", "billing").code == 5
     planned = orders.mqsdk("dlq", "purge", "orders", "billing", "--limit", "3", "--dry-run", "--json").document["plan"]
-    assert planned == ["remove 3 dead letters of orders/billing for ever"]
+    assert planned == ["remove 3 dead letters of orders/billing: nothing brings them back; their bytes stay in orders.billing.dlq"]
     assert len(ids(orders)) == 4
 
 
