@@ -103,6 +103,11 @@ class Tally:
     def code(self) -> int:
         return exit_code_of_many(self._codes.values())
 
+    def add_chunk(self, chunk: Sequence[bytes], outcomes: Sequence[object]) -> None:
+        for outcome in outcomes:
+            self.add(outcome)
+        self.bytes += sum(len(line) + 1 for line in chunk)
+
     def add(self, outcome: object) -> None:
         """The outcome of the next line."""
         self.lines += 1
@@ -123,14 +128,15 @@ def publish_lines(session: Session, topic: str, fields: dict[str, Any]) -> int:
     tally, began = Tally(), time.monotonic()
     stream = sys.stdin.buffer
     with publishing_app(session) as app, _bar(session, topic, stream) as bar:
-        for chunk in chunks(stream):
-            outcomes = _publish_chunk(app, topic, chunk, session.timeout_s, fields)
-            for outcome in outcomes:
-                tally.add(outcome)
-            tally.bytes += sum(len(line) + 1 for line in chunk)
-            bar(tally.lines, tally.bytes)
-            if not any(isinstance(outcome, Receipt) or _is_of_the_line(outcome) for outcome in outcomes):
-                break
+        try:
+            for chunk in chunks(stream):
+                outcomes = _publish_chunk(app, topic, chunk, session.timeout_s, fields)
+                tally.add_chunk(chunk, outcomes)
+                bar(tally.lines, tally.bytes)
+                if not any(isinstance(outcome, Receipt) or _is_of_the_line(outcome) for outcome in outcomes):
+                    break
+        except PublishRejected as endless:  # a line without an end; what came before it is told all the same
+            tally.add(endless)
     _summary(session, topic, tally, time.monotonic() - began)
     return tally.code
 
@@ -168,7 +174,7 @@ def chunks(stream: BinaryIO) -> Iterator[list[bytes]]:
         for start in range(0, len(lines), CHUNK_LINES):
             yield [line.removesuffix(b"\r") for line in lines[start : start + CHUNK_LINES]]
         if len(rest) > MAX_LINE_BYTES:
-            raise PublishRejected(f"a line is longer than {MAX_LINE_BYTES // 1024**2} MiB", code="too_large", fix="is the input text?")
+            raise PublishRejected(f"the line is longer than {MAX_LINE_BYTES // 1024**2} MiB", code="too_large", fix="is the input text?")
     if rest:
         yield [rest]
 

@@ -99,6 +99,13 @@ def test_a_chunk_of_nothing_but_lines_that_are_too_large_does_not_end_it(broker:
     assert (found.document["stored"], found.document["rejected"]) == (1, 1)
 
 
+def test_a_line_without_an_end_is_named_and_what_came_before_it_is_told(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqsdk.cli.publish.MAX_LINE_BYTES", 1024 * 1024)
+    found = broker.mqsdk("publish", "orders", "--lines", "--json", input="a\nb\n" + "x" * 2 * 1024 * 1024)
+    assert (found.code, found.document["stored"], found.document["rejected"]) == (1, 2, 1)
+    assert [(one["line"], one["what"]) for one in found.document["failures"]] == [(3, "the line is longer than 1 MiB")]
+
+
 def test_no_lines_are_no_messages(broker: Broker) -> None:
     assert broker.mqsdk("publish", "orders", "--lines", "--json", input="").document["published"] == 0
 

@@ -11,7 +11,7 @@ import pytest
 from mqsdk_log import mqsdk_backend
 from mqsdk_log.options import Options
 
-from mqsdk.spi import AccessDenied, BackendError, ConfigError, Corrupt, Partition, StateError, UnsafeBackend, UnsupportedFormat
+from mqsdk.spi import BackendError, ConfigError, Corrupt, Partition, StateError, Unavailable, UnsafeBackend, UnsupportedFormat
 
 P0 = Partition("orders", 0)
 
@@ -259,7 +259,7 @@ def test_a_root_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -
     (tmp_path / "open").chmod(0o777)
     (tmp_path / "future").mkdir()
     (tmp_path / "future" / "MQSDK").write_text("format=9\n")
-    expected = {"file": (UnsafeBackend, AccessDenied), "link": (UnsafeBackend,), "open": (UnsafeBackend,), "future": (UnsupportedFormat,)}
+    expected = {"file": (Unavailable,), "link": (UnsafeBackend,), "open": (UnsafeBackend,), "future": (UnsupportedFormat,)}
     for name, kinds in expected.items():
         backend = mqsdk_backend(kind="log", name="local", options={"path": str(tmp_path / name)})
         assert backend is not None
