@@ -36,6 +36,7 @@ from mqsdk.core.lanes import Lanes
 from mqsdk.core.partition import Ownership
 from mqsdk.core.settling import Settling
 from mqsdk.core.span import SpanGuard
+from mqsdk.core.stall import StallGuard
 from mqsdk.core.starting import RunningJob, Starter
 from mqsdk.core.suspects import Suspects, suspect
 from mqsdk.core.view import MachineView, view_of
@@ -67,6 +68,7 @@ class Machine:
         self._starter = Starter(self._desk, self._suspects)
         self._settling = Settling(self._desk, self._suspects, self._end_lost)
         self._failing = Failing(self._desk, self._touch)
+        self._stall = StallGuard(self._desk)
         self._span = SpanGuard(self._desk, self._touch)
         self._paused = False
         self._drain_by: float | None = None
@@ -106,6 +108,7 @@ class Machine:
         self._starter.start(now)
         self._settling.tick(now)
         self._desk.actions += self._credits.refresh(now)
+        self._stall.check(now, self._owned.values())
         self._drained_when_done(now)
         return self._desk.actions
 
@@ -115,13 +118,13 @@ class Machine:
 
     def due(self) -> float | None:
         """Monotonic time of the next timer, None without one: `feed(now, [])` then does what is due."""
-        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._drain_by)
+        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._stall.next(), self._drain_by)
         return None if self._is_over else min((moment for moment in moments if moment is not None), default=None)
 
     def view(self) -> MachineView:
         """A snapshot for people; any thread."""
         is_paused = self._paused or self._desk.tuning.paused
-        return view_of(list(self._owned.values()), self._desk.counters, self._settling.last_stored_at, is_paused)
+        return view_of(list(self._owned.values()), self._desk.counters, self._settling.last_stored_at, is_paused, self._stall.is_stalled)
 
     # --- ownership --------------------------------------------------------------------------------------------------------------
 

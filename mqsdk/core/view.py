@@ -30,6 +30,7 @@ class MachineView(NamedTuple):
     """One consumer at one moment.
 
     records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.
+    stalled: something is in flight, and nothing has ended for `no_progress`.
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
     redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
@@ -41,6 +42,7 @@ class MachineView(NamedTuple):
     bytes: int
     waiting: int
     paused: bool
+    stalled: bool
     last_settled_at: float | None
     handled: int
     failed: int
@@ -52,7 +54,7 @@ class MachineView(NamedTuple):
     gap: int
 
 
-def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: float | None, paused: bool) -> MachineView:
+def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: float | None, paused: bool, stalled: bool) -> MachineView:
     """The view of these ownerships."""
     partitions = tuple(sorted((_partition(ownership) for ownership in owned), key=lambda one: one.partition))
     return MachineView(
@@ -61,6 +63,7 @@ def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: flo
         bytes=sum(one.bytes for one in partitions),
         waiting=sum(one.waiting for one in partitions),
         paused=paused,
+        stalled=stalled,
         last_settled_at=last_settled_at,
         handled=counters.handled,
         failed=counters.failed,

@@ -298,6 +298,10 @@ class Supervisor:
         for declared, loop in self.loops:
             if loop.failure:
                 problems.append(f"consumer {declared.name} is restarting: {loop.failure}")
+            elif loop.view().stalled:
+                problems.append(
+                    f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
+                )
             elif not loop.joined.is_set():
                 problems.append(f"consumer {declared.name} has not joined its group")
         ready = running and not problems

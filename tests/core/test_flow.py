@@ -8,7 +8,7 @@ import pytest
 
 from mqsdk.core import actions as act
 from mqsdk.core.sizing import JobSize
-from mqsdk.events import SpanExceeded
+from mqsdk.events import SpanExceeded, Stalled
 from mqsdk.spi import events as spi
 from tests.core.driving import ONE_WORKER, P0, POLICY, Driver, failure, record
 
@@ -245,3 +245,35 @@ def test_a_batch_that_failed_comes_back_in_batches_of_one() -> None:
         driver.finish(job)
         again += driver.jobs()
     assert [([one.position for one in job.records], job.attempt, job.batch) for job in again] == [([n], 2, True) for n in range(3)]
+
+
+def test_a_consumer_that_gets_nothing_done_is_reported_once_and_again_after_progress() -> None:
+    driver = Driver(tuning=act.Tuning(concurrency=2, stuck_after_s=60.0))
+    first, second = driver.deliver(record(0))[0], driver.deliver(record(1))[0]
+    assert driver.machine.due() == driver.now + 60.0
+    driver.feed(after=59.0)
+    assert driver.reported(Stalled) == []
+    driver.feed(after=2.0)
+    (event,) = driver.reported(Stalled)
+    assert (event.topic, event.group, event.seconds) == ("orders", "billing", 61.0)
+    assert driver.machine.view().stalled
+    driver.feed(after=100.0)
+    assert len(driver.reported(Stalled)) == 1
+    driver.finish(first)
+    assert not driver.machine.view().stalled
+    driver.feed(after=1.0)
+    driver.feed(after=61.0)
+    assert len(driver.reported(Stalled)) == 2
+    driver.finish(second)
+    driver.feed(after=1000.0)
+    assert len(driver.reported(Stalled)) == 2
+
+
+def test_a_paused_or_idle_consumer_is_not_stalled() -> None:
+    driver = Driver(tuning=act.Tuning(concurrency=1, stuck_after_s=60.0))
+    driver.feed(after=100.0)
+    driver.feed(act.Pause(True))
+    driver.deliver(record(0))
+    driver.feed(after=100.0)
+    driver.feed(after=100.0)
+    assert driver.reported(Stalled) == []
