@@ -31,7 +31,9 @@ def list_groups(session: Session, topic: str | None = None) -> None:
     """Groups of TOPIC, of all topics without it."""
     rows = [_row(info) for _, info in found_groups(session, topic)]
     columns = (Column("topic"), Column("group"), Column("members", show=_members_text), Column("assignment", show=_assignment_text))
-    session.out.show("groups", rows, columns, "no groups yet: a consumer's first start or `mqsdk groups ensure` creates one")
+    session.out.show(
+        "groups", rows, columns, "no groups yet: a consumer's first start or `mqsdk groups ensure` creates one", session.told()
+    )
 
 
 def found_groups(session: Session, topic: str | None, group: str | None = None) -> Iterator[tuple[Place, GroupInfo]]:
@@ -40,8 +42,7 @@ def found_groups(session: Session, topic: str | None, group: str | None = None) 
         place = session.place(topic) if group is None else session.group(topic, group)
         yield from ((place, info) for info in place.admin.groups(topic) if group in (None, info.group))
         return
-    for cluster in session.clusters.configuration.clusters:
-        admin = session.backend(cluster).admin()
+    for cluster, admin in session.each_admin():
         for one in admin.topics():
             if one.name.endswith(RETRIES):
                 continue  # its messages are counted with those of the pair that it belongs to
@@ -158,7 +159,9 @@ def lag(session: Session, topic: str | None, group: str | None, max_messages: in
     totals = _totals(rows)
     figures = (Column("messages", True), Column("seconds", True, seconds_text))
     if session.out.json or session.out.verbose:
-        session.out.show("lag", rows, (Column("topic"), Column("group"), Column("partition", True), *figures), "no groups yet")
+        session.out.show(
+            "lag", rows, (Column("topic"), Column("group"), Column("partition", True), *figures), "no groups yet", session.told()
+        )
     else:
         session.out.show("lag", totals, (Column("topic"), Column("group"), *figures), "no groups yet")
     over = [one for one in totals if _over(one, max_messages, max_age)]

@@ -49,8 +49,8 @@ def list_topics(session: Session, pattern: str | None = None) -> None:
             "messages": one.messages,
             "bytes": one.bytes,
         }
-        for cluster in session.clusters.configuration.clusters
-        for one in session.backend(cluster).admin().topics()
+        for cluster, admin in session.each_admin()
+        for one in admin.topics()
         if wanted.fullmatch(one.name)
     ]
     columns = (
@@ -61,7 +61,8 @@ def list_topics(session: Session, pattern: str | None = None) -> None:
         Column("messages", True),
         Column("bytes", True, bytes_text),
     )
-    session.out.show("topics", rows, columns, "no topic matches" if pattern else "no topics yet: the first publish creates one")
+    empty = "no topic matches" if pattern else "no topics yet: the first publish creates one"
+    session.out.show("topics", rows, columns, empty, session.told())
 
 
 @topics.command("delete")

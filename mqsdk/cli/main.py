@@ -108,7 +108,8 @@ def _guarded(session: Session, words: Sequence[str], call: Any) -> int:
         traceback.print_exc()
         session.out.error("InternalError", "mqsdk failed; this is a defect of mqsdk, the traceback is on stderr")
         return DEFECT
-    return result if isinstance(result, int) else DONE
+    code = result if isinstance(result, int) else DONE
+    return exit_code(session.unreachable[0]) if code == DONE and session.unreachable else code
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from mqsdk.cli.exits import NotFound, Refused
 from mqsdk.cli.output import Output
+from mqsdk.errors import BackendError
 
 if TYPE_CHECKING:
     from mqsdk.config.model import Cluster, Configuration
@@ -52,6 +53,7 @@ class Session:
         self.make_backend = make_backend
         self._terminal = terminal or (lambda: sys.stdin.isatty() and sys.stderr.isatty())
         self._clusters: Clusters | None = None
+        self.unreachable: list[BackendError] = []  # of the clusters that a command over all of them looked at
 
     @property
     def clock(self) -> Clock:
@@ -76,6 +78,27 @@ class Session:
 
     def backend(self, cluster: str) -> Backend:
         return self.clusters.backend(cluster, self.timeout_s or OPEN_TIMEOUT_S)
+
+    def each_admin(self) -> Iterator[tuple[str, Admin]]:
+        """Every configured cluster that can be opened. One that cannot hides no other: it is told on stderr, kept in `unreachable`, and
+        decides the exit code. Raises BackendError when none can."""
+        names = list(self.clusters.configuration.clusters)
+        for name in names:
+            try:
+                admin = self.backend(name).admin()
+            except BackendError as error:
+                self.unreachable.append(error)
+                if len(self.unreachable) == len(names):
+                    raise self.unreachable[0] from None
+                if not self.out.json:
+                    self.out.failure(error)
+                continue
+            yield name, admin
+
+    def told(self) -> dict[str, Any]:
+        """Field of a JSON document for the clusters that could not be looked at; none when all could."""
+        problems = [{"cluster": error.cluster, "what": error.what, "fix": error.fix} for error in self.unreachable]
+        return {"unreachable": problems} if problems else {}
 
     def place(self, topic: str, cluster: str | None = None) -> Place:
         """Cluster and admin of an existing topic, by its route unless a cluster is named. Raises NotFound."""

@@ -108,3 +108,26 @@ def test_people_read_the_guarantee_the_finding_and_the_fix() -> None:
     assert "main: survives little" in out
     assert "warn     redis.aof_off: nothing is on disk" in out
     assert "fix: CONFIG SET appendonly yes" in out
+
+
+@pytest.mark.parametrize(("command", "name"), [(("topics",), "topics"), (("groups",), "groups"), (("lag",), "lag")])
+def test_looking_at_all_clusters_goes_on_without_a_dead_one(command: tuple[str, ...], name: str) -> None:
+    broker = Examined(main=Unavailable("no answer", cluster="main", fix="check `servers`"), side=FINE)
+    broker.topic("orders")
+    broker.group("orders", "billing")
+    broker.doctor()
+    found = broker.mqsdk(*command, "--json")
+    assert found.code == 4
+    assert len(found.document[name]) == 1
+    assert found.document["unreachable"] == [{"cluster": "main", "what": "no answer", "fix": "check `servers`"}]
+    shown = broker.mqsdk(*command)
+    assert shown.code == 4
+    assert "orders" in shown.out
+    assert "no answer" in shown.err
+
+
+def test_when_no_cluster_answers_there_is_nothing_to_show() -> None:
+    broker = Examined(main=Unavailable("no answer", cluster="main"))
+    broker.doctor()
+    found = broker.mqsdk("topics", "--json")
+    assert (found.code, found.error["what"]) == (4, "no answer")
