@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mqsdk.runtime.control import ControlServer
     from mqsdk.runtime.environment import Environment
     from mqsdk.runtime.inspection import StopReport
+    from mqsdk.runtime.watch import Watcher
 
 LOG = logging.getLogger("mqsdk.app")
 LAST_FLUSH_S = 1.0  # what was published gets so long even when the drain took all of its time
@@ -62,6 +63,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._state = State.NEW
         self._session: Session | None = None
         self._control: ControlServer | None = None
+        self._watcher: Watcher | None = None
         self._moving_lock = threading.Lock()
         self._mover = 0
 
@@ -160,13 +162,31 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         from mqsdk.api.session import Session
         from mqsdk.runtime.environment import Environment
 
-        configuration = configuration or self._load()
         environment = environment or Environment()
+        watcher = self._watcher_of_file() if environment.threaded and configuration is None else None
+        configuration = configuration or self._load()
         environment = replace(environment, observe=partial(self._notify, environment.observe))
         self._session = Session(configuration, environment, self._name or configuration.app, witness)
         self._state = State.OPEN
         atexit.register(self._at_exit)
+        if watcher is not None:
+            self._watcher = watcher
+            watcher.start()
         return self._session
+
+    def _watcher_of_file(self) -> Watcher | None:
+        """Made before the file is read for the first time, so that no change in between is missed."""
+        from mqsdk.config.load import DEFAULT_FILE, find
+        from mqsdk.runtime.watch import Watcher
+
+        if self._config is not None and not isinstance(self._config, str | os.PathLike):
+            return None
+        path = find(None if self._config is None else _path(self._config), os.environ) or DEFAULT_FILE
+        return Watcher(os.path.abspath(path), partial(self._reload, watched=True), self._look_every_s)
+
+    def _look_every_s(self) -> float | None:
+        session = self._session
+        return session.configuration.reload.every_s if session is not None and session.configuration.reload.watch else None
 
     def _load(self) -> Configuration:
         from mqsdk.config.load import load
@@ -242,6 +262,11 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             self._control = ControlServer(controlling.answers(self))
             self._control.start()
 
+    def _end_watcher(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
+
     def _end_control(self) -> None:
         """Outside of `_moving`: a reload that was asked for over the socket may be waiting for it."""
         control, self._control = self._control, None
@@ -285,6 +310,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
                 closed = report if session is None else session.close(max(LAST_FLUSH_S, deadline - time.monotonic()))
             finally:
                 self._state, self._session = State.CLOSED, None
+                self._end_watcher()
                 atexit.unregister(self._at_exit)
         self._end_control()
         return report._replace(clean=report.clean and closed.clean)
@@ -346,13 +372,17 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
         Raises ConfigError when it is not valid or changes what only a restart can; the old one stays in force then.
         """
+        return self._reload()
+
+    def _reload(self, watched: bool = False) -> list[Change]:
+        """watched: nobody asked, so that nothing changed is not worth an event."""
         from mqsdk.api import reloading
 
         with self._moving("reload"):
             if self._session is None:
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
             topics = dict.fromkeys([*(topic for topic, _ in self._declared), *self._session.outlet.topics()])
-            return reloading.reload(self._session, self._load, list(topics), self._session.supervisor.environment.observe)
+            return reloading.reload(self._session, self._load, list(topics), self._session.supervisor.environment.observe, watched)
 
 
 def refuse_platform(platform: str) -> None:

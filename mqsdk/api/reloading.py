@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("mqsdk.config")
 
 
-def reload(session: Session, load: Callable[[], Configuration], topics: Sequence[str], notify: Callable[[Event], None]) -> list[Change]:
+def reload(
+    session: Session, load: Callable[[], Configuration], topics: Sequence[str], notify: Callable[[Event], None], watched: bool = False
+) -> list[Change]:
     """Apply what `load` gives and return what changed. topics: those that consumers or publishers of this process use.
+
+    watched: the file was looked at, nobody asked: when nothing changed, nothing is told.
 
     Raises ConfigError when the file is not valid or changes something that a running process cannot take; the old configuration stays.
     """
@@ -33,7 +37,8 @@ def reload(session: Session, load: Callable[[], Configuration], topics: Sequence
         notify(Reloaded("refused", old.version, problem=str(error)))
         raise
     if not changes:
-        notify(Reloaded("unchanged", old.version))
+        if not watched:
+            notify(Reloaded("unchanged", old.version))
         return []
     session.apply(new.with_version(old.version + 1))
     for change in changes:

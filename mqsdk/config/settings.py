@@ -202,7 +202,7 @@ class WatchdogKeys(Block):
 class ReloadKeys(Block):
     """Taking a changed file while running."""
 
-    watch: Flag = live(True, "look at the file by itself (not built yet: no effect)")
+    watch: Flag = live(True, "look at the file by itself")
     every: Annotated[float, kinds.duration(0.1, _DAY)] = live(1.0, "how often", "duration")
     settle: Annotated[float, kinds.duration(0, 30 * _DAY)] = live(
         60.0, "after a route changed its cluster, how long the old one must stay empty", "duration"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ routes:
   - {topics: ["*"], cluster: other}
 defaults: {concurrency: 4}
 limits: {payload: 1MiB}
+reload: {watch: false, every: 100ms}
 """
 
 
@@ -126,6 +128,35 @@ def test_every_reason_is_named_at_once(service: Service) -> None:
     with pytest.raises(ConfigError) as caught:
         service.app.reload()
     assert sorted(problem.key for problem in caught.value.problems) == ["app", "clusters.local.path"]
+
+
+def test_a_watched_file_is_followed_and_each_content_reported_once(service: Service) -> None:
+    service.app.start()
+    watched = FILE.replace("watch: false", "watch: true")
+    service.write(watched)
+    service.app.reload()  # `watch` is live
+    service.events.clear()
+    service.write(watched.replace("concurrency: 4", "concurrency: 9"))
+    until(lambda: service.concurrency == 9)
+    assert [event.outcome for event in service.events] == ["applied"]
+    for _ in range(300):  # half written, again and again, and bad at last
+        service.path.write_text(watched[: len(watched) // 2])
+        service.path.write_text(watched.replace("concurrency: 4", "concurrency: many"))
+    until(lambda: service.events[-1].outcome == "refused")
+    service.path.unlink()
+    until(lambda: sum(event.outcome == "refused" for event in service.events) > 1)
+    service.write(watched)
+    until(lambda: service.concurrency == 4)
+    refused = [event.problem for event in service.events if event.outcome == "refused"]
+    assert len(refused) == len(set(refused)) <= 3
+    assert service.app.state == "RUNNING"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_there_is_nothing_to_reload_unless_open() -> None:

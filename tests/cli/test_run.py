@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_a_signal_while_the_application_is_imported_ends_with_0(folder: Path) ->
     assert not (folder / ".mqsdk").exists()
 
 
+UNWATCHED = "reload: {watch: false}\n"
 HOOKED = (
     APP
     + """
@@ -210,7 +212,7 @@ def test_several_processes_share_the_work_and_a_killed_one_comes_back(app: Path)
 
 
 def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
-    (app / "mqsdk.yaml").write_text("app: shop\ndefaults: {concurrency: 2}\n")
+    (app / "mqsdk.yaml").write_text("app: shop\ndefaults: {concurrency: 2}\n" + UNWATCHED)
     (app / "mqsdk.yaml").chmod(0o600)
     mqsdk(app, "publish", "slow", "x")
     with start(app, "--only", "sleeper") as consumer:
@@ -223,17 +225,17 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         assert (handler["topic"], handler["group"]) == ("slow", "sleeper")
         assert "in sleep" in handler["stack"]
         assert "hello.py" in mqsdk(app, "stacks").stdout
-        (app / "mqsdk.yaml").write_text("app: shop\ndefaults: {concurrency: 4}\n")
+        (app / "mqsdk.yaml").write_text("app: shop\ndefaults: {concurrency: 4}\n" + UNWATCHED)
         shown = mqsdk(app, "reload", str(consumer.pid))
         assert (shown.returncode, "defaults.concurrency: 2 -> 4" in shown.stdout) == (0, True)
         assert ps(app)[0]["consumers"][0]["concurrency"] == 4
-        (app / "mqsdk.yaml").write_text("app: other\n")
+        (app / "mqsdk.yaml").write_text("app: other\n" + UNWATCHED)
         refused = mqsdk(app, "reload", "all", "--json")
         assert refused.returncode == 1
         error = json.loads(refused.stdout)["processes"][0]["error"]
         assert (error["type"], error["where"]) == ("ConfigError", "mqsdk.yaml")
         assert [(one["key"], one["file"]) for one in error["problems"]] == [("app", "mqsdk.yaml")]
-        (app / "mqsdk.yaml").write_text("app: shop\ndefaults:\n  conncurrency: 4\n")
+        (app / "mqsdk.yaml").write_text("app: shop\ndefaults:\n  conncurrency: 4\n" + UNWATCHED)
         shown = mqsdk(app, "reload")
         assert shown.stdout.splitlines() == [
             f"{consumer.pid}  refused: the configuration has 1 problem",
@@ -241,6 +243,32 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         ]
         # In the log of the process each problem has a line of its own, too.
         consumer.wait_for("    mqsdk.yaml:3:3: defaults.conncurrency: unknown key")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_running_processes_follow_the_file_by_themselves(app: Path) -> None:
+    config = app / "mqsdk.yaml"
+    config.write_text("app: shop\ndefaults: {concurrency: 2}\nreload: {every: 100ms}\n")
+    config.chmod(0o600)
+    with start(app, "--processes", "2") as parent:
+        wait_until(lambda: len([one for one in ps(app) if one["state"] == "RUNNING"]) == 2)
+        new = app / "new"
+        new.write_text("app: shop\ndefaults: {concurrency: 5}\nreload: {every: 100ms}\n")
+        new.chmod(0o600)
+        new.rename(config)
+        wait_until(lambda: all(one["concurrency"] == 5 for process in ps(app) for one in process["consumers"]))
+        assert [process["config"] for process in ps(app)] == [2, 2]
+        parent.wait_for("configuration: defaults.concurrency: 2 -> 5")
+        config.write_text("app: [")
+        parent.wait_for("reload refused")
+        assert {one["state"] for one in ps(app)} == {"RUNNING"}
+        assert parent.stop() == 0
 
 
 def test_a_process_that_is_not_there_is_exit_6(folder: Path) -> None:
