@@ -38,9 +38,13 @@ logging.getLogger("mqsdk").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    # The model of the configuration file costs 100 ms (pydantic); whoever names it pays.
+    # The model of the configuration file costs 100 ms (pydantic), the version of the package 10; whoever names one pays.
     if name == "Settings":
         from mqsdk.config.settings import Settings
 
         return Settings
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mqsdk")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

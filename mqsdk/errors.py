@@ -20,7 +20,7 @@
     Retry · Reject · BatchFailure   verdicts of a handler, plain exceptions
 
 A text has three parts: what happened to which object, where, and how to fix it. It never holds a payload, a key, a
-header value or a secret. This module is a leaf: it imports nothing of mqsdk.
+header value or a secret. This module is a leaf: of mqsdk it imports `units` only.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+
+from mqsdk import units
 
 Duration = timedelta | float | int | str
 
@@ -50,7 +52,7 @@ class MqError(Exception):
 
 
 class DeclarationError(MqError, TypeError):
-    """A decorator, Router or App was given something that cannot work; raised at the declaration."""
+    """An argument that cannot work, given to a decorator, App, Router, TestApp or verdict. Publishing has InvalidMessage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +253,23 @@ class MoveRefused(MqError):
 
 
 class Retry(Exception):
-    """Verdict of a handler: failed, run again. `after`: earliest wait as a duration (default: the backoff)."""
+    """Verdict of a handler: failed, run again. `after`: earliest wait as a duration (default: the backoff), `after_s` in seconds.
+
+    Raises DeclarationError for what is no duration: ignoring it would retry at another time than the handler asked for.
+    """
+
+    after_s: float | None = None
 
     def __init__(self, after: Duration | None = None, reason: str | None = None) -> None:
         super().__init__(reason or "retry asked for")
         self.after = after
         self.reason = reason
+        if after is not None:
+            self.after_s = duration_s(after, "after", "Retry")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is copied by its `args`, which hold the text: the first argument here is a wait.
+        return type(self), (self.after, self.reason), self.__dict__
 
 
 class Reject(Exception):
@@ -270,9 +283,26 @@ class Reject(Exception):
 class BatchFailure(Exception):
     """Verdict of a batch handler: the messages at these indexes failed, all others are handled.
 
-    failures: index in the batch -> the exception; `Retry` and `Reject` are allowed as values.
+    failures: index in the batch -> the exception; `Retry` and `Reject` are allowed as values. DeclarationError for what is no mapping.
     """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:
+        if not isinstance(failures, Mapping):
+            raise DeclarationError(
+                f"BatchFailure takes a mapping of index to exception, not {type(failures).__name__}",
+                where="BatchFailure",
+                fix="raise BatchFailure({index: exception}); to fail all of them raise the exception itself",
+            )
         super().__init__(f"{len(failures)} of the batch failed")
         self.failures: dict[int, BaseException] = dict(failures)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.failures,)
+
+
+def duration_s(value: Duration, name: str, where: str) -> float:
+    """Seconds of an argument that is a duration. DeclarationError names the argument and the call it belongs to."""
+    try:
+        return units.seconds(value)
+    except ValueError as error:
+        raise DeclarationError(f"`{name}`: {error}", where=where) from None

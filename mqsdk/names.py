@@ -14,6 +14,8 @@ MAX_COMPOSED = 249
 RESERVED_PREFIX = "mq."
 DEAD_LETTERS, RETRIES, DELAYS = ".dlq", ".retry", ".delay"
 RESERVED_SUFFIXES = (DEAD_LETTERS, RETRIES, DELAYS)
+# In client ids and metrics of every backend.
+APP, APP_RULE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, `.`, `_`, `-`, at most 64"
 
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
@@ -48,6 +50,15 @@ def group_problem(name: object) -> str | None:
     if not isinstance(name, str):
         return f"a group name is text, not {type(name).__name__}"
     return _spelling("group", name, _GROUP, "letters, digits, `_` and `-` (no dots: `<topic>.<group>.dlq` names one pair)", MAX_NAME)
+
+
+def app_problem(name: object) -> str | None:
+    """Why `name` cannot name an application (`App(name=)`, `app:` of the file), as a sentence, or None."""
+    if not isinstance(name, str):
+        return f"an application's name is text, not {type(name).__name__}"
+    if not re.fullmatch(APP, name, re.ASCII):
+        return f"{shown(name)} names no application: use {APP_RULE}"
+    return None
 
 
 def pair_problem(topic: str, group: str) -> str | None:

@@ -46,6 +46,11 @@ def clock_ms(position: int) -> int | None:
     return era_of(position) or None
 
 
+def shown(position: int) -> str:
+    """As people see it, in receipts, `peek` and `--from`: the number; for an entry numbered by the clock its id in the stream."""
+    return str(position) if position < CLOCK else id_of(position).decode()
+
+
 def _parts(position: int) -> tuple[int, int]:
     if position < CLOCK:
         return 0, max(position, 0)

@@ -11,7 +11,7 @@ from mqsdk.spi.answers import put_outcome
 from mqsdk_redis import names
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import refusal
-from mqsdk_redis.ids import position_of
+from mqsdk_redis.ids import position_of, shown
 from mqsdk_redis.records import fields_of
 from mqsdk_redis.wire import ANSWER_TIMEOUT_S, FAILURES, Command, ResponseError, Wire
 
@@ -51,6 +51,9 @@ class RedisProducer(Producer):
             raise
         if wire.fd >= 0:
             self._client.give_back(wire)
+
+    def ref(self, position: int) -> str:
+        return shown(position)
 
     def _round(self, wire: Wire, queues: list[Iterator[list[NewRecord]]], deadline: float) -> list[Iterator[list[NewRecord]]]:
         """The next call of every partition in one round trip; the queues that may go on."""

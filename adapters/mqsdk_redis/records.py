@@ -11,7 +11,7 @@ from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers
 from mqsdk.spi import envelope as headers
-from mqsdk_redis.ids import clock_ms, id_of
+from mqsdk_redis.ids import clock_ms, shown
 
 BODY, KEY, FOREIGN_KEY, ID = b"body", b"mq-key", b"key", headers.ID.encode()
 _TIMESTAMP, _VERSION, _PRODUCER, _SEQUENCE, _ATTEMPT, _DUE, _CONTENT_TYPE = (
@@ -45,7 +45,7 @@ class RedisRecord(Record):
 
     @property
     def ref(self) -> str:
-        return id_of(self.position).decode()
+        return shown(self.position)
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:

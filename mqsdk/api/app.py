@@ -15,14 +15,14 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from mqsdk import names
 from mqsdk.api.hooks import Hooks
 from mqsdk.api.inspecting import InspectMethods
 from mqsdk.api.publishing import PublishMethods
 from mqsdk.api.router import Declarations, Router
 from mqsdk.api.state import INSIDE, State
-from mqsdk.errors import CapabilityError, DeclarationError, Duration, StateError
+from mqsdk.errors import CapabilityError, DeclarationError, Duration, StateError, duration_s
 from mqsdk.message import current_message
-from mqsdk.units import seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("mqsdk.app")
 LAST_FLUSH_S = 1.0  # what was published gets so long even when the drain took all of its time
 
+SHOWN_CONSUMERS = 5
+
 
 class App(Declarations, Hooks, PublishMethods, InspectMethods):
     """Handlers and publishing of one service. Constructing and declaring touch no file, socket or environment variable.
@@ -55,8 +57,9 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         Hooks.__init__(self)
         if config is not None and not isinstance(config, str | os.PathLike) and not hasattr(config, "configuration"):
             raise DeclarationError(f"`config` is None, a path or Settings, not {type(config).__name__}", where="App")
-        if name is not None and (not isinstance(name, str) or not name):
-            raise DeclarationError("`name` is text, not empty", where="App")
+        problem = None if name is None else names.app_problem(name)
+        if problem is not None:
+            raise DeclarationError(problem, where="App")
         self._config = config
         self._environment_name: str | None = None
         self._name = name
@@ -66,6 +69,12 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._watcher: Watcher | None = None
         self._moving_lock = threading.Lock()
         self._mover = 0
+
+    def __repr__(self) -> str:
+        consumers = [one.name for one in self._declared.values()]
+        more = len(consumers) - SHOWN_CONSUMERS
+        shown = ", ".join(consumers[:SHOWN_CONSUMERS]) + (f" and {more} more" if more > 0 else "")
+        return f"<App {self._name or '(named by its configuration)'}, {self._state}, consumers: {shown or 'none'}>"
 
     # --- declaring --------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +109,11 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         """One change of state at a time. A call from within one (a hook, a signal handler) would wait for itself."""
         ident = threading.get_ident()
         if self._mover == ident:
-            raise StateError(f"{what} was called while this thread is opening, starting or stopping the App", state=str(self._state))
+            raise StateError(
+                f"{what} was called while this thread is opening, starting or stopping the App (by a hook or a signal handler?)",
+                fix="call it after that; in a signal handler set a flag or put into a queue.SimpleQueue, and act outside of it",
+                state=str(self._state),
+            )
         if self._is_inside():
             raise StateError(
                 f"{what} was called inside a handler, which it would wait for", fix="set a flag, stop outside", state=str(self._state)
@@ -204,8 +217,11 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         return session
 
     def _open_for_use(self) -> Session:
-        """Publishing and looking open the App by themselves, inside hooks and handlers of other Apps too."""
-        with self._moving_lock:
+        """Publishing and looking open the App by themselves, inside hooks and handlers of other Apps too.
+
+        In a signal handler that has interrupted an opening on this thread it is refused, for it would wait for what it has interrupted.
+        """
+        with self._moving("publishing, which opens the App,"):
             return self._session or self._open_now(None, None, None)
 
     def _outlet(self) -> Outlet:
@@ -229,7 +245,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         Raises StateError (started already, closed, not joined within `timeout`), DeclarationError, CapabilityError, ConfigError,
         BackendError, and whatever an on_startup hook raises. Nothing runs then and the App is OPEN.
         """
-        self._start(_seconds(timeout, "timeout"))
+        self._start(duration_s(timeout, "timeout", "app.start"))
 
     def _start(self, timeout_s: float = 30.0, only: Collection[str] | None = None) -> None:
         """only: groups to start, None = all."""
@@ -278,7 +294,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
         timeout: default `drain.timeout` (30 s); handlers that still run then are cut short and their messages come again.
         """
-        timeout_s = None if timeout is None else _seconds(timeout, "timeout")
+        timeout_s = None if timeout is None else duration_s(timeout, "timeout", "app.stop")
         with self._moving("stop"):
             self._stop_now(timeout_s)
         self._end_control()
@@ -361,11 +377,12 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
     def flush(self, timeout: Duration | None = None) -> bool:
         """Wait until everything from `publish_nowait` and the async calls has its answer; False when `timeout` came first."""
+        timeout_s = None if timeout is None else duration_s(timeout, "timeout", "app.flush")
         session = self._session
         if session is None:
             return True
         self._check_process(session)
-        return session.supervisor.flush(None if timeout is None else _seconds(timeout, "timeout"))
+        return session.supervisor.flush(timeout_s)
 
     def reload(self) -> list[Change]:
         """Read the configuration now and apply it whole; returns what changed. StateError unless open.
@@ -397,10 +414,3 @@ def refuse_platform(platform: str) -> None:
 
 def _path(config: Any) -> str | None:
     return None if config is None else os.fspath(config)
-
-
-def _seconds(value: Duration, name: str) -> float:
-    try:
-        return seconds(value)
-    except ValueError as error:
-        raise DeclarationError(f"`{name}`: {error}") from None

@@ -9,11 +9,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, Required, TypedDict
 
-from mqsdk import names, units
+from mqsdk import names
 from mqsdk.api import signature
 from mqsdk.api.signature import Shape, Signature
 from mqsdk.core.retry import RetryPolicy
-from mqsdk.errors import CapabilityError, DeclarationError, Duration
+from mqsdk.errors import CapabilityError, DeclarationError, Duration, duration_s
 
 MAX_CONCURRENCY = 10_000
 MAX_BATCH = 10_000
@@ -28,7 +28,7 @@ class Batch:
 
     def __init__(self, size: int = 100, wait: Duration = "0s") -> None:
         object.__setattr__(self, "size", _whole("batch size", size, 1, MAX_BATCH, "Batch"))
-        object.__setattr__(self, "wait_s", _duration("wait", wait, "Batch"))
+        object.__setattr__(self, "wait_s", duration_s(wait, "wait", "Batch"))
 
 
 class ConsumerOptions(TypedDict, total=False):
@@ -129,9 +129,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
 
 def _check_known(topic: object, options: Mapping[str, Any], where: str) -> None:
     if callable(topic):
-        raise DeclarationError(
-            "`@consumer` needs a topic and a group", where=signature.place_of(topic), fix='@app.consumer("topic", group="group")'
-        )
+        raise no_topic(signature.place_of(topic))
     known = list(ConsumerOptions.__annotations__)
     for name in options:
         if name not in known:
@@ -151,12 +149,16 @@ def _check_known(topic: object, options: Mapping[str, Any], where: str) -> None:
         )
 
 
+def no_topic(where: str) -> DeclarationError:
+    return DeclarationError("`@consumer` needs a topic and a group", where=where, fix='@app.consumer("topic", group="group")')
+
+
 def _tuning(options: Mapping[str, Any], consumer: str, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "concurrency" in options:
         found["concurrency"] = _whole("concurrency", options["concurrency"], 1, MAX_CONCURRENCY, where)
     if "timeout" in options:
-        found["timeout_s"] = None if options["timeout"] is None else _duration("timeout", options["timeout"], where)
+        found["timeout_s"] = None if options["timeout"] is None else duration_s(options["timeout"], "timeout", where)
         if found["timeout_s"] == 0:
             raise DeclarationError("`timeout` is longer than 0; None means no timeout", where=where)
     if "retry" in options:
@@ -255,10 +257,3 @@ def _whole(name: str, value: object, low: int, high: int, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise DeclarationError(f"`{name}` is a whole number from {low} to {high:,}", where=where)
     return value
-
-
-def _duration(name: str, value: Any, where: str) -> float:
-    try:
-        return units.seconds(value)
-    except ValueError as error:
-        raise DeclarationError(f"`{name}`: {error}", where=where) from None

@@ -47,13 +47,12 @@ class Hooks:
 
     def observe(self, function: Function) -> Function:
         """A function `(event)` that is told every event of `mqsdk.events`, on the SDK's own threads: it must not block."""
-        if not callable(function) or isinstance(function, type) or inspect.iscoroutinefunction(function):
-            raise DeclarationError("an observer is a plain function of one event", where=signature.place_of(function))
-        self._observers.append(function)
+        self._observers.append(_observer(function))
         return function
 
     def _notify(self, also: Callable[[Event], Any], event: Event) -> None:
         """Log and tell the observers; what they raise is logged and changes nothing."""
+        from mqsdk.api import verdict
         from mqsdk.runtime import observe
 
         token = INSIDE.set(self._mark)
@@ -62,8 +61,27 @@ class Hooks:
                 observer(event)
             except BaseException as error:  # SystemExit too: this is the thread that keeps the leases alive
                 with suppress(Exception):  # a filter or handler of the application may raise in logging itself
-                    LOG.error("observer %s failed with %s", getattr(observer, "__qualname__", ""), type(error).__name__)
+                    name = getattr(observer, "__qualname__", type(observer).__qualname__)
+                    LOG.error("observer %s failed with %s at %s", name, type(error).__name__, verdict.place(error) or "its call")
         INSIDE.reset(token)
+
+
+def _observer(function: Function) -> Function:
+    """The function, if it can be told an event and be done when it returns. DeclarationError otherwise."""
+    where = signature.place_of(function)
+    kind, fix = "an observer is a plain function of one event", "def watch(event): ..."
+    if not callable(function) or isinstance(function, type):
+        raise DeclarationError(kind, where=where, fix=fix)
+    target = signature.underlying(function)
+    if inspect.iscoroutinefunction(target) or inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise DeclarationError(f"{kind}, neither async nor a generator, whose body would never run", where=where, fix=fix)
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise DeclarationError(kind, where=where, fix=fix) from None
+    except ValueError:  # a built-in that does not tell its parameters
+        return function
+    return function
 
 
 def _hook(function: Callable[..., Any], name: str) -> Callable[[], Any]:

@@ -38,7 +38,10 @@ class InspectMethods(ABC):
         return self._backend_of(topic).admin().groups(topic)
 
     def lag(self, topic: str, group: str) -> Lag:
-        """How far a group is behind, running here or not: messages, seconds, and per partition. Raises BackendError."""
+        """How far a group is behind, running here or not: messages, seconds, and per partition. Raises BackendError.
+
+        A topic or group that does not exist has nothing to be behind: `Lag(0, 0.0, ())`. One that exists has its partitions there.
+        """
         self._backend_of(topic)
         problem = names.group_problem(group)
         if problem is not None:

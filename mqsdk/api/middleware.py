@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mqsdk.api.signature import place_of
+from mqsdk.api.signature import place_of, underlying
+from mqsdk.api.verdict import MiddlewareError
 from mqsdk.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Chain:
             return lambda subject, arguments: function(*arguments)
         run = _innermost(function, verdicts)
         for layer in reversed(self._functions):
-            run = _layer(contextmanager(layer), run)
+            run = _layer(layer, run)
         return run
 
     def around_async(self, function: Callable[..., Any], verdicts: Verdicts) -> RunAsync:
@@ -66,11 +68,7 @@ class Chain:
             return lambda subject, arguments: function(*arguments)
         run = _innermost_async(function, verdicts)
         for layer in reversed(self._functions):
-            run = (
-                _async_layer(asynccontextmanager(layer), run)
-                if inspect.isasyncgenfunction(layer)
-                else _mixed_layer(contextmanager(layer), run)
-            )
+            run = _async_layer(layer, run) if inspect.isasyncgenfunction(layer) else _mixed_layer(layer, run)
         return run
 
 
@@ -96,25 +94,55 @@ def _judge(value: Any, verdicts: Verdicts) -> None:
     verdicts.raise_returned(value)
 
 
-def _layer(manager: Callable[[Any], Any], inner: Run) -> Run:
+def _layer(layer: Callable[..., Any], inner: Run) -> Run:
+    manager = contextmanager(layer)
+
     def run(subject: Any, arguments: tuple[Any, ...]) -> None:
-        with manager(subject):
-            inner(subject, arguments)
+        try:
+            with manager(subject):
+                inner(subject, arguments)
+        except RuntimeError as error:
+            _name_misuse(error, layer)
+            raise
 
     return run
 
 
-def _mixed_layer(manager: Callable[[Any], Any], inner: RunAsync) -> RunAsync:
+def _mixed_layer(layer: Callable[..., Any], inner: RunAsync) -> RunAsync:
+    manager = contextmanager(layer)
+
     async def run(subject: Any, arguments: tuple[Any, ...]) -> None:
-        with manager(subject):
-            await inner(subject, arguments)
+        try:
+            with manager(subject):
+                await inner(subject, arguments)
+        except RuntimeError as error:
+            _name_misuse(error, layer)
+            raise
 
     return run
 
 
-def _async_layer(manager: Callable[[Any], Any], inner: RunAsync) -> RunAsync:
+def _async_layer(layer: Callable[..., Any], inner: RunAsync) -> RunAsync:
+    manager = asynccontextmanager(layer)
+
     async def run(subject: Any, arguments: tuple[Any, ...]) -> None:
-        async with manager(subject):
-            await inner(subject, arguments)
+        try:
+            async with manager(subject):
+                await inner(subject, arguments)
+        except RuntimeError as error:
+            _name_misuse(error, layer)
+            raise
 
     return run
+
+
+def _name_misuse(error: RuntimeError, layer: Callable[..., Any]) -> None:
+    """Raise MiddlewareError when contextlib itself raised this, in the frame below ours: the generator did not yield exactly once."""
+    trace = error.__traceback__
+    raised = trace.tb_next if trace is not None else None
+    if raised is None or raised.tb_next is not None or raised.tb_frame.f_code.co_filename != contextmanager.__code__.co_filename:
+        return
+    what = "did not end after its `yield`" if "didn't stop" in str(error) else "ended without its `yield`, so the handler was not called"
+    name, code = getattr(layer, "__name__", "middleware"), getattr(underlying(layer), "__code__", None)
+    place = name if code is None else f"{os.path.basename(code.co_filename)}:{code.co_firstlineno} in {name}"
+    raise MiddlewareError(f"the middleware `{name}` {what}", place) from None

@@ -12,7 +12,7 @@ from mqsdk.api.encoding import BINARY
 from mqsdk.api.outgoing import Ids
 from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
-from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, StateError
+from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import CURRENT, Receipt
 from mqsdk.runtime.publisher import Publisher, as_rejected
 from mqsdk.runtime.sender import Draft
@@ -179,8 +179,12 @@ def again(error: PublishRejected, id: str) -> PublishRejected:
 def receipts(answers: list[Any], topic: str) -> list[Receipt]:
     """All receipts, or PublishManyFailed with one outcome per item."""
     if set(map(type, answers)) != {Receipt}:  # a fifth of the cost of looking at each
-        failed = sum(isinstance(answer, MqError) for answer in answers)
-        raise PublishManyFailed(
-            f"{failed} of {len(answers)} messages are not known to be stored", outcomes=answers, topic=topic, fix="look at `.outcomes`"
-        )
+        raise PublishManyFailed(_summary(answers), outcomes=answers, topic=topic, fix="look at `.outcomes`: one per item, in order")
     return answers
+
+
+def _summary(answers: Sequence[object]) -> str:
+    failed = [answer for answer in answers if isinstance(answer, MqError)]
+    unknown = sum(isinstance(answer, PublishUnknown) for answer in failed)
+    counts = [f"{len(failed) - unknown} rejected"] * (unknown < len(failed)) + [f"{unknown} unknown (may be stored)"] * (unknown > 0)
+    return f"of {len(answers)} messages {' and '.join(counts)}; the first: {failed[0].what}"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# So that its absence is a DeclarationError with a place and a fix, as every other mistake in a declaration.
+_NO_TOPIC: str = "(no topic)"
+
 
 class Declarations:
     """The consumers that an App or Router recorded. Declaring is pure: no file, socket or environment variable is touched."""
@@ -24,14 +27,17 @@ class Declarations:
     def __init__(self) -> None:
         self._declared: dict[tuple[str, str], ConsumerDeclaration] = {}
 
-    def consumer(self, topic: str, **options: Unpack[ConsumerOptions]) -> Callable[[Function], Function]:
+    def consumer(self, topic: str = _NO_TOPIC, **options: Unpack[ConsumerOptions]) -> Callable[[Function], Function]:
         """Declare a handler for a topic and group; the function is returned unchanged.
 
-        Arguments and defaults: `ConsumerOptions` and the README. Raises DeclarationError for anything that cannot work, and
-        CapabilityError for what this version does not support (`broadcast`, `halt_*`, `dlq_follow_key`).
+        topic is required. Arguments and defaults: `ConsumerOptions` and docs/api.md. Raises DeclarationError for anything that cannot
+        work, and CapabilityError for what this version does not support (`broadcast`, `halt_*`, `dlq_follow_key`).
         """
         caller = sys._getframe(1)
-        checked = consumer.check_options(topic, options, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        if topic is _NO_TOPIC:
+            raise consumer.no_topic(where)
+        checked = consumer.check_options(topic, options, where)
 
         def decorate(function: Function) -> Function:
             # Local names, so that annotations may name classes which are defined inside a function.

@@ -37,7 +37,7 @@ class Signature:
 
 def place_of(function: object) -> str:
     """`file:line in name` of a function, for error texts; the bare name where there is no code."""
-    code = getattr(inspect.unwrap(_underlying(function)), "__code__", None)
+    code = getattr(inspect.unwrap(underlying(function)), "__code__", None)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{code.co_filename}:{code.co_firstlineno} in {name}" if code is not None else name
 
@@ -50,7 +50,7 @@ def check(function: Callable[..., Any], *, batch: bool) -> Signature:
         )
     if isinstance(function, type):
         raise DeclarationError(f"@consumer decorates a function, not the class `{function.__qualname__}`", where=place_of(function))
-    where, target = place_of(function), _underlying(function)
+    where, target = place_of(function), underlying(function)
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise DeclarationError("a handler is a plain function or `async def`, not a generator", where=where, fix="remove the `yield`")
     is_async = inspect.iscoroutinefunction(target)
@@ -99,7 +99,7 @@ def shape(signature: Signature, namespace: Mapping[str, Any] | None = None) -> S
 def _hint(signature: Signature, parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> Any:
     if parameter.annotation is inspect.Parameter.empty:
         return Any
-    target = inspect.unwrap(_underlying(signature.function))
+    target = inspect.unwrap(underlying(signature.function))
     target = getattr(target, "__func__", target)
     # One parameter at a time: an unresolvable return annotation or third parameter is none of our business.
     holder = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
@@ -188,7 +188,7 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
-def _underlying(function: Any) -> Any:
+def underlying(function: Any) -> Any:
     """The function that holds code and annotations, behind partial objects and callable instances."""
     while isinstance(function, partial):
         function = function.func

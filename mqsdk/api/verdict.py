@@ -9,7 +9,6 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mqsdk import units
 from mqsdk.core.actions import Failure
 from mqsdk.errors import BatchFailure, DecodeError, Reject, Retry
 
@@ -22,6 +21,14 @@ _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 Witness = Callable[[BaseException], None]
+
+
+class MiddlewareError(RuntimeError):
+    """A middleware that did not yield exactly once; `place` is where it is defined."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(what)
+        self.place = place
 
 
 class Verdicts:
@@ -50,7 +57,7 @@ class Verdicts:
             self._witness(error)
         text = self._text(error)
         if isinstance(error, Retry):
-            return Failure("retry", text, _after(error), place(error))
+            return Failure("retry", text, error.after_s, place(error))
         if isinstance(error, (Reject, *self._reject_on)):
             return Failure("reject", text, None, place(error))
         return Failure("error", text, None, place(error))
@@ -158,18 +165,10 @@ def _instance(cause: Any) -> Any:
     return cause
 
 
-def _after(verdict: Retry) -> float | None:
-    if verdict.after is None:
-        return None
-    try:
-        return units.seconds(verdict.after)
-    except ValueError as error:
-        LOG.warning("Retry(after=) is ignored: %s", error)
-        return None
-
-
 def place(error: BaseException) -> str:
     """`file.py:12 in bill`: the innermost frame of the user's code; of any code but ours when the user's is not in the traceback."""
+    if isinstance(error, MiddlewareError):
+        return error.place
     best = fallback = ""
     trace = error.__traceback__
     while trace is not None:

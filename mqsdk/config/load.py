@@ -25,25 +25,28 @@ DEFAULT_FILE = "mqsdk.yaml"
 def load(
     path: str | Path | Settings | None = None,
     *,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     environment: str | None = None,
 ) -> Configuration:
     """The configuration that is in force here.
 
     path: a file; `Settings` as they are; None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults (one embedded log in `./.mqsdk`).
+    environ: variables, None: those of the process (no default of that value: help() would print it, with its secrets).
     environment: the profile, stronger than `MQSDK_ENV` and the file's key; an environment without a profile of its name is fine.
     ConfigError with every problem at once; a named file that is missing is one.
     """
     if path is not None and not isinstance(path, str | os.PathLike):
         return path.configuration()
+    environ = os.environ if environ is None else environ
     file = find(path, environ)
     if file is None and not _has_overrides(environ):
         return Configuration(environment=environment or environ.get("MQSDK_ENV", ""))
     return _read(file, environ, environment).configuration()
 
 
-def load_settings(path: str | Path | None, *, environ: Mapping[str, str] = os.environ, environment: str | None = None) -> Settings:
+def load_settings(path: str | Path | None, *, environ: Mapping[str, str] | None = None, environment: str | None = None) -> Settings:
     """As `load`, as the frozen model of the file."""
+    environ = os.environ if environ is None else environ
     return _read(find(path, environ), environ, environment)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_serializer, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mqsdk import names
 from mqsdk.config import kinds, sources
 from mqsdk.config.model import LIVE, RESTART
 from mqsdk.config.references import masked
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _DAY = 86_400.0
-_NAME = kinds.text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a name: letters, digits, `.`, `_`, `-`, at most 64")
+_NAME = kinds.text(names.APP, f"a name: {names.APP_RULE}")
 _ENVIRONMENT = kinds.text(r"[A-Za-z0-9._-]{0,64}", "a name: letters, digits, `.`, `_`, `-`")
 _ANY_TEXT = kinds.text(r"(?s).{1,4096}", "text, not empty")
 
@@ -260,10 +261,11 @@ class Settings(BaseSettings):
         self._session = session
 
     @classmethod
-    def load(cls, path: str | Path | None = None, env: str | None = None, *, environ: Mapping[str, str] = os.environ) -> Settings:
+    def load(cls, path: str | Path | None = None, env: str | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the file and what stands over it. path None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults.
 
-        env: the environment, stronger than `MQSDK_ENV` and the file. Raises ConfigError with every problem.
+        env: the environment, stronger than `MQSDK_ENV` and the file. environ: variables, None: those of the process.
+        Raises ConfigError with every problem.
         """
         from mqsdk.config.load import load_settings
 

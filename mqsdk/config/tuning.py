@@ -52,9 +52,10 @@ def merged_policy(policy: RetryPolicy, given: RetryPolicy | Mapping[str, Any] | 
 
 
 def _merged_backoff(backoff: Backoff, given: Mapping[str, Any]) -> Backoff:
+    """A `base` that is longer than a `max` from a weaker place raises it; a `max` that is given bounds every wait, the first too."""
+    base_s, max_s = given.get("base_s", backoff.base_s), given.get("max_s", backoff.max_s)
+    if "max_s" in given:
+        base_s = min(base_s, max_s)
     return Backoff(
-        base=given.get("base_s", backoff.base_s),
-        factor=given.get("factor", backoff.factor),
-        max=given.get("max_s", backoff.max_s),
-        jitter=given.get("jitter", backoff.jitter),
+        base=base_s, factor=given.get("factor", backoff.factor), max=max(base_s, max_s), jitter=given.get("jitter", backoff.jitter)
     )

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mqsdk import units
-from mqsdk.errors import DeclarationError, Duration
+from mqsdk.errors import DeclarationError, Duration, duration_s
 
 OnExhausted = Literal["dead_letter", "halt_key", "halt_partition", "drop"]
 ON_EXHAUSTED = ("dead_letter", "halt_key", "halt_partition", "drop")
-
-
-def _seconds(value: Duration, name: str) -> float:
-    try:
-        return units.seconds(value)
-    except ValueError as error:
-        raise DeclarationError(f"`{name}`: {error}", where="Backoff") from None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -34,8 +27,14 @@ class Backoff:
 
     def __init__(self, base: Duration = "1s", factor: float = 2, max: Duration = "1m", jitter: float = 0.2) -> None:
         put = object.__setattr__
-        put(self, "base_s", _seconds(base, "base"))
-        put(self, "max_s", _seconds(max, "max"))
+        put(self, "base_s", duration_s(base, "base", "Backoff"))
+        put(self, "max_s", duration_s(max, "max", "Backoff"))
+        if self.base_s > self.max_s:
+            raise DeclarationError(
+                f"`max` ({units.duration_text(self.max_s)}) is shorter than `base` ({units.duration_text(self.base_s)})",
+                where="Backoff",
+                fix="give a `max` of at least `base`",
+            )
         for name, value, low, high in (("factor", factor, 1, 100), ("jitter", jitter, 0, 1)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise DeclarationError(f"`{name}` is a number from {low} to {high}", where="Backoff")
@@ -73,7 +72,11 @@ class RetryPolicy:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= 1_000_000:
             raise DeclarationError("`attempts` is a whole number from 1 to 1,000,000, the first attempt included", where="RetryPolicy")
         if on_exhausted not in ON_EXHAUSTED:
-            raise DeclarationError(f"`on_exhausted` is one of {', '.join(ON_EXHAUSTED)}", where="RetryPolicy")
+            raise DeclarationError(
+                '`on_exhausted` is "dead_letter" or "drop"',
+                where="RetryPolicy",
+                fix="halt_key and halt_partition are known and not supported in this version",
+            )
         classes = tuple(reject_on) if isinstance(reject_on, Sequence) else (reject_on,)
         if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
             raise DeclarationError("`reject_on` lists exception classes", where="RetryPolicy")

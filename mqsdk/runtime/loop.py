@@ -111,6 +111,7 @@ class ConsumerLoop:
         self.joined = threading.Event()
         self.finished = threading.Event()
         self.failure: str = ""
+        self.paused = False  # what was asked for last; the machine hears of it in the loop's next round
 
     # --- control, any thread ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ class ConsumerLoop:
         self._tell(Retuned(tuning))
 
     def pause(self, paused: bool) -> None:
+        self.paused = paused
         self._tell(Pause(paused))
 
     def drain(self, deadline: float) -> None:

@@ -23,7 +23,7 @@ from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
 from mqsdk.runtime.sender import Answer, Draft, Sender
-from mqsdk.spi import Backend, NewRecord, Outcome, Partition, Rejected, Stored
+from mqsdk.spi import Backend, NewRecord, Outcome, Partition, Producer, Rejected, Stored
 
 # A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
 # partition are 2.4 times slower than on their own), short enough that consumers in several processes share the stream.
@@ -84,7 +84,9 @@ class Publisher:
         self._topic_rule = topic_rule
         self._inline = backend.capabilities.publish == "inline"
         self._results: Results = InlineResults() if self._inline else AsyncResults(clock)
-        self._producer = backend.producer(self._results)
+        self._producer = producer = backend.producer(self._results)
+        # Most backends have no notation of their own; `str` itself costs half of a method that calls it.
+        self._ref: Callable[[int], str] = str if type(producer).ref is Producer.ref else producer.ref
         self._topics: dict[str, _Topic] = {}
         self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
@@ -126,7 +128,7 @@ class Publisher:
         self._producer.publish((record,), deadline)
         outcome = self._results.take(token, 1, deadline)[0][0]
         if type(outcome) is Stored and outcome.position is not None:
-            return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, str(outcome.position), None))
+            return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, self._ref(outcome.position), None))
         flat = [(outcome, 0)]
         if window.repeatable(outcome):
             flat = self._repeat(known, number, [record], flat, deadline)
@@ -288,13 +290,13 @@ class Publisher:
 
     def _receipts(self, topic: _Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
         base, count = stored.position, len(drafts)
-        positions = repeat(None, count) if base is None else map(str, range(base, base + count))
+        positions = repeat(None, count) if base is None else map(self._ref, range(base, base + count))
         ids = map(_ID_OF, drafts)
         return list(map(_receipt, zip(ids, repeat(topic.name), repeat(self._cluster.name), repeat(number), positions, repeat(None))))
 
     def _answer(self, topic: _Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):
-            position = None if outcome.position is None else str(outcome.position + offset)
+            position = None if outcome.position is None else self._ref(outcome.position + offset)
             return Receipt(draft.id, topic.name, self._cluster.name, number, position)
         where = f"topic {topic.name}, partition {number}, cluster {self._cluster.name}"
         if isinstance(outcome, Rejected):

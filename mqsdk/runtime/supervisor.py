@@ -238,7 +238,7 @@ class Supervisor:
         raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
 
     def lag(self, topic: str, group: str) -> Lag:
-        """Lag of a group anywhere, running here or not; zero messages when the group does not exist."""
+        """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""
         _, backend = self.clusters.of_topic(topic)
         progress = progress_of(backend.admin(), topic, group)
         oldest = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
@@ -261,7 +261,7 @@ class Supervisor:
             in_flight=view.records,
             partitions=tuple(sorted({one.partition.number for one in view.partitions})),
             lag=self._lag_or_none(declared) if with_lag else None,
-            paused=view.paused,
+            paused=loop.paused or tuning.paused,
             last_settled_at=at,
             oldest=oldest(loop, clock.mono()),
             config=self.configuration.version,

@@ -15,7 +15,7 @@ from mqsdk.core.actions import Failure, Finished
 from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
-from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_call, place, thread_stack
+from mqsdk.runtime.workers import STACK_FRAMES, Results, Running, Task, Workers, begin_batch, end_call, stack_text, thread_stack
 from mqsdk.spi import Record
 
 
@@ -195,12 +195,12 @@ class LoopWorkers(Workers):
 
 def _awaited(coroutine: Any) -> str:
     """Where a suspended task waits, outermost first. `Task.get_stack` shows its first frame only. "" while the task is on the processor."""
-    places: list[str] = []
-    while coroutine is not None and len(places) < 40:
+    frames: list[Any] = []
+    while coroutine is not None and len(frames) < STACK_FRAMES:
         frame = getattr(coroutine, "cr_frame", None)
         if frame is not None:
-            places.append(place(frame))
+            frames.append(frame)
         if getattr(coroutine, "cr_running", False):
             return ""
         coroutine = getattr(coroutine, "cr_await", None)
-    return "\n".join(places)
+    return stack_text(frames)

@@ -12,7 +12,8 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import dropwhile
 from queue import SimpleQueue
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +24,13 @@ from mqsdk.runtime.handler import Handler
 from mqsdk.spi import Partition, Record
 
 log = logging.getLogger("mqsdk.consumer")
+
+STACK_FRAMES = 40
+_STDLIB = os.path.dirname(threading.__file__) + os.sep
+_MACHINERY = (
+    *(_STDLIB + part for part in ("threading.py", f"asyncio{os.sep}")),
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+)
 
 # A record that runs longer than this must not keep the others of its job waiting: they go back to the machine.
 SLOW_S = 0.005
@@ -204,11 +212,17 @@ def place(frame: Any) -> str:
 def thread_stack(thread_id: int) -> str:
     """Code places of a thread, innermost last. Walked by hand: traceback.extract_stack reads source files."""
     frame: Any = sys._current_frames().get(thread_id)
-    places: list[str] = []
-    while frame is not None and len(places) < 40:
-        places.append(place(frame))
+    frames: list[Any] = []
+    while frame is not None and len(frames) < STACK_FRAMES:
+        frames.append(frame)
         frame = frame.f_back
-    return "\n".join(reversed(places))
+    return stack_text(frames[::-1])
+
+
+def stack_text(frames: Sequence[Any]) -> str:
+    """The places of frames, outermost first, without what leads to the handler: threads, the event loop and mqsdk itself."""
+    shown = list(dropwhile(lambda frame: frame.f_code.co_filename.startswith(_MACHINERY), frames))
+    return "\n".join(map(place, shown or frames))
 
 
 class ThreadWorkers(Workers):

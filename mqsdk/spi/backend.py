@@ -60,6 +60,10 @@ class Producer(ABC):
         Never raises for one record's sake.
         """
 
+    def ref(self, position: int) -> str:
+        """A position as people see it, the same as `Record.ref` of that record; receipts show it."""
+        return str(position)
+
 
 class Consumer(ABC):
     """Reads one subscription. All methods but `wake` are called by one thread."""

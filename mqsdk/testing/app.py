@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from mqsdk.api.app import App
 from mqsdk.api.state import State
 from mqsdk.config.load import load
 from mqsdk.core.deadletter import is_done
-from mqsdk.errors import Duration, StateError
+from mqsdk.errors import DeclarationError, Duration, StateError, duration_s
 from mqsdk.names import composed
 from mqsdk.runtime.deadletters import DeadLetter, read_letter
 from mqsdk.runtime.inspection import Lag
@@ -56,8 +57,10 @@ class TestApp:
         config: str | Path | Settings | None = None,
         seed: int = 0,
     ) -> None:
+        if not isinstance(app, App):
+            raise DeclarationError(f"TestApp takes an App, not {type(app).__name__}", where="TestApp", fix="with TestApp(app) as t: ...")
         if like is not None and path is not None:
-            raise ValueError("`like` is for the in-memory log, `path` for the real one: give one of them")
+            raise DeclarationError("`like` is for the in-memory log, `path` for the real one: give one of them", where="TestApp")
         self.app = app
         self._config = config
         self._make_stage: Callable[[], Stage] = (lambda: RealStage(path)) if path is not None else (lambda: VirtualStage(like, seed))
@@ -113,6 +116,9 @@ class TestApp:
     def drain(self, raise_failures: bool = True) -> DrainResult:
         """Run until nothing is due now: what is published meanwhile is handled too, retries wait for their time.
 
+        A handler that waits in `asyncio.sleep` waits for the virtual clock, so for `advance`. One that waits for a thread or a child
+        process is waited for in real time, up to 10 s; one that waits for a socket, until 0.2 s pass without traffic.
+
         Raises the first exception that a handler raised (but for Retry and Reject, which are verdicts), unless told not to.
         """
         return _off_loop(lambda: self._run(self._stage.settle_down, raise_failures))
@@ -122,7 +128,8 @@ class TestApp:
 
         Exceptions of handlers are not raised here. With `path` it waits in real time.
         """
-        return _off_loop(lambda: self._run(lambda: self._stage.advance(duration), raise_failures=False))
+        seconds = duration_s(duration, "duration", "TestApp.advance")
+        return _off_loop(lambda: self._run(lambda: self._stage.advance(seconds), raise_failures=False))
 
     def _run(self, work: Callable[[], None], raise_failures: bool) -> DrainResult:
         before = self._counts()
@@ -147,20 +154,24 @@ class TestApp:
     # --- what happened ----------------------------------------------------------------------------------------------------------
 
     def published(self, topic: str) -> Messages:
-        """Everything stored in a topic, in order; payloads are read by content type."""
+        """Everything stored in a topic, in order; payloads are read by content type. Nothing for a topic that nobody published to."""
         return _off_loop(lambda: stored_messages(topic, self._cluster(topic), self._stage.records(topic)))
 
     def handled(self, topic: str, group: str) -> Messages:
-        """The deliveries that a handler of this group ended well, in order, with the payload as the handler got it."""
+        """The deliveries that a handler of this group ended well, in order, with the payload as the handler got it.
+
+        DeclarationError for a consumer that the App does not have: a misspelt name would make an assertion about nothing pass.
+        """
+        self._known(topic, group)
         return self._recorder.handled(topic, group)
 
     def dead_letters(self, topic: str, group: str) -> Messages:
-        """The dead letters of a group, in order; `attempts` are those that were made."""
+        """The dead letters of a group, in order; `attempts` are those that were made. DeclarationError as for `handled`."""
+        self._known(topic, group)
         return _off_loop(lambda: dead_messages(topic, group, self._cluster(topic), self._letters(topic, group)))
 
     def _letters(self, topic: str, group: str) -> list[DeadLetter]:
-        declared = self.app._declared.get((topic, group))
-        name = (declared.dead_letter if declared is not None else None) or composed(topic, group)
+        name = self.app._declared[topic, group].dead_letter or composed(topic, group)
         letters = [read_letter(partition, record) for partition, record in self._stage.records(name) if not is_done(record)]
         return [letter for letter in letters if dict(letter.record.extra).get("mq-dlq-group") == group]
 
@@ -168,8 +179,23 @@ class TestApp:
         return self._stage.supervisor.clusters.name_of(topic)
 
     def lag(self, topic: str, group: str) -> Lag:
-        """As `app.lag`."""
-        return _off_loop(lambda: self._stage.supervisor.lag(topic, group))
+        """As `app.lag`, of a consumer or of any group that exists. DeclarationError as for `handled`."""
+        lag = _off_loop(lambda: self._stage.supervisor.lag(topic, group))
+        if not lag.partitions:
+            self._known(topic, group)
+        return lag
+
+    def _known(self, topic: str, group: str) -> None:
+        """Refuse a consumer that is not declared, with the names of those that are."""
+        if (topic, group) in self.app._declared:
+            return
+        known = [one.name for one in self.app._declared.values()]
+        near = difflib.get_close_matches(f"{topic}/{group}", known, 1)
+        raise DeclarationError(
+            f"the App has no consumer {topic}/{group}",
+            where="TestApp",
+            fix=f"did you mean {near[0]}?" if near else f"its consumers: {', '.join(known) or 'none'}",
+        )
 
     # --- faults -----------------------------------------------------------------------------------------------------------------
 

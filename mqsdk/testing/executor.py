@@ -125,7 +125,7 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Time is the test's clock; jobs given to threads are counted, because idle is only who waits for none of them."""
+    """Time is the test's clock; jobs given to threads and child processes are counted, because idle is only who waits for none of them."""
 
     def __init__(self, selector: _ParkingSelector, clock: Clock) -> None:
         self._clock_of_test = clock
@@ -141,6 +141,34 @@ class _VirtualTimeLoop(asyncio.SelectorEventLoop):
         future = super().run_in_executor(executor, func, *args)
         future.add_done_callback(lambda _: parking.left_thread())
         return future
+
+    async def subprocess_exec(self, protocol_factory: Callable[[], Any], *args: Any, **more: Any) -> Any:
+        return await self._counted(protocol_factory, lambda factory: super(_VirtualTimeLoop, self).subprocess_exec(factory, *args, **more))
+
+    async def subprocess_shell(self, protocol_factory: Callable[[], Any], *args: Any, **more: Any) -> Any:
+        return await self._counted(protocol_factory, lambda factory: super(_VirtualTimeLoop, self).subprocess_shell(factory, *args, **more))
+
+    async def _counted(self, make: Callable[[], Any], start: Callable[[Callable[[], Any]], Coroutine[Any, Any, tuple[Any, Any]]]) -> Any:
+        """A child process goes on in real time, so it counts as a job given to a thread, until the loop hears of its exit."""
+        parking = self._parking()
+
+        def factory() -> Any:
+            protocol = make()
+            exited = protocol.process_exited
+
+            def process_exited() -> None:
+                parking.left_thread()
+                exited()
+
+            protocol.process_exited = process_exited
+            return protocol
+
+        parking.in_threads += 1
+        try:
+            return await start(factory)
+        except BaseException:
+            parking.left_thread()
+            raise
 
     def _parking(self) -> _ParkingSelector:
         selector = self._selector  # type: ignore[attr-defined]  # set by BaseSelectorEventLoop

@@ -83,6 +83,14 @@ def test_a_decorator_without_parentheses_is_explained() -> None:
         App().consumer(good)  # type: ignore[call-arg, arg-type]
 
 
+def test_a_consumer_without_anything_is_explained() -> None:
+    for declare in (App().consumer, Router().consumer):
+        with pytest.raises(DeclarationError, match="needs a topic and a group") as caught:
+            declare()  # type: ignore[call-arg]
+        assert "test_consumer.py:" in caught.value.where
+        assert caught.value.fix
+
+
 UNBUILT: dict[str, tuple[dict[str, Any], str]] = {
     "broadcast": ({"broadcast": True}, "broadcast"),
     "halt_key": ({"retry": RetryPolicy(on_exhausted="halt_key")}, "halt_key"),
@@ -138,6 +146,10 @@ class Handlers:
     def static(payload: bytes) -> None: ...
 
     def __call__(self, payload: bytes) -> None: ...
+
+
+class AsyncCall:
+    async def __call__(self, event: Any) -> None: ...
 
 
 MISUSE: dict[str, Any] = {
@@ -372,11 +384,27 @@ def test_a_consumer_may_read_dead_letters() -> None:
         lambda: RetryPolicy(on_exhausted="forget"),  # type: ignore[arg-type]
         lambda: App(config=5),  # type: ignore[arg-type]
         lambda: App(name=""),
+        lambda: App(name="a b"),  # as `app:` of the file
+        lambda: App(name=3),  # type: ignore[arg-type]
+        lambda: Backoff("1m", max="1s"),
+        lambda: Backoff("5m"),  # `max` is 1m
     ],
 )
 def test_the_objects_of_a_declaration_refuse_bad_values(make: Callable[[], Any]) -> None:
     with pytest.raises(MqError):
         make()
+
+
+def test_only_what_this_version_does_is_offered_for_the_end_of_attempts() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        RetryPolicy(on_exhausted="forget")  # type: ignore[arg-type]
+    assert caught.value.what == '`on_exhausted` is "dead_letter" or "drop"'
+    assert "halt_key and halt_partition are known and not supported" in caught.value.fix
+
+
+def test_a_wrong_name_of_an_app_is_told_by_its_type() -> None:
+    with pytest.raises(DeclarationError, match="text, not int"):
+        App(name=3)  # type: ignore[arg-type]
 
 
 def test_hooks_middleware_and_observers_are_checked_at_the_decorator() -> None:
@@ -389,6 +417,11 @@ def test_hooks_middleware_and_observers_are_checked_at_the_decorator() -> None:
         (app.middleware, lambda: (yield)),
         (app.observe, 5),
         (app.observe, App),
+        (app.observe, no_parameters),
+        (app.observe, second_is_no_message),
+        (app.observe, generator),
+        (app.observe, async_generator),
+        (app.observe, AsyncCall()),
     ]
     for decorate, function in bad:
         with pytest.raises(DeclarationError):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mqsdk import BatchFailure, Message, Reject, Retry, current_message
+from mqsdk import BatchFailure, DeclarationError, Message, Reject, Retry, current_message
 from mqsdk.api import handler, middleware, signature
 from mqsdk.api.handler import Parts
 from mqsdk.api.middleware import Chain
@@ -80,8 +82,6 @@ RAISED: dict[str, tuple[Any, Failure]] = {
     "Retry": (Retry(), Failure("retry", "Retry: retry asked for")),
     "the class Retry": (Retry, Failure("retry", "Retry: retry asked for")),
     "Retry later": (Retry(after="5s", reason="busy"), Failure("retry", "Retry: busy", 5.0)),
-    "Retry with a bad wait": (Retry(after="soon"), Failure("retry", "Retry: retry asked for")),
-    "Retry with a negative wait": (Retry(after=-1), Failure("retry", "Retry: retry asked for")),
     "Reject": (Reject("no such customer"), Failure("reject", "Reject: no such customer")),
     "a class of reject_on": (PermissionError("no"), Failure("reject", "PermissionError: no")),
     "line breaks": (ValueError("a\nb\r\nc"), Failure("error", "ValueError: a b c")),
@@ -102,6 +102,32 @@ def test_what_a_handler_raises(error: Any, expected: Failure) -> None:
         assert failure._replace(place="") == expected
         assert failure.place.startswith("test_handler.py:")
         assert failure.place.endswith(f" in {function.__name__}")
+
+
+@pytest.mark.parametrize("after", ["soon", "5", -1, True, float("nan")])
+def test_a_wait_that_is_no_duration_is_a_failed_attempt_that_says_so(after: Any) -> None:
+    """Ignored, it would run the message again at another time than the handler asked for."""
+
+    def plain(payload: bytes) -> None:
+        raise Retry(after=after)
+
+    failure = Case(plain).run()
+    assert (failure.kind, failure.error[:26]) == ("error", "DeclarationError: `after`:")
+    assert failure.place.endswith(" in plain")
+
+
+def test_a_verdict_that_is_copied_says_the_same() -> None:
+    for verdict in (Retry(after="5s", reason="busy"), Retry(reason="busy")):
+        copied = copy.copy(verdict)
+        assert (copied.after, copied.after_s, copied.reason, str(copied)) == (verdict.after, verdict.after_s, "busy", "busy")
+    (cause,) = copy.copy(BatchFailure({3: ValueError("no")})).failures.values()
+    assert str(cause) == "no"
+
+
+@pytest.mark.parametrize("failures", [[ValueError()], 3, None])
+def test_a_batch_failure_of_something_else_than_a_mapping_is_explained(failures: Any) -> None:
+    with pytest.raises(DeclarationError, match="mapping of index to exception"):
+        BatchFailure(failures)
 
 
 def returning(value: Callable[[], Any]) -> list[Callable[..., Any]]:
@@ -465,6 +491,48 @@ def test_middleware_that_does_not_yield_once_is_a_failed_attempt(yields: int) ->
 
     assert Case(plain, layers=[wrong]).run().kind == "error"
     assert len(called) == min(yields, 1)
+
+
+@pytest.mark.parametrize(("yields", "what"), [(0, "ended without its `yield`"), (2, "did not end after its `yield`")])
+def test_middleware_that_does_not_yield_once_is_named_with_its_place(yields: int, what: str) -> None:
+    def wrong(message: Message) -> Any:
+        for _ in range(yields):
+            yield
+
+    async def wrong_async(message: Message) -> Any:
+        for _ in range(yields):
+            yield
+
+    def innocent(message: Message) -> Any:
+        yield
+
+    async def coroutine(payload: bytes) -> None: ...
+
+    def plain(payload: bytes) -> None: ...
+
+    for function, layer in ((plain, wrong), (coroutine, wrong), (coroutine, wrong_async)):
+        for layers in ([innocent, layer], [layer, innocent]):
+            failure = Case(function, layers=layers).run()
+            assert failure.error.startswith(f"MiddlewareError: the middleware `{layer.__name__}` {what}")
+            assert failure.place.startswith("test_handler.py:")
+            assert failure.place.endswith(f" in {layer.__name__}")
+
+
+def test_a_generator_of_the_handlers_own_is_not_blamed_on_the_middleware() -> None:
+    @contextmanager
+    def broken() -> Any:
+        yield from ()
+
+    def innocent(message: Message) -> Any:
+        yield
+
+    def plain(payload: bytes) -> None:
+        with broken():
+            pass
+
+    failure = Case(plain, layers=[innocent]).run()
+    assert failure.error == "RuntimeError: generator didn't yield"
+    assert failure.place.endswith(" in plain")
 
 
 def test_async_middleware_surrounds_async_handlers_and_mixes_with_sync() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -101,10 +103,55 @@ def test_nothing_is_declared_while_it_runs(app: App) -> None:
 
 @pytest.mark.parametrize("timeout", ["soon", -1, True, float("nan")])
 def test_a_bad_timeout_is_refused(app: App, timeout: Any) -> None:
-    for call in (app.start, app.stop, app.flush):
-        with pytest.raises(DeclarationError):
+    for call in (app.start, app.stop, app.flush, App().flush):
+        with pytest.raises(DeclarationError) as caught:
             call(timeout)
+        assert caught.value.where == f"app.{call.__name__}"
     assert app.state == "OPEN"
+
+
+def test_an_app_shows_its_name_state_and_consumers() -> None:
+    app = App(name="shop")
+    assert repr(app) == "<App shop, NEW, consumers: none>"
+    for number in range(7):
+        app.consumer("orders", group=f"g{number}")(noop)
+    assert repr(app) == "<App shop, NEW, consumers: orders/g0, orders/g1, orders/g2, orders/g3, orders/g4 and 2 more>"
+    assert "named by its configuration" in repr(App())
+
+
+def test_a_pause_is_seen_as_soon_as_it_is_asked_for(app: App) -> None:
+    app.consumer("orders", group="g")(noop)
+    app.start()
+    for _ in range(20):  # the machine hears of it a round later
+        app.pause("orders", "g")
+        assert [info.paused for info in app.consumers()] == [True]
+        app.resume("orders", "g")
+        assert [info.paused for info in app.consumers()] == [False]
+
+
+def test_a_signal_handler_that_publishes_while_the_app_is_being_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in the middle of the opening, on the same thread, with the lock held: to wait for the opening is to wait for ever."""
+    app, refused = App(), []
+
+    def on_signal(*_: object) -> None:
+        for call in (lambda: app.publish("orders", b"x"), app.topics):
+            with pytest.raises(StateError) as caught:
+                call()
+            refused.append(caught.value)
+
+    def load() -> Configuration:
+        signal.raise_signal(signal.SIGUSR1)
+        return Configuration()
+
+    monkeypatch.setattr(app, "_load", load)
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        app._opened()  # as the first publish does
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        app.close()
+    assert [error.state for error in refused] == ["NEW", "NEW"]
+    assert all("signal handler" in error.fix for error in refused)
 
 
 def test_windows_is_refused_with_a_clear_text() -> None:
@@ -321,7 +368,51 @@ def test_observers_are_told_and_their_errors_change_nothing(app: App, seen: Any,
     assert all("orders/g" in line and "one" in line and "Retry" in line and "in handle" in line for line in lines)
     assert "SECRET" not in caplog.text
     assert {record.mq_id for record in caplog.records if record.name == "mqsdk.consumer" and hasattr(record, "mq_id")} == {"one"}
+    failed = {record.getMessage() for record in caplog.records if record.getMessage().startswith("observer")}
+    assert any("broken failed with SystemExit at test_lifecycle.py:" in line for line in failed)
     assert app.state == "RUNNING"
+
+
+@pytest.mark.parametrize("form", ["sync", "async", "async behind"])
+def test_the_stack_of_a_running_handler_begins_with_the_handler(app: App, seen: Any, form: str) -> None:
+    go = threading.Event()
+
+    async def behind() -> None:
+        seen.add(1)
+        while not go.is_set():
+            await asyncio.sleep(0.005)
+
+    @app.middleware
+    def around(message: Message) -> Any:
+        yield
+
+    if form == "sync":
+
+        @app.consumer("orders", group="g")
+        def handle(payload: bytes) -> None:
+            seen.add(1)
+            assert go.wait(15)
+
+    else:
+
+        @app.consumer("orders", group="g")
+        async def handle_async(payload: bytes) -> None:
+            if form == "async":
+                await behind()
+            else:
+                await asyncio.create_task(behind())
+
+    app.start()
+    app.publish("orders", b"x")
+    seen.wait(1)
+    oldest = app.consumers()[0].oldest
+    go.set()
+    assert oldest is not None
+    first = oldest.stack.splitlines()[0]
+    assert (os.path.basename(first.split(":")[0]), first.split(" in ")[1]) == (
+        "test_lifecycle.py",
+        "handle" if form == "sync" else "handle_async",
+    )
 
 
 def test_secrets_of_the_configuration_never_leave_in_an_error_text(open_app: Callable[..., App], seen: Any) -> None:

@@ -269,6 +269,7 @@ def test_a_topic_without_route(app: App) -> None:
     with pytest.raises(PublishManyFailed) as many:
         app.publish_many("elsewhere", [b"x", b"y"])
     assert [outcome.code for outcome in many.value.outcomes] == ["no_route"] * 2  # type: ignore[attr-defined]
+    assert many.value.what.startswith("of 2 messages 2 rejected; the first: ")
     with pytest.raises(PublishRejected):
         app.publish_nowait("elsewhere", b"x").result(15)
 
@@ -328,6 +329,7 @@ def test_many_that_fail_in_part_give_one_outcome_per_item(answering: Any) -> Non
             call("orders", [b"a", b"b", b"c"], key="k", timeout="20ms")
         assert [type(outcome) for outcome in caught.value.outcomes] == [Receipt, PublishRejected, PublishUnknown]
         assert isinstance(caught.value, PublishError)
+        assert caught.value.what == "of 3 messages 1 rejected and 1 unknown (may be stored); the first: no room"
 
 
 def test_a_backend_that_cannot_be_opened_is_a_rejection() -> None:

@@ -1,5 +1,6 @@
 """What `import mqsdk` gives and costs."""
 
+import os
 import subprocess
 import sys
 
@@ -64,3 +65,23 @@ print("quiet")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "quiet\n"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert mqsdk.__version__ == version("mqsdk")
+
+
+def test_the_command_line_is_a_module_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "mqsdk", "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split()[-1] == mqsdk.__version__
+
+
+def test_help_shows_no_variable_of_the_process() -> None:
+    """A default of `os.environ` would print the environment, with its secrets."""
+    code = "import mqsdk, pydoc, mqsdk.config.load; print(pydoc.render_doc(mqsdk.Settings), pydoc.render_doc(mqsdk.config.load))"
+    environ = {**os.environ, "SOME_PASSWORD": "hunter2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=environ)
+    assert "load(" in done.stdout
+    assert "hunter2" not in done.stdout

@@ -75,6 +75,22 @@ def test_a_killed_consumer_is_replaced_and_dead_letters_are_kept(folder: Path) -
     assert mqsdk(folder, "peek", "orders", "-n", "1").returncode == 0
 
 
+def test_what_publish_says_is_what_peek_shows_and_takes(folder: Path) -> None:
+    """Positions are written in one way, and an epoch, which is a time here, is no figure with thousands."""
+    bodies = [json.dumps({"id": number}) for number in range(3)]
+    receipts = [json.loads(mqsdk(folder, "publish", "orders", body, "--key", "k", "--json").stdout) for body in bodies]
+    shown = [json.loads(line) for line in mqsdk(folder, "peek", "orders", "--json").stdout.splitlines()]
+    assert [one["position"] for one in shown] == [receipt["position"] for receipt in receipts] == ["1", "2", "3"]
+    where = ("--partition", str(receipts[0]["partition"]), "--from", receipts[1]["position"])
+    assert len(mqsdk(folder, "peek", "orders", *where, "--json").stdout.splitlines()) == 2
+    with Running([*MQSDK, "run", "shop:app"], folder) as consumer:
+        consumer.wait_for("billed")
+        consumer.stop()
+    lines = mqsdk(folder, "offsets", "show", "orders", "billing").stdout.splitlines()
+    assert len(lines) > 1
+    assert all(line.split()[-1].isdecimal() for line in lines[1:])
+
+
 @pytest.mark.parametrize("profile", ["", "production", "sentinels"])
 def test_the_shipped_configuration_is_valid_in_every_profile(profile: str, tmp_path: Path) -> None:
     shipped = Path(__file__).resolve().parents[2] / "configs" / "redis.yaml"

@@ -134,6 +134,16 @@ def test_one_message_is_stored_and_receipted() -> None:
     assert (record.producer, record.sequence, record.timestamp_ms) == ("00000000000000ab", 0, 1_700_000_000_000)
 
 
+def test_receipts_show_positions_in_the_notation_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedProducer, "ref", lambda self, position: f"0-{position}")
+    made, producer, _ = publisher()
+    answers = [made.send_one("orders", draft("m1", "7"), 10.0)]
+    answers += made.send("orders", [draft("m2", "7"), draft("m3", "7")], 10.0)
+    producer.script = [Rejected("throttled", "not now", retryable=True)]
+    answers += made.send("orders", [draft("m4", "7")], 10.0)  # repeated, which takes the long way
+    assert [answer.position for answer in answers if isinstance(answer, Receipt)] == ["0-0", "0-1", "0-2", "0-3"]
+
+
 def test_many_messages_become_one_batch_per_partition_and_keep_their_order() -> None:
     made, producer, _ = publisher()
     drafts = [draft(f"m{i}", str(i % 7)) for i in range(50)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from mqsdk import (
     BatchFailure,
     CapabilityError,
     ConfigError,
+    DeclarationError,
     Message,
     PublishRejected,
     PublishUnknown,
@@ -346,7 +348,62 @@ def test_handled_shows_payloads_as_the_handler_got_them() -> None:
         assert handled.payloads == [Order(7)]
         assert handled.ids == [receipt.id]
         assert (handled[0].key, dict(handled[0].headers)) == ("k", {"a": "1"})
-        assert t.handled("t", "other") == []
+
+
+def test_a_misspelt_consumer_in_an_assertion_is_refused_with_the_known_names() -> None:
+    with TestApp(app) as t:
+        t.drain()
+        for look in (t.handled, t.dead_letters, t.lag):
+            with pytest.raises(DeclarationError, match=r"no consumer orders\.created/biling") as caught:
+                look("orders.created", "biling")
+            assert caught.value.fix == "did you mean orders.created/billing?"
+        with pytest.raises(DeclarationError) as caught:
+            t.handled("x", "y")
+        assert caught.value.fix == "its consumers: orders.created/billing"
+        assert t.handled("orders.created", "billing") == t.dead_letters("orders.created", "billing") == []
+        assert t.published("mails") == []  # nothing was published there: an assertion that a test may make
+
+
+def test_what_takes_no_argument_like_this_says_so() -> None:
+    with pytest.raises(DeclarationError, match="TestApp takes an App, not int"):
+        TestApp(3)  # type: ignore[arg-type]
+    with TestApp(app) as t, pytest.raises(DeclarationError, match="write a unit"):
+        t.advance("5")
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_a_child_process_of_a_handler_is_waited_for(shell: bool) -> None:
+    app, ended = App(), []
+
+    @app.consumer("t", group="g")
+    async def handle(number: int) -> None:
+        start = asyncio.create_subprocess_shell if shell else asyncio.create_subprocess_exec
+        command = ["sleep 0.6; exit 3"] if shell else ["sh", "-c", "sleep 0.6; exit 3"]
+        child = await start(*command)  # type: ignore[operator]
+        ended.append(await child.wait())
+
+    with TestApp(app) as t:
+        app.publish("t", 1)
+        assert t.drain().handled == 1
+        assert ended == [3]
+        app.publish("t", 2)
+        assert t.drain().handled == 1
+
+
+def test_a_child_process_that_cannot_be_started_is_a_failed_attempt_and_no_wait() -> None:
+    app = App()
+
+    @app.consumer("t", group="g", retry=1)
+    async def handle(number: int) -> None:
+        await asyncio.create_subprocess_exec("/no/such/program")
+
+    with TestApp(app) as t:
+        app.publish("t", 1)
+        with pytest.raises(FileNotFoundError):
+            t.drain()
+        before = time.monotonic()
+        t.drain()
+        assert time.monotonic() - before < 5
 
 
 def test_published_keeps_the_order_over_all_partitions() -> None:
@@ -662,7 +719,7 @@ def test_capabilities_may_be_borrowed_from_a_known_backend_only() -> None:
     with pytest.raises(ConfigError, match="no installed backend"), TestApp(app, like="carrier-pigeon"):
         pass
     assert app.state == "NEW"
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(DeclarationError, match="give one of them"):
         TestApp(app, like="memory", path="x")
 
 
