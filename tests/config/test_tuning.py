@@ -48,6 +48,20 @@ def test_retry_is_merged_by_sub_key_over_the_decorators_policy(loaded: Load) -> 
     assert found.backoff == Backoff("3s", factor=5, max="33s", jitter=0)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("base: 2m", Backoff("2m", max="2m")),  # over the built-in max of a minute
+        ("max: 500ms", Backoff("500ms", max="500ms")),  # below the built-in base of a second
+        ("base: 2m, max: 1m", Backoff("1m", max="1m")),
+    ],
+)
+def test_a_base_raises_a_weaker_max_and_a_max_bounds_every_wait(loaded: Load, given: str, expected: Backoff) -> None:
+    """No file may make a Backoff that code would be refused: it is built at start and at a reload, far from who wrote it."""
+    found = loaded(f"defaults: {{retry: {{backoff: {{{given}}}}}}}\n")
+    assert found.tuning("t", "g", {}).retry.backoff == expected
+
+
 def test_a_policy_in_the_decorator_counts_as_given_whole(loaded: Load) -> None:
     assert loaded(FILE).tuning("t", "g", {"retry": RetryPolicy(attempts=8)}).retry == RetryPolicy(attempts=8)
     assert loaded(FILE).tuning("t", "g", {}).retry == RetryPolicy(attempts=4, backoff=Backoff("4s", max="40s"))
