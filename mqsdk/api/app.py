@@ -66,8 +66,8 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._state = State.NEW
         self._session: Session | None = None
         self._control: ControlServer | None = None
-        self._watcher: Watcher | None = None
-        self._moving_lock = threading.Lock()
+self._watcher: Watcher | None = None
+        self._moving_lock = threading.RLock()  # a signal handler may come while it is being taken or given back
         self._mover = 0
 
     def __repr__(self) -> str:
@@ -107,25 +107,32 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
     @contextmanager
     def _moving(self, what: str) -> Iterator[None]:
         """One change of state at a time. A call from within one (a hook, a signal handler) would wait for itself."""
-        ident = threading.get_ident()
-        if self._mover == ident:
-            raise StateError(
-                f"{what} was called while this thread is opening, starting or stopping the App (by a hook or a signal handler?)",
-                fix="call it after that; in a signal handler set a flag or put into a queue.SimpleQueue, and act outside of it",
-                state=str(self._state),
-            )
+        self._refuse_waiting_for_itself(what)
         if self._is_inside():
             raise StateError(
                 f"{what} was called inside a handler, which it would wait for", fix="set a flag, stop outside", state=str(self._state)
             )
         if self._session is not None:
             self._check_process(self._session)
+        with self._locked():
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with self._moving_lock:
-            self._mover = ident
+            self._mover = threading.get_ident()
             try:
                 yield
             finally:
                 self._mover = 0
+
+    def _refuse_waiting_for_itself(self, what: str) -> None:
+        if self._mover == threading.get_ident():
+            raise StateError(
+                f"{what} was called while this thread is opening, starting or stopping the App (by a hook or a signal handler?)",
+                fix="call it after that; in a signal handler set a flag or put into a queue.SimpleQueue, and act outside of it",
+                state=str(self._state),
+            )
 
     def _is_inside(self) -> bool:
         """Whether this is code that a consumer of this App is running: a handler, or an observer."""
@@ -221,7 +228,8 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
         In a signal handler that has interrupted an opening on this thread it is refused, for it would wait for what it has interrupted.
         """
-        with self._moving("publishing, which opens the App,"):
+        self._refuse_waiting_for_itself("publishing or looking, which opens the App,")
+        with self._locked():
             return self._session or self._open_now(None, None, None)
 
     def _outlet(self) -> Outlet:

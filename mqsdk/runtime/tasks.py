@@ -15,7 +15,8 @@ from mqsdk.core.actions import Failure, Finished
 from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
-from mqsdk.runtime.workers import STACK_FRAMES, Results, Running, Task, Workers, begin_batch, end_call, stack_text, thread_stack
+from mqsdk.runtime.stacks import STACK_FRAMES, stack_text, thread_stack
+from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_call
 from mqsdk.spi import Record
 
 

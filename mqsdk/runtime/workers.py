@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import dropwhile
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, ClassVar, Protocol
 
@@ -21,16 +19,10 @@ from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
 from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
+from mqsdk.runtime.stacks import thread_stack
 from mqsdk.spi import Partition, Record
 
 log = logging.getLogger("mqsdk.consumer")
-
-STACK_FRAMES = 40
-_STDLIB = os.path.dirname(threading.__file__) + os.sep
-_MACHINERY = (
-    *(_STDLIB + part for part in ("threading.py", f"asyncio{os.sep}")),
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
-)
 
 # A record that runs longer than this must not keep the others of its job waiting: they go back to the machine.
 SLOW_S = 0.005
@@ -202,27 +194,6 @@ class Workers(ABC):
 def _not_past(moment: float, now: float) -> float:
     """Seconds until a moment; one that has passed was reported already and does not ask for another scan."""
     return moment - now if moment > now else float("inf")
-
-
-def place(frame: Any) -> str:
-    """`file:line in function` of one frame."""
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def thread_stack(thread_id: int) -> str:
-    """Code places of a thread, innermost last. Walked by hand: traceback.extract_stack reads source files."""
-    frame: Any = sys._current_frames().get(thread_id)
-    frames: list[Any] = []
-    while frame is not None and len(frames) < STACK_FRAMES:
-        frames.append(frame)
-        frame = frame.f_back
-    return stack_text(frames[::-1])
-
-
-def stack_text(frames: Sequence[Any]) -> str:
-    """The places of frames, outermost first, without what leads to the handler: threads, the event loop and mqsdk itself."""
-    shown = list(dropwhile(lambda frame: frame.f_code.co_filename.startswith(_MACHINERY), frames))
-    return "\n".join(map(place, shown or frames))
 
 
 class ThreadWorkers(Workers):

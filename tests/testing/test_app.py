@@ -377,10 +377,9 @@ def test_a_child_process_of_a_handler_is_waited_for(shell: bool) -> None:
 
     @app.consumer("t", group="g")
     async def handle(number: int) -> None:
-        start = asyncio.create_subprocess_shell if shell else asyncio.create_subprocess_exec
-        command = ["sleep 0.6; exit 3"] if shell else ["sh", "-c", "sleep 0.6; exit 3"]
-        child = await start(*command)  # type: ignore[operator]
-        ended.append(await child.wait())
+        script = "sleep 0.6; exit 3"
+        start = asyncio.create_subprocess_shell(script) if shell else asyncio.create_subprocess_exec("sh", "-c", script)
+        ended.append(await (await start).wait())
 
     with TestApp(app) as t:
         app.publish("t", 1)
