@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from mqsdk.errors import ConfigError, StateError
 from mqsdk.runtime.inspection import StopReport
 from mqsdk.runtime.signals import WOKEN, Arrived, received
-from mqsdk.runtime.workers import thread_stack
+from mqsdk.runtime.stacks import thread_stack
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
