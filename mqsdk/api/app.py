@@ -66,7 +66,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._state = State.NEW
         self._session: Session | None = None
         self._control: ControlServer | None = None
-self._watcher: Watcher | None = None
+        self._watcher: Watcher | None = None
         self._moving_lock = threading.RLock()  # a signal handler may come while it is being taken or given back
         self._mover = 0
 
