@@ -32,6 +32,7 @@ def reload(
         new = load()
         changes = diff.changes(old, new)
         _refuse(session, new, changes, topics)
+        opened = session.supervisor.opened_anew(new, _changed_clients(session, changes))
     except ConfigError as error:
         LOG.error("reload refused, the previous configuration stays: %s", error)
         notify(Reloaded("refused", old.version, problem=str(error)))
@@ -41,6 +42,7 @@ def reload(
             notify(Reloaded("unchanged", old.version))
         return []
     session.apply(new.with_version(old.version + 1))
+    session.supervisor.exchange(opened)
     for change in changes:
         LOG.info("configuration: %s", change)
     notify(Reloaded("applied", old.version + 1, tuple((change.key, str(change.old), str(change.new)) for change in changes)))
@@ -55,7 +57,6 @@ def _refuse(session: Session, new: Configuration, changes: Sequence[Change], top
         if change.applies == "restart"
     ]
     problems += _moved_topics(session.configuration, new, topics)
-    problems += _changed_clients(session, new, changes)
     if problems:
         raise ConfigError.of(problems)
 
@@ -72,10 +73,7 @@ def _moved_topics(old: Configuration, new: Configuration, topics: Sequence[str])
     return moved
 
 
-def _changed_clients(session: Session, new: Configuration, changes: Sequence[Change]) -> list[Problem]:
-    opened = session.supervisor.clusters.opened()
-    found = []
-    for name in opened:
-        keys = [change.key for change in changes if change.applies == "live" and change.key.startswith(f"clusters.{name}.")]
-        found += [Problem(key, "cannot be exchanged under an open client in this version", "restart", new.source) for key in keys]
-    return found
+def _changed_clients(session: Session, changes: Sequence[Change]) -> list[str]:
+    """Open clusters whose address, credentials or client options change: each gets a new client before the old one goes."""
+    live = [change.key for change in changes if change.applies == "live"]
+    return [name for name in session.supervisor.clusters.opened() if any(key.startswith(f"clusters.{name}.") for key in live)]

@@ -69,6 +69,18 @@ class Clusters:
         """What kept a cluster from being opened when it was last tried, by cluster name."""
         return dict(self._failures)
 
+    def opened_anew(self, cluster: Cluster, timeout_s: float = OPEN_TIMEOUT_S) -> Backend:
+        """Another client of a cluster, with other settings, connected and not in use yet. Raises ConfigError or BackendError."""
+        backend = self._make_backend(cluster)
+        backend.open(self._clock.mono() + timeout_s)
+        return backend
+
+    def exchange(self, name: str, backend: Backend) -> Backend | None:
+        """Use this client from now on; the one that was in use, which the caller closes when nobody needs it any more."""
+        with self._lock:
+            old, self._backends[name] = self._backends.get(name), backend
+            return old
+
     def name_of(self, topic: str) -> str:
         """Cluster of a topic by its route. Raises PublishRejected(code="no_route")."""
         route = self.configuration.route(owner_topic(topic))

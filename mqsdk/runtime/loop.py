@@ -43,6 +43,7 @@ log = logging.getLogger("mqsdk.consumer")
 POLL_RECORDS = 500
 LONGEST_POLL_S = 1.0
 RESTART_FIRST_S, RESTART_LONGEST_S = 1.0, 30.0
+LAST_ANSWER_S = 1.0  # what the answer to a last settle may take after the deadline of an exchange
 
 
 class Copier(Protocol):
@@ -71,6 +72,15 @@ class _Results:
                 taken.append(self.items.popleft())
         except IndexError:
             return taken
+
+
+class _Exchange:
+    """asked: what was asked back already. done: called when the old consumer is closed."""
+
+    def __init__(self, deadline: float, done: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self.done = [done]
+        self.asked: set[tuple[Partition, int]] = set()
 
 
 class ConsumerLoop:
@@ -103,6 +113,8 @@ class ConsumerLoop:
         self._longest_poll_s = min(LONGEST_POLL_S, lease_s / 3)
         self._gates: dict[tuple[Partition, int], Gate] = {}
         self._handed_back: set[tuple[Partition, int]] = set()  # whose final settle has no answer yet
+        self._asked_exchanges: deque[_Exchange] = deque()
+        self._exchange: _Exchange | None = None
         self._drained: Drained | None = None
         self._closed = False
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
@@ -134,6 +146,15 @@ class ConsumerLoop:
         for gate in list(self._gates.values()):  # at once, not at the loop's next round; the machine's Fence follows
             gate.valid_until = 0.0
         self._tell(Drain(deadline))
+
+    def exchange(self, deadline: float, done: Callable[[], None]) -> None:
+        """Hand everything back in order and go on with what `connect` gives then: the cluster has another client.
+
+        Handlers that still run at `deadline` (monotonic seconds) keep their keys blocked in this process until they return. done: called
+        when the old consumer is closed.
+        """
+        self._asked_exchanges.append(_Exchange(deadline, done))
+        self._consumer.wake()
 
     @property
     def spec(self) -> Spec:
@@ -174,6 +195,10 @@ class ConsumerLoop:
         self._machine.set_wall_offset(self._clock.wall_ms() / 1000 - self._clock.mono())
         actions = self._machine.feed(self._clock.mono(), events)
         self._perform(actions)
+        while self._asked_exchanges:
+            self._begin_exchange(self._asked_exchanges.popleft())
+        if self._exchange is not None:
+            self._step_of_exchange(self._exchange)
         self.joined.set()
         if self._drained is not None:
             self.finished.set()
@@ -295,6 +320,33 @@ class ConsumerLoop:
             self._copier(action, lambda outcome: self._tell(CopyDone(token, outcome)))
         except MqError as error:
             self._tell(CopyDone(token, Unknown(error.what)))
+
+    # --- another client of the cluster --------------------------------------------------------------------------------------------
+
+    def _begin_exchange(self, asked: _Exchange) -> None:
+        """One that comes during another one is done with it: what is connected then is the newest client."""
+        if self._exchange is None:
+            self._exchange = asked
+        else:
+            self._exchange.done += asked.done
+
+    def _step_of_exchange(self, exchange: _Exchange) -> None:
+        """Ask for what is owned, once each; when all of it is handed back, or at the deadline, connect anew."""
+        now = self._clock.mono()
+        asked = [Revoking(*owned, exchange.deadline) for owned in self._gates if owned not in exchange.asked]
+        if asked:
+            exchange.asked.update((one.partition, one.epoch) for one in asked)
+            self._perform(self._machine.feed(now, asked))
+        if self._drained is not None or ((self._gates or self._handed_back) and now < exchange.deadline + LAST_ANSWER_S):
+            return
+        self._exchange = None
+        over, self._handed_back = [*self._gates, *self._handed_back], set()
+        self._perform(self._machine.feed(now, [Lost(partition, epoch) for partition, epoch in over]))
+        self._close_consumer(now + LAST_ANSWER_S)
+        for done in exchange.done:
+            done()
+        log.info("consumer %s goes on with another client of cluster %s", self.name, self._machine.spec.cluster)
+        self._reconnect()
 
     # --- ends -------------------------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,10 @@ class Publisher:
         self._sender = Sender(self.send, clock, limits, cluster.name) if threaded else None
         self._closed = False
 
+    def exchange(self, backend: Backend) -> None:
+        """Publish through another client of the same cluster from now on; calls under way end where they began."""
+        self._backend, self._producer = backend, backend.producer(self._results)
+
     # --- blocking ---------------------------------------------------------------------------------------------------------------
 
     def send(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:

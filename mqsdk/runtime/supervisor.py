@@ -9,17 +9,18 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Copy, Spec, Tuning
 from mqsdk.core.machine import Machine
-from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown, StateError
+from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, PublishRejected, PublishUnknown, StateError
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
+from mqsdk.runtime.exchange import CLOSE_S, Retired
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
@@ -52,6 +53,7 @@ class Supervisor:
         self._publishers: dict[str, Publisher] = {}
         self._lock = threading.Lock()
         self._event_loop: EventLoop | None = None
+        self._retired: list[Retired] = []
         self._draining = False
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
         self._incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
@@ -141,7 +143,7 @@ class Supervisor:
         loop = ConsumerLoop(
             name=declared.name,
             machine=Machine(spec, tuning, self.environment.rng, self._wall_offset_s()),
-            connect=lambda: backend.consumer(subscription),
+            connect=lambda: self.clusters.backend(spec.cluster).consumer(subscription),  # another one after an exchange
             make_workers=lambda results: self._make_workers(declared, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
             clock=self.environment.clock,
@@ -228,6 +230,36 @@ class Supervisor:
         self.clusters.configuration = configuration
         for declared, loop in self.loops:
             loop.retune(self.tuning(declared))
+
+    def opened_anew(self, configuration: Configuration, names: Sequence[str]) -> dict[str, Backend]:
+        """New clients of these clusters, connected and not in use. Raises ConfigError, with one problem per cluster that refuses."""
+        opened: dict[str, Backend] = {}
+        problems: list[Problem] = []
+        for name in names:
+            try:
+                opened[name] = self.clusters.opened_anew(configuration.clusters[name])
+            except (BackendError, ConfigError) as error:
+                what = f"the new client cannot be used: {error.what}"
+                problems.append(Problem(f"clusters.{name}", what, error.fix or "undo the change", configuration.source))
+        if problems:
+            for backend in opened.values():
+                backend.close(self.environment.clock.mono() + CLOSE_S)
+            raise ConfigError.of(problems)
+        return opened
+
+    def exchange(self, opened: Mapping[str, Backend]) -> None:
+        """Use these clients from now on: publishers at once, consumers when what runs has ended or `drain.timeout` is over."""
+        clock, configuration = self.environment.clock, self.configuration
+        for name, backend in opened.items():
+            old = self.clusters.exchange(name, backend)
+            publisher = self._publishers.get(name)
+            if publisher is not None:
+                publisher.exchange(backend)
+            if old is not None:
+                retired = Retired(old, clock)
+                self._retired.append(retired)
+                loops = [loop for _, loop in self.loops if loop.spec.cluster == name]
+                retired.begin(loops, clock.mono() + configuration.drain_timeout_s, configuration.publish.timeout_s)
 
     def pause(self, topic: str, group: str, paused: bool) -> None:
         """Stop or resume starting handlers of one consumer. Raises StateError when it does not run here."""
@@ -362,6 +394,8 @@ class Supervisor:
         if self._event_loop is not None:
             self._event_loop.close(max(0.1, deadline - clock.mono()))
             self._event_loop = None
+        for retired in self._retired:
+            retired.close(max(deadline, clock.mono() + 1.0))
         self.clusters.close(max(deadline, clock.mono() + 1.0))
         return report._replace(clean=report.clean and all(flushed))
 

@@ -93,8 +93,8 @@ class RedisServer:
         """A plain client, as a foreign producer or an operator has one."""
         return redis.Redis(host="127.0.0.1", port=self.port, **how)  # type: ignore[arg-type]
 
-    def call(self, *command: object) -> object:
-        with self.client() as client:
+    def call(self, *command: object, password: str | None = None) -> object:
+        with self.client(password=password) as client:
             return client.execute_command(*command)
 
 

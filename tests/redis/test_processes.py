@@ -100,3 +100,55 @@ def test_the_shipped_configuration_is_valid_in_every_profile(profile: str, tmp_p
     (cluster,) = found.clusters.values()
     assert cluster.backend == "redis"
     assert "secret" not in repr(found)
+
+
+SECURED = """
+version: 1
+app: shop
+clusters:
+  main: {{backend: redis, servers: ["{address}"], lease: 1s, auth: {{password: "{password}"}}}}
+routes: [{{topics: ["*"], cluster: main}}]
+topics: {{"orders": {{partitions: 2}}}}
+reload: {{every: 100ms}}
+publish: {{timeout: 1s}}
+"""
+
+
+def test_a_changed_password_needs_no_restart(tmp_path: Path) -> None:
+    """The new one is accepted beside the old one, the file changes, the old one is taken away and its connections are cut."""
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server", "--requirepass", "first")
+    try:
+        (tmp_path / "shop.py").write_text(APP)
+        config = tmp_path / "mqsdk.yaml"
+        config.write_text(SECURED.format(address=server.address, password="first"))
+        config.chmod(0o600)
+        with Running([*MQSDK, "run", "shop:app"], tmp_path) as service:
+            service.wait_for("running")
+            publish(tmp_path, id=1)
+            service.wait_for("billed 1 attempt 1")
+            config.write_text(SECURED.format(address=server.address, password="wrong"))
+            assert "first" not in service.wait_for("reload refused")
+            publish_with(tmp_path, "first", id=2)
+            service.wait_for("billed 2 attempt 1")
+            server.call("ACL", "SETUSER", "default", ">second", password="first")
+            config.write_text(SECURED.format(address=server.address, password="second"))
+            service.wait_for("goes on with another client of cluster main")
+            server.call("ACL", "SETUSER", "default", "<first", password="second")
+            server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", password="second")
+            publish(tmp_path, id=3)
+            service.wait_for("billed 3 attempt 1")
+            assert service.stop() == 0
+        text = "\n".join(service.lines)
+        assert "second" not in text
+        assert "wrong" not in text
+    finally:
+        server.stop()
+
+
+def publish_with(folder: Path, password: str, **order: object) -> None:
+    other = folder / "publisher.yaml"
+    other.write_text((folder / "mqsdk.yaml").read_text().replace("wrong", password))
+    other.chmod(0o600)
+    done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k", "--config", str(other))
+    assert done.returncode == 0, done.stderr
