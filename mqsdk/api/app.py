@@ -21,6 +21,7 @@ from mqsdk.api.inspecting import InspectMethods
 from mqsdk.api.publishing import PublishMethods
 from mqsdk.api.router import Declarations, Router
 from mqsdk.api.state import INSIDE, State
+from mqsdk.api.turns import Turns
 from mqsdk.errors import CapabilityError, DeclarationError, Duration, StateError, duration_s
 from mqsdk.message import current_message
 
@@ -68,6 +69,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._control: ControlServer | None = None
         self._watcher: Watcher | None = None
         self._moving_lock = threading.RLock()  # a signal handler may come while it is being taken or given back
+        self._turns = Turns()
         self._mover = 0
 
     def __repr__(self) -> str:
@@ -236,10 +238,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         return self._opened().outlet
 
     async def _outlet_async(self) -> Outlet:
-        if self._session is None and self._state is State.NEW:
-            import asyncio
-
-            await asyncio.to_thread(self._open_for_use)
+        await self._turns.opened("", lambda: self._session is not None or self._state is not State.NEW, self._open_for_use)
         return self._outlet()
 
     def _closed(self) -> StateError:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mqsdk.api import outgoing
 from mqsdk.api.encoding import BINARY
 from mqsdk.api.outgoing import Ids
 from mqsdk.api.payload import Limits
 from mqsdk.api.publishing import Key
+from mqsdk.api.turns import Turns
 from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import CURRENT, Receipt
-from mqsdk.runtime.publisher import Publisher, as_rejected
-from mqsdk.runtime.sender import Draft
+from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.sender import Draft, as_rejected, throttled
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from mqsdk.config.model import Configuration
     from mqsdk.runtime.supervisor import Supervisor
+
+
+T = TypeVar("T")
 
 
 class Outlet:
@@ -40,6 +44,7 @@ class Outlet:
         self._pid = os.getpid()
         self._busy: set[int] = set()
         self._publishers: dict[str, Publisher] = {}
+        self._turns = Turns()
         self.default_timeout_s = supervisor.configuration.publish.timeout_s
 
     def apply(self, configuration: Configuration) -> None:
@@ -74,8 +79,8 @@ class Outlet:
         ident, busy = get_ident(), self._busy
         if ident in busy:
             raise reentered()
-        busy.add(ident)
         try:
+            busy.add(ident)  # inside: a signal handler may raise right behind it
             publisher = self._publishers.get(topic) or self.publisher(topic, draft.id)
             answer = publisher.send_one(topic, draft, timeout_s)
         except BackendError as error:
@@ -89,6 +94,10 @@ class Outlet:
     def submit(self, topic: str, draft: Draft, timeout_s: float) -> Future[Receipt]:
         return self._entered(lambda: self.publisher(topic, draft.id).submit(topic, draft, timeout_s))
 
+    async def send_one_async(self, topic: str, draft: Draft, timeout_s: float) -> Receipt:
+        publisher = await self._publisher_async(topic, draft.id)
+        return await answered(self._entered(lambda: publisher.submit(topic, draft, timeout_s, block=False)), topic, [draft], timeout_s)
+
     # --- many -------------------------------------------------------------------------------------------------------------------
 
     def drafts(self, topic: str, items: Iterable[Any], key: Any) -> list[Draft]:
@@ -98,6 +107,14 @@ class Outlet:
 
     def send_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
         return receipts(self._guarded(lambda publisher: publisher.send(topic, drafts, timeout_s), topic, drafts), topic)
+
+    async def send_many_async(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
+        try:
+            publisher = await self._publisher_async(topic, drafts[0].id)
+            answers = await answered(self._entered(lambda: publisher.submit_many(topic, drafts, timeout_s)), topic, drafts, timeout_s)
+        except (BackendError, PublishRejected) as error:
+            answers = refused(error, topic, drafts)
+        return receipts(answers, topic)
 
     # --- where ------------------------------------------------------------------------------------------------------------------
 
@@ -118,35 +135,30 @@ class Outlet:
         """What was published to."""
         return list(self._publishers)
 
-    def would_wait(self, topic: str, draft: Draft) -> bool:
-        """Whether `submit` may block now: the topic's cluster is not open yet, or the publish window is full."""
-        found = self._publishers.get(topic)
-        return found is None or not found.has_room(1, len(draft.value))
+    async def _publisher_async(self, topic: str, id: str) -> Publisher:
+        """As `publisher`, which connects on first use, beside the loop."""
+        await self._turns.opened(topic, lambda: topic in self._publishers, lambda: self.publisher(topic, id))
+        return self.publisher(topic, id)
 
     def _guarded(self, send: Callable[[Publisher], list[Any]], topic: str, drafts: Sequence[Draft]) -> list[Any]:
         ident = get_ident()
         busy = self._busy
         if ident in busy:
             raise reentered()
-        busy.add(ident)
         try:
+            busy.add(ident)
             return send(self._publishers.get(topic) or self.publisher(topic, drafts[0].id if drafts else ""))
-        except BackendError as error:
-            return [as_rejected(error, topic, draft.id) for draft in drafts]
-        except PublishRejected as error:
-            return [error if len(drafts) == 1 else again(error, draft.id) for draft in drafts] or self._raise(error)
+        except (BackendError, PublishRejected) as error:
+            return refused(error, topic, drafts)
         finally:
             busy.discard(ident)
 
-    def _raise(self, error: BaseException) -> list[Any]:
-        raise error
-
-    def _entered(self, submit: Callable[[], Future[Receipt]]) -> Future[Receipt]:
+    def _entered(self, submit: Callable[[], Future[T]]) -> Future[T]:
         ident = get_ident()
         if ident in self._busy:
             raise reentered()
-        self._busy.add(ident)
         try:
+            self._busy.add(ident)
             return submit()
         finally:
             self._busy.discard(ident)
@@ -166,6 +178,26 @@ def reentered() -> StateError:
         fix="in a signal handler set a flag or put into a queue.SimpleQueue, and publish outside of it",
         state="PUBLISHING",
     )
+
+
+async def answered(future: Future[T], topic: str, drafts: Sequence[Draft], timeout_s: float) -> T:
+    """What a submitted call ends with; PublishRejected if it is not begun in time. Cancelled, it takes the call back if it is not begun."""
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        if future.cancel():
+            raise throttled(topic, drafts) from None
+        return await asyncio.wrap_future(future)  # under way, with the deadline of its own
+
+
+def refused(error: BackendError | PublishRejected, topic: str, drafts: Sequence[Draft]) -> list[Any]:
+    """The answers of a call of which nothing was sent."""
+    if isinstance(error, BackendError):
+        return [as_rejected(error, topic, draft.id) for draft in drafts]
+    return [error] if len(drafts) == 1 else [again(error, draft.id) for draft in drafts]
 
 
 def again(error: PublishRejected, id: str) -> PublishRejected:

@@ -73,15 +73,14 @@ class PublishMethods(ABC):
         id: str | None = None,
         timeout: Duration | None = None,
     ) -> Receipt:
-        """As `publish`, from an event loop, which is never blocked."""
-        import asyncio
+        """As `publish`, from an event loop, which is never blocked. Calls of one loop keep their order.
 
+        Cancelled before it is begun it is never sent; later nobody knows.
+        """
         outlet = await self._outlet_async()
         draft = outlet.draft(topic, payload, {"key": key, "headers": headers, "delay": delay, "at": at, "id": id})
         timeout_s = outlet.timeout_s(timeout)
-        if not outlet.would_wait(topic, draft):
-            return await asyncio.wrap_future(outlet.submit(topic, draft, timeout_s))
-        return await asyncio.wrap_future(await asyncio.to_thread(outlet.submit, topic, draft, timeout_s))
+        return await outlet.send_one_async(topic, draft, timeout_s)
 
     def publish_many(
         self, topic: str, items: Iterable[Any], *, key: Key | Callable[[Any], Key | None] | None = None, timeout: Duration | None = None
@@ -100,15 +99,11 @@ class PublishMethods(ABC):
     async def publish_many_async(
         self, topic: str, items: Iterable[Any], *, key: Key | Callable[[Any], Key | None] | None = None, timeout: Duration | None = None
     ) -> list[Receipt]:
-        """As `publish_many`, from an event loop, which is never blocked."""
-        import asyncio
-
+        """As `publish_many`, from an event loop, which is never blocked. Calls of one loop keep their order."""
         outlet = await self._outlet_async()
         timeout_s = outlet.timeout_s(timeout)
         drafts = outlet.drafts(topic, items, key)
-        if not drafts:
-            return []
-        return await asyncio.to_thread(outlet.send_many, topic, drafts, timeout_s)
+        return await outlet.send_many_async(topic, drafts, timeout_s) if drafts else []
 
     def publish_nowait(
         self,
@@ -124,7 +119,8 @@ class PublishMethods(ABC):
     ) -> Future[Receipt]:
         """As `publish`, without waiting: the future ends with the Receipt, PublishRejected or PublishUnknown.
 
-        Blocks while the publish window (`publish.window`) is full, for `timeout` at most. Bad arguments are raised here.
+        Blocks while the publish window (`publish.window`) is full, for `timeout` at most. Bad arguments are raised here. Messages of one
+        key keep the order of the calls of one thread, `publish` among them. `cancel()` works until the message is begun.
         """
         outlet = self._outlet()
         draft = outlet.draft(topic, payload, {"key": key, "headers": headers, "delay": delay, "at": at, "id": id})

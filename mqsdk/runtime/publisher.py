@@ -18,37 +18,19 @@ from typing import Any, NamedTuple, cast
 from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.core import window
 from mqsdk.core.partitioner import partition_of
-from mqsdk.errors import AccessDenied, BackendError, PublishRejected, PublishUnknown, StateError
+from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
-from mqsdk.runtime.sender import Answer, Draft, Sender
-from mqsdk.spi import Backend, NewRecord, Outcome, Partition, Producer, Rejected, Stored
-
-# A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
-# partition are 2.4 times slower than on their own), short enough that consumers in several processes share the stream.
-STICKY_RECORDS = 512
-
+from mqsdk.runtime.sender import Answer, Draft, Sender, as_rejected
+from mqsdk.runtime.topics import Topic
+from mqsdk.spi import Backend, NewRecord, Outcome, Producer, Rejected, Stored
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
 _new_record = cast("Callable[[Any], NewRecord]", partial(tuple.__new__, NewRecord))
 _receipt = cast("Callable[[Any], Receipt]", partial(tuple.__new__, Receipt))
 _ID_OF = itemgetter(2)
 _KEY_OF = itemgetter(0)
-
-
-class _Topic:
-    """What the publisher knows of one topic; numbers are changed under the publisher's lock."""
-
-    __slots__ = ("name", "partitions", "repairing", "sequences", "sticky", "sticky_left")
-
-    def __init__(self, name: str, count: int, sticky: int) -> None:
-        self.name = name
-        self.partitions = [Partition(name, number) for number in range(count)]
-        self.sequences = [0] * count
-        self.sticky = sticky % count
-        self.sticky_left = STICKY_RECORDS
-        self.repairing: dict[int, threading.Event] = {}
 
 
 class _Run(NamedTuple):
@@ -82,15 +64,15 @@ class Publisher:
         self._sticky = sticky
         self._limits = limits
         self._topic_rule = topic_rule
-        self._inline = backend.capabilities.publish == "inline"
-        self._results: Results = InlineResults() if self._inline else AsyncResults(clock)
+        self._direct = backend.capabilities.publish == "inline"  # until it is closed; one look for `send_one`
+        self._results: Results = InlineResults() if self._direct else AsyncResults(clock)
         self._producer = producer = backend.producer(self._results)
         # Most backends have no notation of their own; `str` itself costs half of a method that calls it.
         self._ref: Callable[[int], str] = str if type(producer).ref is Producer.ref else producer.ref
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, Topic] = {}
         self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
-        self._sender = Sender(self.send, clock, limits, cluster.name) if threaded else None
+        self._sender = Sender(self._send_now, clock, limits, cluster.name) if threaded else None
         self._closed = False
 
     def exchange(self, backend: Backend) -> None:
@@ -102,8 +84,15 @@ class Publisher:
     def send(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:
         """Store the drafts in this order and return one answer each, in order. Blocks for `timeout_s` at most.
 
-        Raises StateError after close and BackendError when the topic can neither be found nor created; else failures are answers.
+        Behind what was submitted before, so that it never passes a message of its key. Raises StateError after close, PublishRejected
+        when it was not begun in time, and BackendError when the topic can neither be found nor created; else failures are answers.
         """
+        sender = self._sender
+        if sender is None or not sender.records or sender.is_current_thread():
+            return self._send_now(topic, drafts, timeout_s)
+        return sender.send(topic, drafts, timeout_s)
+
+    def _send_now(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:
         if self._closed:
             raise StateError("the publisher is closed", where=f"cluster {self._cluster.name}", state="CLOSED")
         deadline = self._clock.mono() + timeout_s
@@ -111,11 +100,11 @@ class Publisher:
 
     def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Answer:
         """As `send` for one draft. Written out flat: at 60,000 a second every call and list of the general way shows."""
-        known = self._topics.get(topic)
-        if known is None or known.repairing or self._closed or not self._inline:
+        known, sender = self._topics.get(topic), self._sender
+        if known is None or known.repairing or not self._direct or (sender is not None and sender.records):
             return self.send(topic, [draft], timeout_s)[0]
         key, clock = draft[0], self._clock
-        number = self._sticky_partition(known, 1) if key is None else partition_of(key, len(known.partitions))
+        number = known.sticky_partition(1) if key is None else partition_of(key, len(known.partitions))
         deadline = clock.mono() + timeout_s
         with self._lock:
             token = self._next_token
@@ -138,10 +127,10 @@ class Publisher:
             flat = self._repeat(known, number, [record], flat, deadline)
         return self._answer(known, number, draft, *flat[0])
 
-    def _send_many(self, topic: _Topic, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
+    def _send_many(self, topic: Topic, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
         """Group by partition, so that each partition gets one batch; answers come back in the caller's order."""
         if set(map(_KEY_OF, drafts)) == {None}:
-            return self._send_run(topic, self._sticky_partition(topic, len(drafts)), drafts, deadline)
+            return self._send_run(topic, topic.sticky_partition(len(drafts)), drafts, deadline)
         count = len(topic.partitions)
         sticky = -1
         runs: dict[int, list[int]] = {}
@@ -151,7 +140,7 @@ class Publisher:
                 number = partition_of(key, count)
             else:
                 if sticky < 0:
-                    sticky = self._sticky_partition(topic, len(drafts))
+                    sticky = topic.sticky_partition(len(drafts))
                 number = sticky
             run = runs.get(number)
             if run is None:
@@ -167,20 +156,20 @@ class Publisher:
                 answers[index] = answer
         return answers  # type: ignore[return-value]  # every index is in exactly one run
 
-    def _send_run(self, topic: _Topic, number: int, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
+    def _send_run(self, topic: Topic, number: int, drafts: Sequence[Draft], deadline: float) -> list[Answer]:
         return self._end_run(topic, self._begin_run(topic, number, drafts, deadline), deadline)
 
-    def _begin_run(self, topic: _Topic, number: int, drafts: Sequence[Draft], deadline: float) -> _Run:
+    def _begin_run(self, topic: Topic, number: int, drafts: Sequence[Draft], deadline: float) -> _Run:
         """Hand the records of one partition over."""
         if topic.repairing:
-            refused = self._wait_for_repair(topic, number, deadline)
+            refused = topic.wait_for_repair(number, deadline, self._clock)
             if refused is not None:
                 return _Run(number, drafts, [], refused)
         records = self._number(topic, number, drafts)
         self._hand_over(records, deadline)
         return _Run(number, drafts, records)
 
-    def _end_run(self, topic: _Topic, run: _Run, deadline: float) -> list[Answer]:
+    def _end_run(self, topic: Topic, run: _Run, deadline: float) -> list[Answer]:
         """Answers of one partition's records. The common case is one event for all."""
         number, drafts, records, refused = run
         if refused is not None:
@@ -193,7 +182,7 @@ class Publisher:
             flat = self._repeat(topic, number, records, flat, deadline)
         return [self._answer(topic, number, draft, *outcome) for draft, outcome in zip(drafts, flat, strict=True)]
 
-    def _number(self, topic: _Topic, number: int, drafts: Sequence[Draft]) -> list[NewRecord]:
+    def _number(self, topic: Topic, number: int, drafts: Sequence[Draft]) -> list[NewRecord]:
         count = len(drafts)
         with self._lock:
             token = self._next_token
@@ -219,47 +208,43 @@ class Publisher:
             raise
 
     def _repeat(
-        self, topic: _Topic, number: int, records: list[NewRecord], latest: list[tuple[Outcome, int]], deadline: float
+        self, topic: Topic, number: int, records: list[NewRecord], latest: list[tuple[Outcome, int]], deadline: float
     ) -> list[tuple[Outcome, int]]:
-        """Send again, oldest first, what may be repeated; other publishers of this partition wait meanwhile."""
-        gate = threading.Event()
-        topic.repairing.setdefault(number, gate)
+        """Send again, oldest first, what may be repeated; other publishers of this partition wait meanwhile.
+
+        One that fails again ends the round, and those behind it keep the outcome they have: one of them that passed would be stored
+        before it.
+        """
         answers = list(latest)
         repeats = 0
-        try:
+        with topic.repair(number):
             while (wait := self._wait_before_repeat(latest, repeats, deadline)) is not None:
                 self._clock.sleep(wait)
-                todo = [i for i, (outcome, _) in enumerate(latest) if window.repeatable(outcome)]
-                for i, result in zip(todo, self._publish_each([records[i] for i in todo], deadline), strict=True):
+                for i, result in self._publish_each(records, latest, deadline):
                     latest[i] = result
                     answers[i] = (window.merge(answers[i][0], result[0]), result[1])
                 repeats += 1
-            return answers
-        finally:
-            if topic.repairing.get(number) is gate:
-                del topic.repairing[number]
-            gate.set()
+        return answers
 
     def _wait_before_repeat(self, latest: Sequence[tuple[Outcome, int]], repeats: int, deadline: float) -> float | None:
         now = self._clock.mono()
         waits = (window.repeat_after(outcome, repeats, now, deadline) for outcome, _ in latest)
         return next((wait for wait in waits if wait is not None), None)
 
-    def _publish_each(self, records: Sequence[NewRecord], deadline: float) -> Iterator[tuple[Outcome, int]]:
+    def _publish_each(
+        self, records: Sequence[NewRecord], latest: Sequence[tuple[Outcome, int]], deadline: float
+    ) -> Iterator[tuple[int, tuple[Outcome, int]]]:
         """Tokens of a subset are not consecutive, so each record gets its own call; in order, so each waits for the one before."""
-        for record in records:
-            self._hand_over([record], deadline)
-            yield self._results.take(record.token, 1, deadline)[0][0], 0
-
-    def _wait_for_repair(self, topic: _Topic, number: int, deadline: float) -> Rejected | None:
-        while (gate := topic.repairing.get(number)) is not None:
-            if not gate.wait(max(0.0, deadline - self._clock.mono())):
-                return Rejected("throttled", "an earlier message of this partition is still being repeated", retryable=True)
-        return None
+        for i in [i for i, (outcome, _) in enumerate(latest) if window.repeatable(outcome)]:
+            self._hand_over([records[i]], deadline)
+            outcome = self._results.take(records[i].token, 1, deadline)[0][0]
+            yield i, (outcome, 0)
+            if window.repeatable(outcome):
+                return
 
     # --- topics -----------------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, name: str) -> _Topic:
+    def _prepare(self, name: str) -> Topic:
         """Find or create the topic and the groups that `topics:` names for it."""
         admin = self._backend.admin()
         rule = self._topic_rule(name)
@@ -279,26 +264,17 @@ class Publisher:
                 )
             count = found
         with self._lock:
-            return self._topics.setdefault(name, _Topic(name, count, self._sticky))
-
-    def _sticky_partition(self, topic: _Topic, records: int) -> int:
-        with self._lock:
-            number = topic.sticky
-            topic.sticky_left -= records
-            if topic.sticky_left <= 0:
-                topic.sticky = (number + 1) % len(topic.partitions)
-                topic.sticky_left = STICKY_RECORDS
-        return number
+            return self._topics.setdefault(name, Topic(name, count, self._sticky))
 
     # --- answers ----------------------------------------------------------------------------------------------------------------
 
-    def _receipts(self, topic: _Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
+    def _receipts(self, topic: Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
         base, count = stored.position, len(drafts)
         positions = repeat(None, count) if base is None else map(self._ref, range(base, base + count))
         ids = map(_ID_OF, drafts)
         return list(map(_receipt, zip(ids, repeat(topic.name), repeat(self._cluster.name), repeat(number), positions, repeat(None))))
 
-    def _answer(self, topic: _Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
+    def _answer(self, topic: Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):
             position = None if outcome.position is None else self._ref(outcome.position + offset)
             return Receipt(draft.id, topic.name, self._cluster.name, number, position)
@@ -313,36 +289,40 @@ class Publisher:
 
     # --- from other threads ------------------------------------------------------------------------------------------------------
 
-    def submit(self, topic: str, draft: Draft, timeout_s: float) -> Future[Receipt]:
-        """Store on the sender thread. Blocks while the window is full; the future ends with a Receipt or a PublishError."""
-        one: Future[Receipt] = Future()
+    def submit(self, topic: str, draft: Draft, timeout_s: float, *, block: bool = True) -> Future[Receipt]:
+        """Store on the sender thread; the future ends with a Receipt or a PublishError. Cancelled before it is begun it is never sent.
 
-        def done(many: Future[list[Answer]]) -> None:
-            error = many.exception()
-            answer = error if error is not None else many.result()[0]
-            if isinstance(answer, BackendError):
-                answer = as_rejected(answer, topic, draft.id)
-            if isinstance(answer, BaseException):
-                one.set_exception(answer)
-            else:
-                one.set_result(answer)
-
-        self.submit_many(topic, [draft], timeout_s).add_done_callback(done)
-        return one
+        block: wait while the window is full, and raise PublishRejected at the timeout.
+        """
+        if self._sender is not None:
+            return self._sender.submit(topic, draft, timeout_s, block=block)
+        future: Future[Receipt] = Future()
+        try:
+            answer = self.send_one(topic, draft, timeout_s)
+        except BackendError as error:
+            answer = as_rejected(error, topic, draft.id)
+        except (PublishRejected, StateError) as error:
+            future.set_exception(error)
+            return future
+        if isinstance(answer, Receipt):
+            future.set_result(answer)
+        else:
+            future.set_exception(answer)
+        return future
 
     def submit_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> Future[list[Answer]]:
-        """As `send`, on the sender thread; batches with what others submit at the same time."""
-        if self._sender is None:
-            future: Future[list[Answer]] = Future()
-            try:
-                future.set_result(self.send(topic, drafts, timeout_s))
-            except (PublishRejected, BackendError, StateError) as error:
-                future.set_exception(error)
-            return future
-        return self._sender.submit(topic, drafts, timeout_s)
+        """As `send`, on the sender thread and without waiting."""
+        if self._sender is not None:
+            return self._sender.submit_many(topic, drafts, timeout_s)
+        future: Future[list[Answer]] = Future()
+        try:
+            future.set_result(self.send(topic, drafts, timeout_s))
+        except (PublishRejected, BackendError, StateError) as error:
+            future.set_exception(error)
+        return future
 
     def has_room(self, records: int, size: int) -> bool:
-        """Whether a submit of so much would not wait now; a hint, for event loops, which must not block."""
+        """Whether so much more would be within the window now; for threads that must not wait."""
         return self._sender is None or self._sender.has_room(records, size)
 
     def flush(self, timeout_s: float | None) -> bool:
@@ -352,13 +332,5 @@ class Publisher:
     def close(self, deadline: float) -> bool:
         """Flush and stop the sender; False when something submitted had no answer by the deadline (monotonic seconds)."""
         clean = self._sender is None or self._sender.close(deadline)
-        self._closed = True
+        self._closed, self._direct = True, False
         return clean
-
-
-def as_rejected(error: BackendError, topic: str, id: str) -> PublishRejected:
-    """A backend that could not be used at all: certainly nothing is stored."""
-    code = "denied" if isinstance(error, AccessDenied) else "backend"
-    answer = PublishRejected(error.what, code=code, retryable=error.retryable, topic=topic, id=id, where=error.where, fix=error.fix)
-    answer.__cause__ = error
-    return answer

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mqsdk.config.model import PublishLimits
-from mqsdk.errors import PublishRejected, PublishUnknown, StateError
+from mqsdk.errors import AccessDenied, BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 
+log = logging.getLogger("mqsdk.publish")
+
 Answer = Receipt | PublishRejected | PublishUnknown
 SEND_CHUNK = 512
+# Parcels that travel together share the earliest deadline of them; together go only those that lose less than half of their time by it.
+SHARED_TIME = 2.0
 
 
 class Draft(NamedTuple):
@@ -38,94 +43,119 @@ class Send(Protocol):
 
 
 class _Parcel(NamedTuple):
+    """What one call submitted. records, bytes: sums of everything submitted so far, this included. one: the future is of one Receipt."""
+
     topic: str
     drafts: Sequence[Draft]
     deadline: float
-    size: int
-    future: Future[list[Answer]]
+    records: int
+    bytes: int
+    future: Future[Any]
+    one: bool
 
 
 class Sender:
-    """One thread that carries what callers submit, in order, several parcels of a topic in one `send`. Started on first use."""
+    """One thread that carries what callers submit, in order, several parcels of a topic in one `send`. Started on first use.
+
+    records: how many are queued or under way. Any thread may read it; its own submits are in it before `submit` returns, and stay until
+    they have their answers.
+    """
 
     def __init__(self, send: Send, clock: Clock, limits: PublishLimits, name: str) -> None:
+        self.records = 0
         self._send = send
         self._clock = clock
         self._limits = limits
         self._name = name
         self._changed = threading.Condition()
         self._parcels: deque[_Parcel] = deque()
-        self._records = 0
+        self._records_in = 0
+        self._bytes_in = 0
         self._bytes = 0
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def submit(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> Future[list[Answer]]:
-        size = sum(len(draft.value) for draft in drafts)
-        parcel = _Parcel(topic, drafts, self._clock.mono() + timeout_s, size, Future())
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._fits(len(drafts), size) or self._closing, timeout_s):
-                raise PublishRejected("the publish window stayed full", code="throttled", retryable=True, topic=topic)
-            if self._closing:
-                raise StateError("the publisher is closed", where=f"cluster {self._name}", state="CLOSED")
-            self._parcels.append(parcel)
-            self._records += len(drafts)
-            self._bytes += size
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"mqsdk-sender-{self._name}", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+    # --- callers ----------------------------------------------------------------------------------------------------------------
+
+    def submit(self, topic: str, draft: Draft, timeout_s: float, *, block: bool = True) -> Future[Receipt]:
+        """Queue one; the future ends with its Receipt or PublishError. block: wait until it is within the window, `timeout_s` at most."""
+        parcel = self._queue(topic, [draft], timeout_s, one=True)
+        if block and not self.is_current_thread():
+            self._await_room(parcel, timeout_s)
         return parcel.future
+
+    def submit_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> Future[list[Answer]]:
+        """Queue many as one. Never blocks: whoever calls it awaits the future."""
+        return self._queue(topic, drafts, timeout_s, one=False).future
+
+    def send(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:
+        """Send behind everything submitted before, and wait for it."""
+        future = self.submit_many(topic, drafts, timeout_s)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            if future.cancel():
+                raise throttled(topic, drafts) from None
+            return future.result()  # under way, with the deadline of its own
+        except BaseException:  # a signal handler raised
+            future.cancel()
+            raise
 
     def has_room(self, records: int, size: int) -> bool:
         with self._changed:
-            return self._fits(records, size)
+            limits = self._limits
+            return self.records == 0 or (self.records + records <= limits.window_records and self._bytes + size <= limits.window_bytes)
 
-    def _fits(self, records: int, size: int) -> bool:
-        empty = self._records == 0  # one parcel larger than the window must pass
-        return empty or (self._records + records <= self._limits.window_records and self._bytes + size <= self._limits.window_bytes)
+    def is_current_thread(self) -> bool:
+        """Whether this is the sender's own thread: in a callback of a future, where waiting for the sender would never end."""
+        return self._thread is threading.current_thread()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._parcels or self._closing)
-                if not self._parcels:
-                    return
-                parcels = self._take()
-            self._carry(parcels)
-            with self._changed:
-                self._records -= sum(len(parcel.drafts) for parcel in parcels)
-                self._bytes -= sum(parcel.size for parcel in parcels)
-                self._changed.notify_all()
+    def _queue(self, topic: str, drafts: Sequence[Draft], timeout_s: float, *, one: bool) -> _Parcel:
+        count, size = len(drafts), sum(len(draft.value) for draft in drafts)
+        with self._changed:
+            if self._closing:
+                raise StateError("the publisher is closed", where=f"cluster {self._name}", state="CLOSED")
+            self._ensure_thread(topic, drafts)
+            self._records_in += count
+            self._bytes_in += size
+            deadline = self._clock.mono() + timeout_s
+            parcel = _Parcel(topic, drafts, deadline, self._records_in, self._bytes_in, Future(), one)
+            self.records += count
+            self._bytes += size
+            self._parcels.append(parcel)
+            self._changed.notify_all()
+        return parcel
 
-    def _take(self) -> list[_Parcel]:
-        """The oldest parcel and those directly behind it of the same topic."""
-        parcels = [self._parcels.popleft()]
-        records = len(parcels[0].drafts)
-        while self._parcels and self._parcels[0].topic == parcels[0].topic and records < SEND_CHUNK:
-            parcels.append(self._parcels.popleft())
-            records += len(parcels[-1].drafts)
-        return parcels
-
-    def _carry(self, parcels: Sequence[_Parcel]) -> None:
-        now = self._clock.mono()
-        drafts = [draft for parcel in parcels for draft in parcel.drafts]
-        timeout_s = max(0.0, min(parcel.deadline for parcel in parcels) - now)
-        try:
-            answers = self._send(parcels[0].topic, drafts, timeout_s)
-        except Exception as error:  # the callers' futures are its owner: each gets it
-            for parcel in parcels:
-                parcel.future.set_exception(error)
+    def _ensure_thread(self, topic: str, drafts: Sequence[Draft]) -> None:
+        if self._thread is not None:
             return
-        start = 0
-        for parcel in parcels:
-            stop = start + len(parcel.drafts)
-            parcel.future.set_result(answers[start:stop])
-            start = stop
+        thread = threading.Thread(target=self._run, name=f"mqsdk-sender-{self._name}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # the next call tries again
+            raise throttled(topic, drafts, "no thread could be started to send it") from error
+        self._thread = thread
+
+    def _await_room(self, parcel: _Parcel, timeout_s: float) -> None:
+        """Callers wait in the order of their parcels, so nobody passes one that waits."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: self._is_within(parcel) or self._closing, timeout_s)
+            within = self._is_within(parcel)
+        if within or not parcel.future.cancel():
+            return
+        if found:
+            raise StateError("the publisher is closed", where=f"cluster {self._name}", state="CLOSED")
+        raise throttled(parcel.topic, parcel.drafts)
+
+    def _is_within(self, parcel: _Parcel) -> bool:
+        done = self._records_in - self.records
+        records, size = parcel.records - done, parcel.bytes - (self._bytes_in - self._bytes)
+        alone = records <= len(parcel.drafts)  # one parcel larger than the window must pass
+        return alone or (records <= self._limits.window_records and size <= self._limits.window_bytes)
 
     def flush(self, timeout_s: float | None) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._records == 0, timeout_s)
+            return self._changed.wait_for(lambda: self.records == 0, timeout_s)
 
     def close(self, deadline: float) -> bool:
         left = max(0.0, deadline - self._clock.mono())
@@ -136,3 +166,78 @@ class Sender:
         if self._thread is not None and clean:
             self._thread.join(left)
         return clean
+
+    # --- the thread -------------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._parcels or self._closing)
+                if not self._parcels:
+                    return
+                taken = self._take()
+            begun = [parcel for parcel in taken if parcel.future.set_running_or_notify_cancel()]
+            if begun:
+                self._carry(begun)
+            with self._changed:
+                self.records -= sum(len(parcel.drafts) for parcel in taken)
+                self._bytes -= sum(len(draft.value) for parcel in taken for draft in parcel.drafts)
+                self._changed.notify_all()
+
+    def _take(self) -> list[_Parcel]:
+        """The oldest parcel and those directly behind it of the same topic with about the same time left."""
+        parcels, now = self._parcels, self._clock.mono()
+        taken = [parcels.popleft()]
+        records = len(taken[0].drafts)
+        shortest = longest = max(0.0, taken[0].deadline - now)
+        while parcels and parcels[0].topic == taken[0].topic and records < SEND_CHUNK:
+            left = max(0.0, parcels[0].deadline - now)
+            shortest, longest = min(shortest, left), max(longest, left)
+            if longest > shortest * SHARED_TIME:
+                break
+            taken.append(parcels.popleft())
+            records += len(taken[-1].drafts)
+        return taken
+
+    def _carry(self, parcels: Sequence[_Parcel]) -> None:
+        now = self._clock.mono()
+        drafts = [draft for parcel in parcels for draft in parcel.drafts]
+        timeout_s = max(0.0, min(parcel.deadline for parcel in parcels) - now)
+        try:
+            answers = self._send(parcels[0].topic, drafts, timeout_s)
+        except BaseException as error:  # the callers' futures are its owner: each gets it
+            for parcel in parcels:
+                _end(parcel, error)
+            return
+        start = 0
+        for parcel in parcels:
+            stop = start + len(parcel.drafts)
+            _end(parcel, answers[start:stop])
+            start = stop
+
+
+def _end(parcel: _Parcel, answers: list[Answer] | BaseException) -> None:
+    """Whoever added a callback to the future is its owner: what it raises must not end the thread of all senders."""
+    answer = answers[0] if parcel.one and isinstance(answers, list) else answers
+    if parcel.one and isinstance(answer, BackendError):
+        answer = as_rejected(answer, parcel.topic, parcel.drafts[0].id)
+    try:
+        if isinstance(answer, BaseException):
+            parcel.future.set_exception(answer)
+        else:
+            parcel.future.set_result(answer)
+    except BaseException as error:
+        log.error("a callback of a publish future failed", exc_info=error)
+
+
+def throttled(topic: str, drafts: Sequence[Draft], what: str = "the publish window stayed full") -> PublishRejected:
+    """Nothing was sent, and it may be later."""
+    return PublishRejected(what, code="throttled", retryable=True, topic=topic, id=drafts[0].id if len(drafts) == 1 else "")
+
+
+def as_rejected(error: BackendError, topic: str, id: str) -> PublishRejected:
+    """A backend that could not be used at all: certainly nothing is stored."""
+    code = "denied" if isinstance(error, AccessDenied) else "backend"
+    answer = PublishRejected(error.what, code=code, retryable=error.retryable, topic=topic, id=id, where=error.where, fix=error.fix)
+    answer.__cause__ = error
+    return answer

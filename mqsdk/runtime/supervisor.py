@@ -219,7 +219,7 @@ class Supervisor:
             headers=record.headers,
             extra=copy.extra,
         )
-        future = publisher.submit(copy.topic, draft, self.configuration.publish.timeout_s)
+        future = publisher.submit(copy.topic, draft, self.configuration.publish.timeout_s, block=False)
         future.add_done_callback(lambda ended: done(_outcome(ended.exception())))
 
     # --- while running ----------------------------------------------------------------------------------------------------------

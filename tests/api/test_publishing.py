@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,10 +30,13 @@ from mqsdk import (
     current_message,
 )
 from mqsdk.api.outgoing import Ids
+from mqsdk.api.turns import Turns
+from mqsdk.config.model import PublishLimits
 from mqsdk.errors import PublishManyFailed, Unavailable
 from mqsdk.runtime.environment import Environment
 from mqsdk.spi import Published, Rejected, Stored, Unknown
 from mqsdk.testing.simlog import SimBackend, SimLog
+from tests.api.conftest import MEMORY_ONLY
 
 MIB = 1024 * 1024
 
@@ -354,6 +358,84 @@ def test_a_backend_that_cannot_be_opened_is_a_rejection() -> None:
     app.close()
 
 
+# --- order ------------------------------------------------------------------------------------------------------------------------
+
+
+def stored(app: App) -> list[bytes]:
+    assert app._session is not None
+    admin = app._session.supervisor.clusters.backend("local").admin()
+    return [record.value for number in range(admin.partitions("orders") or 0) for record in admin.read("orders", number, 0, 1000)]
+
+
+def test_one_thread_keeps_the_order_of_a_key_over_all_ways_to_publish(app: App) -> None:
+    for number in range(0, 300, 3):
+        app.publish_nowait("orders", b"%d" % number, key="k")
+        app.publish("orders", b"%d" % (number + 1), key="k")
+        app.publish_nowait("orders", b"%d" % (number + 2), key="k")
+    assert app.flush(10)
+    app.publish_nowait("orders", b"300", key="k")
+    app.publish_many("orders", [b"301", b"302"], key="k")
+    assert stored(app) == [b"%d" % number for number in range(303)]
+
+
+def test_one_event_loop_keeps_the_order_of_a_key(open_app: Any) -> None:
+    small = replace(MEMORY_ONLY, publish=PublishLimits(window_records=20))
+    app = open_app(App(), small)
+
+    async def use() -> None:
+        # The first ones open the cluster, and the window is full after 20.
+        await asyncio.gather(*(app.publish_async("orders", b"%d" % number, key="k") for number in range(400)))
+        first = asyncio.create_task(app.publish_async("orders", b"400", key="k"))
+        await asyncio.sleep(0)
+        await app.publish_many_async("orders", [b"401", b"402"], key="k")
+        await first
+
+    asyncio.run(use())
+    assert stored(app) == [b"%d" % number for number in range(403)]
+
+
+def test_while_one_call_waits_later_ones_queue_behind_it_in_order() -> None:
+    turns, go, is_open = Turns(), threading.Event(), threading.Event()
+    order: list[int] = []
+
+    def open_it() -> None:
+        assert go.wait(10)
+        is_open.set()
+
+    async def call(number: int) -> None:
+        await turns.opened("orders", is_open.is_set, open_it)
+        order.append(number)
+
+    async def use() -> None:
+        early = [asyncio.create_task(call(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        go.set()
+        while not is_open.is_set():
+            await asyncio.sleep(0)
+        await asyncio.gather(call(5), *early)  # it is open, but they have not been told yet
+
+    asyncio.run(use())
+    assert order == list(range(6))
+    assert turns._turns == {}
+
+
+def test_an_opening_that_fails_is_tried_again_by_the_next_one() -> None:
+    turns, tries = Turns(), 0
+
+    def open_it() -> None:
+        nonlocal tries
+        tries += 1
+        raise Unavailable("not yet")
+
+    async def use() -> None:
+        calls = (turns.opened("orders", lambda: False, open_it) for _ in range(3))
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(end) for end in ends] == [Unavailable] * 3
+
+    asyncio.run(use())
+    assert tries == 3
+
+
 # --- from an event loop -----------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +447,40 @@ def test_blocking_calls_on_an_event_loop_are_refused_with_the_way_out(app: App) 
 
     asyncio.run(blocking())
     assert app.topics() == []
+
+
+def test_an_async_call_that_is_cancelled_is_no_error_and_one_that_is_not_begun_in_time_is_rejected(
+    answering: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def answer(record: Any) -> Stored:
+        assert record.id != "never"
+        if record.id != "open":
+            inside.set()
+            assert go.wait(10)
+        return Stored(0)
+
+    app = answering(answer)
+    app.publish("orders", b"x", id="open")
+
+    async def use() -> None:
+        first = asyncio.create_task(app.publish_async("orders", b"x"))
+        assert await asyncio.to_thread(inside.wait, 10)
+        for call in (app.publish_async("orders", b"x", id="never"), app.publish_many_async("orders", [Outgoing(b"x", id="never")])):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(call, 0.01)
+        with pytest.raises(PublishRejected) as one:
+            await app.publish_async("orders", b"x", id="never", timeout=0.01)
+        with pytest.raises(PublishManyFailed) as many:
+            await app.publish_many_async("orders", [Outgoing(b"x", id="never")] * 2, timeout=0.01)
+        assert {getattr(error, "code", None) for error in (one.value, *many.value.outcomes)} == {"throttled"}
+        go.set()
+        await first
+
+    asyncio.run(use())
+    assert app.flush(10)
+    assert caplog.records == []
 
 
 def test_the_async_calls_have_the_same_outcomes(app: App) -> None:
@@ -492,6 +608,29 @@ def test_from_a_signal_handler_in_the_middle_of_a_publish(answering: Any) -> Non
     assert seen == ["PUBLISHING"] * 2
     app._session.supervisor.clusters.backend("local").answer = lambda record: Stored(0)
     assert app.publish("orders", b"x").topic == "orders"  # and the guard is gone again
+
+
+class Interrupted(set[int]):
+    """What a signal handler that raises does to a publish that has just been noted as under way."""
+
+    def add(self, item: int) -> None:
+        super().add(item)
+        raise InterruptedError
+
+
+def test_a_signal_handler_that_raises_at_any_moment_leaves_the_thread_free(app: App) -> None:
+    assert app._session is not None
+    outlet = app._session.outlet
+    calls: list[Callable[[], Any]] = [
+        lambda: app.publish("orders", b"x"),
+        lambda: app.publish_many("orders", [b"x"]),
+        lambda: app.publish_nowait("orders", b"x"),
+    ]
+    for call in calls:
+        outlet._busy = Interrupted()
+        with pytest.raises(InterruptedError):
+            call()
+        assert outlet._busy == set()
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------------------

@@ -235,6 +235,25 @@ def test_of_many_only_what_failed_is_repeated() -> None:
     assert [[record.id for record in call] for call in producer.calls] == [["m0", "m1", "m2"], ["m1"]]
 
 
+@pytest.mark.parametrize("outcome", [Rejected("full", "disk full", retryable=True), Unknown("no answer")])
+def test_a_repeat_that_fails_again_is_not_passed_by_those_behind_it(outcome: Outcome) -> None:
+    made, producer, _ = publisher()
+    producer.script = [outcome, outcome]  # the batch, then the first repeat
+    answers = made.send("orders", [draft(f"m{i}", "k") for i in range(3)], 10.0)
+    assert [record.id for record in producer.held] == ["m0", "m1", "m2"]
+    assert [answer.position for answer in answers if isinstance(answer, Receipt)] == ["0", "1", "2"]
+
+
+def test_what_stands_behind_a_repeat_that_fails_to_the_end_keeps_its_outcome() -> None:
+    made, producer, _ = publisher()
+    producer.script = [Rejected("full", "disk full", retryable=True), *[Unknown("no answer")] * 1000]
+    first, second = made.send("orders", [draft("m0", "k"), draft("m1", "k")], 2.0)
+    assert isinstance(first, PublishUnknown)
+    assert isinstance(second, PublishRejected)
+    assert producer.held == []
+    assert {record.id for call in producer.calls[1:] for record in call} == {"m0"}
+
+
 def test_a_missing_topic_is_refused_by_name_when_it_may_not_be_created() -> None:
     made, _, _ = publisher(create=False)
     with pytest.raises(PublishRejected, match="topic orders does not exist"):

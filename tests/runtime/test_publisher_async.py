@@ -173,6 +173,24 @@ def test_what_failed_is_repeated_one_after_the_other_in_order(publisher: Publish
     assert [answer.position for answer in answers if isinstance(answer, Receipt)] == ["1", "2", "3"]
 
 
+def test_a_repeat_that_fails_again_is_not_passed(publisher: Publisher, backend: LaterBackend) -> None:
+    cut = Unknown("the connection was cut")
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(publisher.send, "t", [draft(name) for name in "ab"], 10.0)
+        [(first, second)] = backend.made.handed_over(1)
+        put = backend.made.sink.put
+        put(Published(first.token, cut))
+        put(Published(second.token, cut))
+        assert backend.made.handed_over(2)[1] == [first]
+        put(Published(first.token, cut))
+        assert backend.made.handed_over(3)[2] == [first]
+        put(Published(first.token, Stored(1)))
+        assert backend.made.handed_over(4)[3] == [second]
+        put(Published(second.token, Stored(2)))
+        answers = sending.result(10)
+    assert [answer.position for answer in answers if isinstance(answer, Receipt)] == ["1", "2"]
+
+
 def test_a_producer_that_raises_leaves_nothing_waiting(publisher: Publisher, backend: LaterBackend) -> None:
     backend.made.error = RuntimeError("closed")
     with pytest.raises(RuntimeError):

@@ -31,7 +31,7 @@ def letters(process: Process) -> list[Record]:
 def test_a_full_publish_window_does_not_hold_up_the_thread_that_keeps_the_leases(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = process.supervisor.publisher("orders")
     monkeypatch.setattr(publisher, "has_room", lambda records, size: False)
-    monkeypatch.setattr(publisher, "submit", lambda *given: pytest.fail("waited for room"))
+    monkeypatch.setattr(publisher, "submit", lambda *given, **options: pytest.fail("waited for room"))
     process.start(Recorder(fails(b"bad")), tuning={"retry": {"attempts": 1}})
     process.publish("orders", "bad")
     process.wait(lambda: any(isinstance(event, DeadLetterDelayed) for event in process.events))

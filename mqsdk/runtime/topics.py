@@ -1,0 +1,71 @@
+"""What a publisher knows of one topic: its partitions, the next numbers, and where repeats are under way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mqsdk.runtime.clock import Clock
+from mqsdk.spi import Partition, Rejected
+
+# A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
+# partition are 2.4 times slower than on their own), short enough that consumers in several processes share the stream.
+STICKY_RECORDS = 512
+
+
+class _Repair:
+    """Of one partition: how many calls repeat there. `over` is set when none does any more."""
+
+    __slots__ = ("calls", "over")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.over = threading.Event()
+
+
+class Topic:
+    """One topic of one publisher. `sequences` is changed under the publisher's lock; `repairing` is truthy while any call repeats."""
+
+    __slots__ = ("_lock", "_sticky", "_sticky_left", "name", "partitions", "repairing", "sequences")
+
+    def __init__(self, name: str, count: int, sticky: int) -> None:
+        self.name = name
+        self.partitions = [Partition(name, number) for number in range(count)]
+        self.sequences = [0] * count
+        self.repairing: dict[int, _Repair] = {}
+        self._sticky = sticky % count
+        self._sticky_left = STICKY_RECORDS
+        self._lock = threading.Lock()  # guards numbers only, never a wait
+
+    def sticky_partition(self, records: int) -> int:
+        """Where so many keyless records go."""
+        with self._lock:
+            number = self._sticky
+            self._sticky_left -= records
+            if self._sticky_left <= 0:
+                self._sticky = (number + 1) % len(self.partitions)
+                self._sticky_left = STICKY_RECORDS
+        return number
+
+    @contextmanager
+    def repair(self, number: int) -> Iterator[None]:
+        """Around the repeats of one call. Counted: of several calls that repeat in one partition the last one to end lets others go on."""
+        with self._lock:
+            repair = self.repairing.setdefault(number, _Repair())
+            repair.calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                repair.calls -= 1
+                if not repair.calls:
+                    del self.repairing[number]
+                    repair.over.set()
+
+    def wait_for_repair(self, number: int, deadline: float, clock: Clock) -> Rejected | None:
+        """Wait until nobody repeats in this partition; a rejection at the deadline (monotonic seconds)."""
+        while (repair := self.repairing.get(number)) is not None:
+            if not repair.over.wait(max(0.0, deadline - clock.mono())):
+                return Rejected("throttled", "an earlier message of this partition is still being repeated", retryable=True)
+        return None
