@@ -108,7 +108,7 @@ class Verdicts:
     def _text(self, error: BaseException) -> str:
         try:
             text = str(error)[:_LOOKED_AT]
-        except Exception:  # a broken __str__ must not turn a failed attempt into a dead worker
+        except BaseException:  # a broken __str__, SystemExit too, must not turn a failed attempt into a dead worker
             text = "(its text cannot be read)"
         line = " ".join(f"{type(error).__name__}: {text}".split()) if text else type(error).__name__
         return cut(self._mask(line))

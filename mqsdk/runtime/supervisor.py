@@ -25,7 +25,8 @@ from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, S
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.sender import Draft
-from mqsdk.runtime.workers import Results, ThreadWorkers, Workers
+from mqsdk.runtime.threads import ThreadWorkers
+from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, BackendHealth, Capabilities, Outcome, Rejected, Stored, Subscription, Unknown
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ asyncio is imported here and only when an async handler starts: it costs 40 ms a
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterator
@@ -16,8 +17,23 @@ from mqsdk.message import Call
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.handler import Handler
 from mqsdk.runtime.stacks import STACK_FRAMES, stack_text, thread_stack
-from mqsdk.runtime.workers import Results, Running, Task, Workers, begin_batch, end_call
+from mqsdk.runtime.workers import (
+    Results,
+    Running,
+    Task,
+    Workers,
+    begin_batch,
+    end_call,
+    end_child,
+    of_this_process,
+    shut,
+)
 from mqsdk.spi import Record
+
+log = logging.getLogger("mqsdk.consumer")
+
+
+RESTART_S = 1.0
 
 
 class EventLoop:
@@ -25,20 +41,42 @@ class EventLoop:
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.loop = asyncio.new_event_loop() if loop is None else loop
+        self._ended = False
+        self._pause = threading.Event()
+        self.name = name
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._ended:
+                self._turn()
         finally:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
+    def _turn(self) -> None:
+        """asyncio lets SystemExit and KeyboardInterrupt of a task or callback out of the loop, and `loop.stop()` ends it: it goes on.
+
+        The task has ended with that exception by then, and whoever awaits it sees it.
+        """
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.error("%s out of a task or callback of the event loop; the loop goes on", type(error).__name__, exc_info=error)
+        except Exception as error:  # asyncio keeps all others inside, so this is the loop itself
+            log.error("the event loop failed and is started again in %.0f s", RESTART_S, exc_info=error)
+            self._pause.wait(RESTART_S)
+        if self.loop.is_closed():
+            self._ended = True
+
     def run(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float | None = None) -> Any:
         """Run a coroutine there and wait for its result; any thread but the loop's own."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    def is_current_thread(self) -> bool:
+        return self._thread is threading.current_thread()
 
     def stack(self) -> str:
         """What the loop's thread is doing now."""
@@ -58,9 +96,13 @@ class EventLoop:
             task.cancel()
         if tasks:
             gathered = asyncio.gather(*tasks, return_exceptions=True)
-            gathered.add_done_callback(lambda _: self.loop.stop())
+            gathered.add_done_callback(lambda _: self._end())
         else:
-            self.loop.stop()
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self.loop.stop()
 
 
 class _RunningTask(Running):
@@ -86,6 +128,8 @@ class LoopWorkers(Workers):
         self._ordered = ordered
         self._inbox: deque[Task] = deque()
         self._live: dict[_RunningTask, None] = {}
+        self._left = False
+        of_this_process.add(self)
 
     def start(self, task: Task) -> None:
         self._inbox.append(task)
@@ -109,7 +153,18 @@ class LoopWorkers(Workers):
     def close(self, deadline: float) -> int:
         return len(self._live)
 
+    def leave(self) -> None:
+        self._left = True
+        self._inbox.clear()
+        for running in self._live:
+            shut(running)
+        if self._loop.is_current_thread():  # at the next wait of the handler: other tasks of the loop are the parent's too
+            self._loop.loop.call_soon(self._end_child)
+
     # --- on the loop's thread ---------------------------------------------------------------------------------------------------
+
+    def _end_child(self) -> None:
+        end_child(self._loop.name)
 
     def _cancel(self, running: _RunningTask, record: Record) -> None:
         if running.call.record is record and running.task_of_loop is not None:
@@ -129,7 +184,9 @@ class LoopWorkers(Workers):
         try:
             finished = await run(running, task)
         except BaseException as error:  # a defect of ours, or the loop is being closed: the job must not vanish
-            finished = task.broken(error)
+            finished = task.broken(error, running.call)
+        if self._left:
+            self._end_child()
         end_call(running.call)
         del self._live[running]
         self._results.append(finished._replace(elapsed_s=self._clock.mono() - began))

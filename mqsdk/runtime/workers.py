@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
 from mqsdk.message import Call
-from mqsdk.runtime.clock import Clock
-from mqsdk.runtime.handler import Handler
 from mqsdk.runtime.stacks import thread_stack
 from mqsdk.spi import Partition, Record
 
@@ -57,11 +54,21 @@ class Task:
     def finished(self) -> Finished:
         return Finished(self.job, self.failures, self.skipped)
 
-    def broken(self, error: BaseException) -> Finished:
-        """The worker itself failed, which no handler can cause: what is not known to have failed runs again."""
-        log.error("a worker failed; its records run again", exc_info=error)
+    def broken(self, error: BaseException, call: Call) -> Finished:
+        """The worker itself failed in this call: a failed attempt of the current record, so that it does not come back for ever.
+
+        What is behind it runs again, what ended before it has ended. Without a current record everything that has not failed runs again.
+        """
+        log.error("a worker failed; the current record has failed, those behind it run again", exc_info=error)
+        records = self.job.records
         failed = {record.position for record, _ in self.failures}
-        return Finished(self.job, self.failures, [record for record in self.job.records if record.position not in failed])
+        current = [record for record in call.records or (call.record,) if record is not None]
+        start = next((index for index, record in enumerate(records) if record in current), 0)
+        failure = Failure("error", f"{type(error).__name__} in the worker")
+        self.failures += [(record, failure) for record in current if record.position not in failed]
+        failed.update(record.position for record in current)
+        behind = [record for record in records[start:] if record.position not in failed]
+        return Finished(self.job, self.failures, [*self.skipped, *behind])
 
     def take_back(self, call: Call) -> Returned | None:
         """What need not wait for the current record: those behind it, and the outcome of those before it. Called by the I/O thread once.
@@ -143,6 +150,9 @@ class Workers(ABC):
     def close(self, deadline: float) -> int:
         """Stop the workers; how many calls still run at the deadline (monotonic seconds)."""
 
+    def leave(self) -> None:  # noqa: B027 - executors of tests have no threads to fork in
+        """In a child that a handler forked: start nothing more, and end the process when the handler returns. Takes no lock."""
+
     def scan(self, now: float, stuck_after_s: float) -> list[ScanEvent]:
         """Rests of jobs whose current record is slow, and calls that passed their timeout or `stuck_after_s`."""
         events: list[ScanEvent] = []
@@ -191,134 +201,35 @@ class Workers(ABC):
         return thread_stack(running.thread_id)
 
 
+# Workers whose records a fork must not double. Module-wide because the interpreter's hook is, and cannot be taken back.
+of_this_process: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for workers in list(of_this_process):
+        workers.leave()
+    of_this_process.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all)
+
+
+def shut(running: Running) -> None:
+    """Start none of the records that are left of this worker's task."""
+    task = running.task
+    if task is not None:
+        task.gate.valid_until = 0.0
+
+
+def end_child(name: str) -> NoReturn:
+    """The child of a fork came back from a handler. The records are its parent's, and so are the buffers: nothing is flushed twice."""
+    log.error("%s: a handler forked and its child returned; the child ends here (os._exit in the child is missing)", name)
+    os._exit(os.EX_SOFTWARE)
+
+
 def _not_past(moment: float, now: float) -> float:
     """Seconds until a moment; one that has passed was reported already and does not ask for another scan."""
     return moment - now if moment > now else float("inf")
-
-
-class ThreadWorkers(Workers):
-    """Sync handlers. Threads are started when jobs need them, up to `concurrency`.
-
-    They are daemons, so that a hung handler cannot keep the process alive.
-    """
-
-    def __init__(self, handler: Handler, clock: Clock, results: Results, name: str, concurrency: int, ordered: bool) -> None:
-        self._handler = handler
-        self._clock = clock
-        self._results = results
-        self._name = name
-        self._concurrency = concurrency
-        self._ordered = ordered
-        self._queue: SimpleQueue[Task | None] = SimpleQueue()
-        self._threads: dict[threading.Thread, Running] = {}
-        self._surplus = 0
-        self._started = 0
-        self._outstanding = 0
-
-    def start(self, task: Task) -> None:
-        self._outstanding += 1
-        self._queue.put(task)
-        self._grow_to_need()
-
-    def flush(self) -> None:
-        # The woken worker needs the interpreter lock, and this thread would keep it until its next blocking call: a lone message is
-        # in its handler 50 us earlier, and eight threads of 1 ms handlers do 9 % more.
-        os.sched_yield()
-
-    def ended(self, jobs: int) -> None:
-        self._outstanding -= jobs
-
-    def _grow_to_need(self) -> None:
-        # Counted by jobs given out and come back, both seen by this thread: whether a thread looks idle is a race, and a job behind a
-        # hung handler would then wait although a thread could be started for it.
-        while len(self._threads) - self._surplus < min(self._concurrency, self._outstanding):
-            self._grow()
-
-    def _grow(self) -> None:
-        self._started += 1
-        running = Running()
-        thread = threading.Thread(target=self._work, args=(running,), name=f"{self._name}-{self._started}", daemon=True)
-        self._threads[thread] = running
-        thread.start()
-
-    def resize(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-        self._bury()
-        while len(self._threads) - self._surplus > concurrency:
-            self._surplus += 1
-            self._queue.put(None)
-        self._grow_to_need()
-
-    def _bury(self) -> None:
-        for thread in [thread for thread in self._threads if not thread.is_alive()]:
-            del self._threads[thread]
-            self._surplus -= 1
-
-    def running(self) -> Iterator[Running]:
-        return iter(list(self._threads.values()))
-
-    def interrupt(self, running: Running) -> None:
-        running.call.cancelled = True
-
-    def close(self, deadline: float) -> int:
-        for _ in range(len(self._threads) - self._surplus):
-            self._queue.put(None)
-        self._surplus = len(self._threads)
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - self._clock.mono()))
-        return sum(1 for thread in self._threads if thread.is_alive())
-
-    def _work(self, running: Running) -> None:
-        running.thread_id = threading.get_ident()
-        get, append, mono = self._queue.get, self._results.append, self._clock.mono
-        run = run_batch if self._handler.batch else run_each
-        while (task := get()) is not None:
-            running.task = task
-            began = mono()
-            try:
-                finished = run(task, running.call, self._handler, mono, self._ordered)
-            except BaseException as error:  # a defect of ours: neither the thread nor the job may vanish
-                finished = task.broken(error)
-            end_call(running.call)
-            finished = finished._replace(elapsed_s=mono() - began)
-            running.task = None
-            append(finished)
-
-
-def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
-    """Run the records of a task one by one. The hot loop of sync handlers: no lock, one clock reading per record."""
-    gate, timeout_s, invoke, pop = task.gate, task.timeout_s, handler.invoke, task.queue.popleft
-    failures, skipped = task.failures, task.skipped
-    call.origin = task.job.origin
-    call.attempt = task.job.attempt
-    while True:
-        try:
-            record = pop()
-        except IndexError:
-            return task.finished()
-        now = mono()
-        if now >= gate.valid_until or (ordered and failures and any(record.key == failed.key for failed, _ in failures)):
-            skipped.append(record)
-            continue
-        call.cancelled = False
-        call.deadline = now + timeout_s
-        call.record = record
-        call.started = now
-        failure = invoke(call)
-        if failure is not None:
-            failures.append((record, failure))
-
-
-def run_batch(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:
-    """Run all records of a task in one call."""
-    job, records = task.job, list(task.queue)
-    task.queue.clear()
-    now = mono()
-    if now >= task.gate.valid_until:
-        return Finished(job, (), records)
-    begin_batch(task, call, records, now)
-    failed = handler.invoke_batch(call)
-    return Finished(job, [(records[index], failure) for index, failure in failed])
 
 
 def begin_batch(task: Task, call: Call, records: list[Record], now: float) -> None:

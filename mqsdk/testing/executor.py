@@ -18,7 +18,8 @@ from typing import Any, ClassVar, TypeVar, TypeVarTuple
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.tasks import EventLoop, LoopWorkers
-from mqsdk.runtime.workers import Results, Running, ScanEvent, Task, Workers, run_batch, run_each
+from mqsdk.runtime.threads import run_batch, run_each
+from mqsdk.runtime.workers import Results, Running, ScanEvent, Task, Workers
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -223,7 +223,11 @@ def test_an_exception_without_readable_text_is_a_failed_attempt() -> None:
         def __str__(self) -> str:
             return "\ud800"
 
-    for error in (Broken(), Odd()):
+    class Leaves(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    for error in (Broken(), Odd(), Leaves()):
         failure = Case(raising(error)[0]).run()
         assert failure.kind == "error"
         failure.error.encode()

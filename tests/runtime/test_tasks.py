@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from mqsdk.runtime.clock import SystemClock
 from mqsdk.runtime.tasks import EventLoop, LoopWorkers
 from mqsdk.runtime.workers import Gate, Task
 from mqsdk.spi import Partition, Record
-from tests.runtime.test_workers import BOUND_S, Collected, records
+from tests.runtime.test_workers import BOUND_S, Collected, exit_code, records
 
 ORIGIN = Origin("orders", "billing", "local", 0, 1)
 
@@ -172,7 +174,7 @@ def test_a_rest_that_is_taken_back_at_the_last_moment_does_not_lose_the_job(loop
     assert (results[0].failures, results[0].skipped) == ([], [])
 
 
-def test_a_defect_of_the_worker_gives_the_records_back(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_of_the_worker_is_a_failed_attempt_and_gives_the_rest_back(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
     async def handle(record: Record) -> None:
         raise AssertionError("a handler that raises breaks its contract")
 
@@ -181,8 +183,111 @@ def test_a_defect_of_the_worker_gives_the_records_back(loop: EventLoop, caplog: 
     made.start(job(items))
     made.flush()
     results.wait_for(1)
-    assert results[0].skipped == items
+    assert results[0].failures == [(items[0], Failure("error", "AssertionError in the worker"))]
+    assert results[0].skipped == [items[1]]
     assert "a worker failed" in caplog.text
+
+
+def test_a_defect_in_a_batch_is_a_failed_attempt_of_all_of_it(loop: EventLoop) -> None:
+    async def handle(record: Record) -> None:
+        raise AssertionError("a handler that raises breaks its contract")
+
+    made, results = workers(loop, handle, batch=True)
+    items = records("a", "b")
+    made.start(job(items, batch=True))
+    made.flush()
+    results.wait_for(1)
+    assert [record for record, _ in results[0].failures] == items
+    assert results[0].skipped == []
+
+
+async def leaves(error: type[BaseException]) -> None:
+    raise error
+
+
+async def in_a_child(error: type[BaseException]) -> None:
+    await asyncio.gather(leaves(error))
+
+
+async def in_a_callback(error: type[BaseException]) -> None:
+    def leave() -> None:
+        raise error
+
+    asyncio.get_running_loop().call_soon(leave)
+    await asyncio.sleep(0)
+
+
+async def stops_the_loop(error: type[BaseException]) -> None:
+    asyncio.get_running_loop().stop()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize(("end", "failed"), [(in_a_child, True), (in_a_callback, False), (stops_the_loop, False)])
+def test_nothing_that_a_handler_does_ends_the_loop(loop: EventLoop, error: type[BaseException], end: Any, failed: bool) -> None:
+    async def handle(record: Record) -> Failure | None:
+        try:
+            if record.key == b"bad":
+                await end(error)
+        except (SystemExit, KeyboardInterrupt):
+            return Failure("error", "no")
+        return None
+
+    made, results = workers(loop, handle)
+    for token, key in enumerate(("bad", "good"), 1):
+        made.start(job(records(key), token=token))
+    made.flush()
+    results.wait_for(2)
+    made.start(job(records("later"), token=3))
+    made.flush()
+    results.wait_for(3)
+    assert {finished.job.token: bool(finished.failures) for finished in results} == {1: failed, 2: False, 3: False}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_child_that_a_handler_forked_runs_nothing_more_and_ends(loop: EventLoop, tmp_path: Path, waits: bool) -> None:
+    parent, ran = os.getpid(), tmp_path / "ran"
+    children: list[int] = []
+
+    async def handle(record: Record) -> None:
+        with ran.open("a") as file:
+            file.write(f"{'parent' if os.getpid() == parent else 'child'} {record.position}\n")
+        if record.position == 0 and (child := os.fork()):
+            children.append(child)
+        if waits:
+            await asyncio.sleep(0.001)
+
+    made, results = workers(loop, handle, concurrency=1)
+    made.start(job(records("a", "b", "c")))
+    made.flush()
+    results.wait_for(1)
+    assert exit_code(children[0]) == os.EX_SOFTWARE
+    assert ran.read_text().splitlines() == ["parent 0", "parent 1", "parent 2"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_a_child_that_a_handler_forked_no_other_handler_goes_on(loop: EventLoop, tmp_path: Path) -> None:
+    parent, ran, go = os.getpid(), tmp_path / "ran", asyncio.Event()
+    children: list[int] = []
+
+    async def handle(record: Record) -> None:
+        if record.key == b"waits":
+            await go.wait()
+            with ran.open("a") as file:
+                file.write("parent\n" if os.getpid() == parent else "child\n")
+            return
+        if child := os.fork():
+            children.append(child)
+        go.set()
+        await asyncio.sleep(0)
+
+    made, results = workers(loop, handle)
+    made.start(job(records("waits")))
+    made.start(job(records("forks"), token=2))
+    made.flush()
+    results.wait_for(2)
+    assert exit_code(children[0]) == os.EX_SOFTWARE
+    assert ran.read_text() == "parent\n"
 
 
 def test_a_batch_is_one_call_with_partial_failure(loop: EventLoop) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ import pytest
 from mqsdk.core.actions import Failure, Finished, Job, Overdue, Returned
 from mqsdk.message import Call, Origin
 from mqsdk.runtime.clock import SystemClock
-from mqsdk.runtime.workers import Gate, Task, ThreadWorkers
+from mqsdk.runtime.threads import ThreadWorkers
+from mqsdk.runtime.workers import Gate, Task
 from mqsdk.spi import Partition, Record
 
 ORIGIN = Origin("orders", "billing", "local", 0, 1)
@@ -64,6 +68,17 @@ def records(*keys: str) -> list[Record]:
 
 def task(items: list[Record], *, valid_until: float = float("inf"), timeout_s: float = float("inf"), token: int = 1) -> Task:
     return Task(Job(token, Partition("orders", 0), ORIGIN, items, 1, batch=False), Gate(valid_until), timeout_s)
+
+
+def exit_code(child: int) -> int:
+    """How a forked child ended; one that does not is killed."""
+    end, pause = time.monotonic() + BOUND_S, threading.Event()
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+        pause.wait(0.005)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 @pytest.fixture
@@ -179,16 +194,56 @@ def test_what_ended_before_a_slow_record_is_reported_with_the_rest(started: Any)
     assert results[0].failures == [(items[1], failure)]
 
 
-def test_a_defect_of_the_worker_gives_the_records_back(started: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def handle(record: Record) -> None:
-        raise IndexError("a handler that raises breaks its contract")
+def test_a_defect_of_the_worker_is_a_failed_attempt_and_gives_the_rest_back(started: Any, caplog: pytest.LogCaptureFixture) -> None:
+    failure = Failure("error", "no")
+
+    def handle(record: Record) -> Failure | None:
+        if record.key == b"broken":
+            raise IndexError("a handler that raises breaks its contract")
+        return failure if record.key == b"bad" else None
 
     workers, results = started(handle)
-    items = records("a", "b")
+    items = records("a", "bad", "broken", "b")
     workers.start(task(items))
     results.wait_for(1)
-    assert results[0].skipped == items
+    assert results[0].failures == [(items[1], failure), (items[2], Failure("error", "IndexError in the worker"))]
+    assert results[0].skipped == [items[3]]
     assert "a worker failed" in caplog.text
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again_at_the_next_round(
+    started: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot_start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers, results = started(lambda record: None, concurrency=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_start)
+        workers.start(task(records("a")))
+        workers.start(task(records("b"), token=2))
+    assert list(workers.running()) == []
+    assert caplog.text.count("cannot start a thread") == 1
+    workers.scan(time.monotonic(), 120.0)
+    results.wait_for(2)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_a_handler_forked_runs_nothing_more_and_ends(started: Any, tmp_path: Path) -> None:
+    parent, ran = os.getpid(), tmp_path / "ran"
+    children: list[int] = []
+
+    def handle(record: Record) -> None:
+        with ran.open("a") as file:
+            file.write(f"{'parent' if os.getpid() == parent else 'child'} {record.position}\n")
+        if record.position == 0 and (child := os.fork()):
+            children.append(child)
+
+    workers, results = started(handle, concurrency=1)
+    workers.start(task(records("a", "b", "c")))
+    results.wait_for(1)
+    assert exit_code(children[0]) == os.EX_SOFTWARE
+    assert ran.read_text().splitlines() == ["parent 0", "parent 1", "parent 2"]
 
 
 def test_an_overdue_call_is_reported_once_with_its_stack_and_told_to_stop(started: Any) -> None:
