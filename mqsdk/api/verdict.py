@@ -11,6 +11,7 @@ from typing import Any
 
 from mqsdk.core.actions import Failure
 from mqsdk.errors import BatchFailure, DecodeError, Reject, Retry
+from mqsdk.runtime.stacks import STACK_FRAMES
 
 LOG = logging.getLogger("mqsdk.handler")
 
@@ -55,6 +56,8 @@ class Verdicts:
         """The handler, or a middleware around it, raised this."""
         if self._witness is not None:
             self._witness(error)
+        if LOG.isEnabledFor(logging.DEBUG):
+            LOG.debug("handler of %s failed with\n%s", self.consumer, trace(error))
         text = self._text(error)
         if isinstance(error, Retry):
             return Failure("retry", text, error.after_s, place(error))
@@ -163,6 +166,23 @@ def _instance(cause: Any) -> Any:
         except TypeError:  # a class whose constructor wants arguments
             return RuntimeError(cause.__name__)
     return cause
+
+
+def trace(error: BaseException) -> str:
+    """The code places that an exception and its causes came through, innermost last: a traceback without source lines, values or texts."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(lines) < STACK_FRAMES:
+        lines.append(f"{type(cause).__name__}" + (" at" if cause.__traceback__ is not None else ""))
+        at = cause.__traceback__
+        while at is not None:
+            if not at.tb_frame.f_code.co_filename.startswith(_OWN):
+                lines.append(f"    {at.tb_frame.f_code.co_filename}:{at.tb_lineno} in {at.tb_frame.f_code.co_name}")
+            at = at.tb_next
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        if cause is not None:
+            lines.append("  which came from")
+    return "\n".join(lines)
 
 
 def place(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -595,3 +596,27 @@ def test_undecodable_messages_do_not_reach_middleware() -> None:
 def test_the_wrong_one_of_the_four_calls_is_a_bug_of_ours() -> None:
     with pytest.raises(AssertionError):
         Case(returning(lambda: None)[0]).handler.invoke_batch(SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_at_debug_the_whole_way_of_an_exception_is_logged_without_a_value_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    def deep(secret: str) -> None:
+        {}[secret]
+
+    def handle(secret: str) -> None:
+        try:
+            deep(secret)
+        except KeyError as error:
+            raise ValueError(f"no {secret}") from error
+
+    verdicts = Verdicts("orders/billing")
+    with caplog.at_level(logging.DEBUG, "mqsdk.handler"), pytest.raises(ValueError, match="no") as caught:
+        handle("hunter2")
+    with caplog.at_level(logging.DEBUG, "mqsdk.handler"):
+        verdicts.failed(caught.value)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.search(r"ValueError at\n.*in handle\n  which came from\nKeyError at\n.*in handle\n.*in deep", line, re.DOTALL)
+    assert "hunter2" not in line
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "mqsdk.handler"):
+        verdicts.failed(caught.value)
+    assert not caplog.records
