@@ -1,5 +1,6 @@
 """`make demo`, or `python demo.py [FOLDER]`: a month of flights through three groups in two processes, one of them killed in the middle.
 
+With MQSDK_ENV=redis the same on a server of this machine: the profile of that name in mqsdk.yaml, nothing else.
 Ends by itself with a table. Exit code 0 when nothing was lost, nothing ran out of order, and every repeat is explained by the kill.
 """
 
@@ -132,6 +133,17 @@ def prepare() -> None:
         shutil.copy(HERE / name, RUN)
     (RUN / "mqsdk.yaml").chmod(0o600)  # a configuration that others may write is refused
     os.chdir(RUN)
+    if os.environ.get("MQSDK_ENV"):
+        forget_earlier_runs()
+
+
+def forget_earlier_runs() -> None:
+    """On a broker that outlives the folder the topic of an earlier run is deleted, with its groups and dead letters."""
+    done = subprocess.run([*MQSDK, "topics", "delete", TOPIC, "--yes"], capture_output=True, text=True)
+    if done.returncode not in (0, 6):  # 6: there was none
+        raise SystemExit(
+            f"{done.stderr.strip()}\nThe demo needs a broker of its own to play with; `mqsdk doctor` in {RUN} says what is wrong."
+        )
 
 
 def read_flights() -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 
 from mqsdk.config.load import load
 from tests.brokers.redis import RedisServer
-from tests.processes import MQSDK, Running, mqsdk
+from tests.processes import MQSDK, Running, environment, mqsdk, run
 
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "02_flights" / "demo.py"
 APP = """
 from mqsdk import App, Backoff, Message, RetryPolicy
 app = App()
@@ -152,3 +155,24 @@ def publish_with(folder: Path, password: str, **order: object) -> None:
     other.chmod(0o600)
     done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k", "--config", str(other))
     assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_runs_on_redis_by_the_profile_alone(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server")
+    try:
+        environ = {**environment(tmp_path), "MQSDK_ENV": "redis", "MQSDK_CLUSTERS__REDIS__SERVERS": server.address}
+        done = run([sys.executable, DEMO, tmp_path / "demo"], tmp_path, environ=environ)
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"lost +│ +0 │ +0 │ +0 │", done.stdout)
+    assert re.search(r"out of order per aircraft │ +0 │", done.stdout)
+
+
+def test_the_demo_says_what_is_wrong_without_a_server(tmp_path: Path) -> None:
+    environ = {**environment(tmp_path), "MQSDK_ENV": "redis", "MQSDK_CLUSTERS__REDIS__SERVERS": "127.0.0.1:1"}
+    done = run([sys.executable, DEMO, tmp_path / "demo"], tmp_path, environ=environ)
+    assert done.returncode == 1
+    assert "mqsdk doctor" in done.stderr
+    assert "Traceback" not in done.stderr
