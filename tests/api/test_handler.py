@@ -600,7 +600,8 @@ def test_the_wrong_one_of_the_four_calls_is_a_bug_of_ours() -> None:
 
 def test_at_debug_the_whole_way_of_an_exception_is_logged_without_a_value_of_it(caplog: pytest.LogCaptureFixture) -> None:
     def deep(secret: str) -> None:
-        {}[secret]
+        nothing: dict[str, int] = {}
+        nothing[secret]
 
     def handle(secret: str) -> None:
         try:
