@@ -24,10 +24,10 @@ from mqsdk.spi import (
 from mqsdk_log.admin import LogAdmin
 from mqsdk_log.consumer import LogConsumer
 from mqsdk_log.engine import cursors
-from mqsdk_log.engine.commit import Syncer
 from mqsdk_log.engine.cursors import BLOB_LIMIT
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.seat import Mark
+from mqsdk_log.engine.syncer import Syncer
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.names import check_name
 from mqsdk_log.options import Options
@@ -74,19 +74,19 @@ class LogBackend(Backend):
         found.floor = lambda topic, partition: cursors.highest(path, topic, partition)
         found.report = self._report
         self._log = found
-        self._syncer = Syncer(PROGRESS_SYNC_S) if options.durability != "none" else None
+        self._syncer = Syncer(PROGRESS_SYNC_S, self._report) if options.durability != "none" else None
         _open_backends.add(self)
 
     def close(self, deadline: float) -> None:
         for consumer in list(self._consumers):
             consumer.close(deadline)
         if self._syncer is not None:
-            self._syncer.close()
+            self._syncer.close(deadline)
         if self._log is not None:
             found, self._log = self._log, None
             _open_backends.discard(self)
             with translated(self.name):
-                found.close()
+                found.close(deadline)
 
     def producer(self, events: EventSink) -> LogProducer:
         return LogProducer(self._opened(), events)

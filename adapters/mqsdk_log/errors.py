@@ -78,7 +78,8 @@ def _of_engine(error: Exception, cluster: str) -> BackendError:
         return BackendError(what, cluster=cluster, backend=KIND, fix="create it first, or look at `mqsdk topics`")
     if isinstance(error, NoSuchGroup):
         return BackendError(what, cluster=cluster, backend=KIND, fix="look at `mqsdk groups`")
-    return BackendError(what, cluster=cluster, backend=KIND, retryable=isinstance(error, engine.DiskFull | engine.WriteFailed))
+    retryable = isinstance(error, engine.DiskFull | engine.WriteFailed) and not isinstance(error, engine.ReadOnly)
+    return BackendError(what, cluster=cluster, backend=KIND, retryable=retryable)
 
 
 def _of_system(error: OSError, cluster: str, path: str) -> BackendError:
@@ -104,6 +105,8 @@ def refusal(error: Exception) -> Rejected | Unknown:
         return Unknown(what)
     if isinstance(error, engine.LockTimeout):
         return Rejected("throttled", what, retryable=True, fix="another process holds the partition; is one stopped?")
+    if isinstance(error, engine.ReadOnly):
+        return Rejected("backend", what, fix="look at the disk, then reboot")
     if isinstance(error, engine.DiskFull | engine.WriteFailed):
         return Rejected("full", what, retryable=True, fix="free some space on the disk of the log")
     if isinstance(error, engine.TooLarge):

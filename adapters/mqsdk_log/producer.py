@@ -112,7 +112,7 @@ class LogProducer(Producer):
         raw = id_text.encode()
         head, tail = self._blocks.around(content_type, len(raw))
         try:
-            log = self._partitions.get(partition) or self._open(partition)
+            log = self._partitions.get(partition) or self._open(partition, deadline)
             return Stored(
                 log.append(
                     [(key, head + raw + tail, value, 0, 0, attempt)], timestamp_ms=time_ms, producer_id=number, producer_seq=sequence,
@@ -124,7 +124,7 @@ class LogProducer(Producer):
 
     def _store(self, first: NewRecord, records: Sequence[Encoded], number: int, deadline: float) -> Answer:
         try:
-            log = self._partitions.get(first.partition) or self._open(first.partition)
+            log = self._partitions.get(first.partition) or self._open(first.partition, deadline)
             base = log.append(
                 records, timestamp_ms=first.timestamp_ms, producer_id=number, producer_seq=first.sequence if number else 0,
                 deadline=deadline, durable=first.durable,
@@ -137,8 +137,8 @@ class LogProducer(Producer):
         self._partitions.pop(partition, None)  # look the topic up again next time: it may have been deleted and made anew
         return refusal(error)
 
-    def _open(self, partition: Partition) -> PartitionLog:
-        found = self._partitions[partition] = self._log.topic(partition.topic).partition(partition.number)
+    def _open(self, partition: Partition, deadline: float) -> PartitionLog:
+        found = self._partitions[partition] = self._log.topic(partition.topic, deadline).partition(partition.number)
         return found
 
     def _number(self, producer: str) -> int:

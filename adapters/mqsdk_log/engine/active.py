@@ -7,13 +7,14 @@ import time
 from typing import Any, NoReturn
 
 from . import files, index, recovery, segment, state
-from .commit import GroupCommit
-from .errors import ClosedHandle, DiskFull, LogError, NoSuchTopic, StaleHandle, SyncFailed, WriteFailed
+from .commit import READ_ONLY, GroupCommit
+from .errors import ClosedHandle, DiskFull, LockTimeout, LogError, NoSuchTopic, ReadOnly, StaleHandle, SyncFailed, SyncLater, WriteFailed
 from .format import SEGMENT_HEADER_SIZE
 from .shared import Shared
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _CHECK_MS = 1000
+_SYNC_PATIENCE_S = 0.5  # of the one thread that syncs all partitions, once: another process may be stopped while it syncs this one
 
 
 class ActiveSegment:
@@ -23,11 +24,16 @@ class ActiveSegment:
         self.number = number
         self._shared = shared
         self._what = f"{shared.name}/{number}"
-        self._directory = files.open_dir(str(number), shared.directory)
-        self._lock_fd = files.open_create("lock", self._directory)
         self._words: Any = shared.page.slot(number)
         self._tag = shared.page.tag
-        self._commit = GroupCommit(self._directory, self._words, self._tag, self._what)
+        self._directory = files.open_dir(str(number), shared.directory)
+        self._lock_fd = -1
+        try:
+            self._lock_fd = files.open_create("lock", self._directory)
+            self._commit = GroupCommit(self._directory, self._words, self._tag, self._what)
+        except BaseException:
+            files.close_all((self._lock_fd, self._directory))
+            raise
         self._always = shared.durability == "always"
         self._limit = shared.limits.segment_bytes
         self._fd = -1
@@ -41,6 +47,12 @@ class ActiveSegment:
         self._budget = 0  # bytes until free space is looked at again
         self._dirty = False
         self._dirty_bytes = 0
+        self._late = False  # the last background sync could not be tried, and that has been told
+
+    @property
+    def is_read_only(self) -> bool:
+        """A sync failed in this boot. After a reboot the flag is as little worth as the rest of the slot: recovery looks at the files."""
+        return bool(self._words[state.FLAGS] & state.FAILED) and self._words[state.TAG] == self._tag
 
     def _take_back(self, end: int, error: OSError | None) -> NoReturn:
         """Remove what a failed write left behind and raise what happened. Always raises."""
@@ -59,8 +71,8 @@ class ActiveSegment:
         words = self._words
         if self._shared.page.is_deleted:
             raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
-        if words[state.FLAGS] & state.FAILED and self._shared.durability != "none":
-            raise WriteFailed(f"{self._what}: read-only since a sync failed. Look at the disk, then repair the log")
+        if self.is_read_only and self._shared.durability != "none":
+            raise ReadOnly(f"{self._what}: read-only since a sync failed; {READ_ONLY}")
         if not self._verified or words[state.TAG] != self._tag or words[state.FLAGS] & state.ROLLING:
             self._recover()
         for _ in range(2):
@@ -106,7 +118,7 @@ class ActiveSegment:
         self._fd = self._index_fd = self._segment = -1
         files.close_all(fds)
 
-    def _housekeep(self, size: int, end: int, base: int) -> tuple[int, int]:
+    def _housekeep(self, size: int, end: int, base: int, deadline: float | None) -> tuple[int, int]:
         """Look at free space (every 16 MiB or second) and roll a segment that is full or old. Returns (end, next)."""
         now_ms = int(time.time() * 1000)
         limits = self._shared.limits
@@ -118,15 +130,18 @@ class ActiveSegment:
             self._budget = max(limits.check_bytes, size)
         old = now_ms - self._created_ms > limits.segment_age_s * 1000
         if end > SEGMENT_HEADER_SIZE and (end + size > self._limit or old):
-            self._roll(base)
+            self._roll(base, deadline)
             return SEGMENT_HEADER_SIZE, base
         return end, base
 
-    def _roll(self, base: int) -> None:
+    def _roll(self, base: int, deadline: float | None) -> None:
         """Begin a new segment at `base`. After a crash in here ROLLING says that an empty file above the tail is an orphan."""
         words = self._words
         if self._always:
-            self._commit.sync(mark_now=True)
+            try:
+                self._commit.sync(deadline, mark_now=True)
+            except SyncLater:
+                raise LockTimeout(f"{self._what}: the full segment could not be synced by the deadline; nothing was written") from None
         words[state.FLAGS] |= state.ROLLING
         try:
             segment.create(self._directory, base, self._shared.uuid, self.number, durable=self._shared.durability != "none")
@@ -157,17 +172,24 @@ class ActiveSegment:
 
     def _mark_dirty(self) -> None:
         urgent = self._dirty_bytes > self._shared.limits.dirty_bytes
-        self._dirty = True
         if urgent:
             self._dirty_bytes = 0
-        self._shared.syncer.mark(self._sync_marked, urgent=urgent)
+        self._dirty = True  # before the mark: the sync takes it back
+        if not self._shared.syncer.mark(self._sync_marked, urgent=urgent):
+            self._dirty = False  # the next append tries again
 
     def _sync_marked(self) -> None:
         self._dirty = False  # before the tail is read: a later append marks again
         self._dirty_bytes = 0
         try:
-            self._commit.sync()
+            self._commit.sync(time.monotonic() + (0 if self._late else _SYNC_PATIENCE_S))
+            self._late = False
         except (ClosedHandle, StaleHandle):
             return  # the topic was deleted or the log closed; the thread has others to serve
+        except SyncLater as error:
+            if not self._late:
+                self._shared.report(f"{self._what}: background sync: {error}; tried again until it succeeds")
+            self._late = True
+            self._mark_dirty()
         except (SyncFailed, OSError) as error:
             self._shared.report(f"{self._what}: background sync: {error}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 from . import files
 
 NAME = "damage.json"
+_PATIENCE_S = 5.0  # held for one small write; the caller holds the partition lock meanwhile
 
 
 def load(directory: int) -> dict[str, list[list[int]]]:
@@ -19,10 +21,10 @@ def load(directory: int) -> dict[str, list[list[int]]]:
 
 
 def record(directory: int, partition: int, start: int, stop: int) -> None:
-    """Add [start, stop) unless it is known. Serialised by a flock on the topic's directory."""
+    """Add [start, stop) unless it is known. Serialised by a flock on the topic's directory; LockTimeout when a stopped process holds it."""
     fd = files.open_dir(".", directory)
     try:
-        with files.locked(fd, what="the topic directory"):
+        with files.locked(fd, deadline=time.monotonic() + _PATIENCE_S, what="the topic directory"):
             ranges = load(directory)
             mine = ranges.setdefault(str(partition), [])
             if [start, stop] not in mine:

@@ -3,12 +3,15 @@
 LogError
   BadRoot  NoSuchTopic  TopicExists  UnsupportedVersion  StaleHandle  ClosedHandle
   LockTimeout  DiskFull  WriteFailed  TooLarge        nothing was written
+    ReadOnly                                          of WriteFailed: for good, trying again is of no use
   SyncFailed                                          unknown: written, perhaps not durable
+    SyncLater                                         of SyncFailed: the sync was not tried and may be tried again
   CorruptBatch  CorruptRange  OutOfRange              reading
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, NoReturn
 
 
@@ -57,12 +60,20 @@ class WriteFailed(LogError):
     """The write failed and was taken back, or the partition is read-only after a failed sync. Nothing was written."""
 
 
+class ReadOnly(WriteFailed):
+    """A sync of the partition failed, and nothing is appended to it any more. Nothing was written."""
+
+
 class TooLarge(LogError):
     """A record or a publish is larger than the format allows. Nothing was written."""
 
 
 class SyncFailed(LogError):
     """fdatasync failed, or a failed write could not be taken back: it is not known whether the records are stored."""
+
+
+class SyncLater(SyncFailed):
+    """A sync was not tried, because a lock was held or a file could not be opened. Whoever tries again may succeed."""
 
 
 class CorruptBatch(LogError):
@@ -84,6 +95,11 @@ class OutOfRange(LogError):
     def __init__(self, first: int) -> None:
         super().__init__(f"the records asked for are no longer held; the first offset is {first}")
         self.first = first
+
+
+def reason(error: Exception) -> str:
+    """Why, in a few words for people: no path, no content."""
+    return os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
 
 
 class Gone:

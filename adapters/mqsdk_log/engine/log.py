@@ -8,20 +8,35 @@ import threading
 import time
 import uuid as uuids
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import files, topic
-from .commit import Syncer
-from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, StaleHandle, TopicExists, UnsupportedVersion
+from . import files, mutex, topic
+from .errors import (
+    BadRoot,
+    ClosedHandle,
+    Gone,
+    LockTimeout,
+    NoSuchTopic,
+    StaleHandle,
+    SyncFailed,
+    SyncLater,
+    TopicExists,
+    UnsupportedVersion,
+)
+from .partition import PartitionLog
 from .shared import Durability, Limits
+from .syncer import Syncer
 from .topic import Rules, Topic
 
 MARKER = "MQSDK"
 TOPICS = "topics"
 DEFAULT_PARTITIONS = 8
+# For who gives no deadline, as the seam's `Admin` cannot: beside a process that was stopped while it holds the root lock, a publish to a
+# new topic ends so much later than asked for at most. Making a topic holds the lock for some 10 ms.
+PATIENCE_S = 2.0
 _REFUSED_FILESYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "ncpfs", "virtiofs")
 
 
@@ -36,7 +51,7 @@ class Log:
         self.report: Callable[[str], None] = _no_report
         self._directory = directory
         self._topics_directory = files.open_dir(TOPICS, directory)
-        self._syncer = Syncer(interval_s)
+        self._syncer = Syncer(interval_s, lambda text: self.report(text))
         self._rules = Rules(durability, limits, self._syncer, lambda *where: self.floor(*where), lambda text: self.report(text))
         self._mutex: Any = threading.Lock()
         self._topics: dict[str, Topic] = {}
@@ -78,36 +93,42 @@ class Log:
         self._alive()
         return sorted(name for name in files.names(self._topics_directory) if not name.startswith("."))
 
-    def topic(self, name: str) -> Topic:
-        """NoSuchTopic when there is none."""
+    def topic(self, name: str, deadline: float | None = None) -> Topic:
+        """NoSuchTopic when there is none; LockTimeout when other threads or processes were at it until `deadline` (monotonic seconds)."""
         found = self._topics.get(name)
         if found is not None and not found.is_deleted:
             return found
-        with self._mutex:
-            self._alive()
+        with self._exclusive(deadline) as until:
             found = self._topics.get(name)
             if found is not None and found.is_deleted:
-                self._topics.pop(name).close()
+                self._topics.pop(name).close(until)
                 found = None
             if found is None:
                 _check_name(name)
-                self._topics[name] = found = self._open_topic(name)
+                found = self._open_topic(name, until)
+                if self._closed:  # by a `close` that did not wait for this thread
+                    found.close(until)
+                    self._alive()
+                self._topics[name] = found
             return found
 
-    def _open_topic(self, name: str) -> Topic:
-        with self._root_lock():
+    def _open_topic(self, name: str, until: float) -> Topic:
+        with self._root_lock(until):
             found = Topic(self._topics_directory, self.path, name, self._rules)
             if found.is_deleted:  # a deletion died on its way; nobody can append any more
-                found.close()
+                found.close(until)
                 self._bury(name)
                 raise NoSuchTopic(f"there is no topic {name}")
             return found
 
-    def create_topic(self, name: str, partitions: int = DEFAULT_PARTITIONS) -> Topic:
-        """The topic of that name; made with `partitions` unless it exists (then its own count holds). TopicExists: differs in case only."""
+    def create_topic(self, name: str, partitions: int = DEFAULT_PARTITIONS, deadline: float | None = None) -> Topic:
+        """The topic of that name; made with `partitions` unless it exists (then its own count holds).
+
+        TopicExists: differs in case only. LockTimeout as `topic`.
+        """
         with suppress(NoSuchTopic):
-            return self.topic(name)
-        with self._mutex, self._root_lock():
+            return self.topic(name, deadline)
+        with self._exclusive(deadline) as until, self._root_lock(until):
             existing = self.topics()
             if name not in existing:
                 twin = next((other for other in existing if other.casefold() == name.casefold()), None)
@@ -115,17 +136,30 @@ class Log:
                     raise TopicExists(f"topic {name} differs from the existing {twin} in case only; use that name or another")
                 self._sweep()
                 topic.create(self._topics_directory, name, partitions, self.durability)
-        return self.topic(name)
+        return self.topic(name, deadline)
 
-    def delete_topic(self, name: str) -> None:
-        """Remove a topic with all its records. Handles of it, in any process, raise NoSuchTopic from now on."""
-        found = self.topic(name)
-        with self._mutex:
+    def delete_topic(self, name: str, deadline: float | None = None) -> None:
+        """Remove a topic with all its records. Handles of it, in any process, raise NoSuchTopic from now on. LockTimeout as `topic`."""
+        found = self.topic(name, deadline)
+        with self._exclusive(deadline) as until, self._root_lock(until):
+            found.mark_deleted(until)
             self._topics.pop(name, None)
-            with self._root_lock():
-                found.mark_deleted()
-                found.close()
-                self._bury(name)
+            found.close(until)
+            self._bury(name)
+
+    @contextmanager
+    def _exclusive(self, deadline: float | None) -> Iterator[float]:
+        """This process's lock on the set of topics; yields the deadline that holds."""
+        until = time.monotonic() + PATIENCE_S if deadline is None else deadline
+        lock, held = self._mutex, list[bool]()
+        try:
+            if not mutex.acquire(lock, until, held):
+                raise LockTimeout(f"the topics of {self.path} are being changed by another thread; nothing was changed")
+            self._alive()
+            yield until
+        finally:
+            if True in held:
+                lock.release()
 
     def _bury(self, name: str) -> None:
         """Take the topic out of sight at once, then remove it. The caller holds the root lock."""
@@ -139,22 +173,43 @@ class Log:
             if leftover.startswith(".") and leftover.endswith(".tmp"):
                 files.remove_tree(leftover, self._topics_directory)
 
-    def close(self) -> None:
-        """Sync what is not durable yet (`interval`), end the syncer, close everything. Idempotent. SyncFailed after all is closed."""
+    def close(self, deadline: float | None = None) -> None:
+        """Sync what is not durable yet (`interval`), end the syncer, close everything. Idempotent.
+
+        deadline: monotonic seconds. What cannot be synced by then, because a stopped process holds a lock, is reported: the kernel or the
+        next sync of any process writes it. What a thread still uses stays open. SyncFailed, after all is closed, for a sync that fails now.
+        """
         if self._closed:
             return
-        with self._mutex:
+        lock, held = self._mutex, list[bool]()
+        try:
+            mutex.acquire(lock, deadline, held)  # in vain: whoever opens a topic now finds the log closed
             self._closed = True
-            self._syncer.close()
             _open_logs.discard(self)
+            topics = list(self._topics.values())
+            unsynced = [one for found in topics for one in found.writable()] if self.durability != "none" else []
+            self._syncer.close(deadline)
             try:
-                if self.durability != "none":
-                    for found in self._topics.values():
-                        found.flush()
+                self._flush(unsynced, deadline)
             finally:
-                for found in self._topics.values():
-                    found.close()
+                for found in topics:
+                    found.close(deadline)
                 self._end(Gone(ClosedHandle, f"the log {self.path} is closed"))
+        finally:
+            if True in held:
+                lock.release()
+
+    def _flush(self, partitions: list[PartitionLog], deadline: float | None) -> None:
+        first: SyncFailed | None = None
+        for partition in partitions:
+            try:
+                partition.sync(deadline)
+            except SyncLater as error:
+                self.report(f"not synced at the close: {error}")
+            except SyncFailed as error:
+                first = first or error
+        if first is not None:
+            raise first
 
     def __enter__(self) -> Log:
         return self
@@ -165,9 +220,10 @@ class Log:
     def _alive(self) -> None:
         if self._closed:
             self._mutex.acquire  # noqa: B018  a dead handle raises here
+            raise ClosedHandle(f"the log {self.path} is being closed")
 
-    def _root_lock(self) -> Any:
-        return _RootLock(self._directory)
+    def _root_lock(self, until: float) -> Any:
+        return _RootLock(self._directory, until)
 
     def _forget(self) -> None:
         """In a forked child. Closing the copies leaves the parent's locks alone; LOCK_UN would drop them."""
@@ -199,12 +255,13 @@ files.after_fork_in_child(_forget_all)
 class _RootLock:
     """Exclusive flock on the marker, on a descriptor of its own, so that threads exclude each other too."""
 
-    def __init__(self, directory: int) -> None:
+    def __init__(self, directory: int, until: float) -> None:
         self._fd = files.open_read(MARKER, directory)
+        self._until = until
 
     def __enter__(self) -> None:
         try:
-            files.lock_until(self._fd, files.LOCK_EX, time.monotonic() + 30, "the root lock")
+            files.lock_until(self._fd, files.LOCK_EX, self._until, "the lock on the set of topics (file MQSDK)")
         except BaseException:
             files.close(self._fd)
             raise

@@ -13,7 +13,7 @@ from contextlib import suppress
 from struct import error as struct_error
 from typing import Any, TypeVar, overload
 
-from . import files, index, locate, segment, state
+from . import files, index, locate, mutex, segment, state
 from . import format as fmt
 from .active import ActiveSegment
 from .errors import ClosedHandle, Gone, LockTimeout, TooLarge
@@ -81,7 +81,7 @@ class PartitionLog(ActiveSegment):
                 if words[7] != self._tag or words[12] or current != self._segment or files.lseek(self._fd, 0, 2) != end:
                     end, base = self._settle()
                 if timestamp_ms >= self._check_ms or size > self._budget or end + size > self._limit:
-                    end, base = self._housekeep(size, end, base)
+                    end, base = self._housekeep(size, end, base, deadline)
                 last = words[13]
                 if newest < last:
                     newest = last
@@ -135,7 +135,7 @@ class PartitionLog(ActiveSegment):
         with self._mutex:
             try:
                 files.lock_until(self._lock_fd, files.LOCK_EX, deadline, self._what)
-                end, base = self._housekeep(size, *self._settle())
+                end, base = self._housekeep(size, *self._settle(), deadline)
                 after = self._write_bodies(bodies, stamp, end, base)
                 state.commit_tail(self._words, end + size, after, self._segment)
                 if not self._always and self._words[state.VISIBLE] == base:
@@ -167,16 +167,14 @@ class PartitionLog(ActiveSegment):
 
     def _await_mutex(self, deadline: float | None) -> None:
         """Wait until no thread of this process appends, no longer than the deadline."""
-        left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
-        if not self._mutex.acquire(timeout=left):
+        if not mutex.wait_until_free(self._mutex, deadline):
             raise LockTimeout(f"{self._what}: another thread held the partition until the deadline; nothing was written")
-        self._mutex.release()
 
     # --- durability -------------------------------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Make all that is appended durable, and note it in the checkpoint. SyncFailed."""
-        self._commit.sync(mark_now=True)
+    def sync(self, deadline: float | None = None) -> None:
+        """Make all that is appended durable, and note it in the checkpoint. SyncFailed; SyncLater when it was not tried by `deadline`."""
+        self._commit.sync(deadline, mark_now=True)
 
     # --- reading ----------------------------------------------------------------------------------------------------------------
 
@@ -226,13 +224,22 @@ class PartitionLog(ActiveSegment):
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close descriptors and readers. Idempotent; the log has ended the syncer before."""
-        if not self._closed:
-            with self._mutex:
-                gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
-                self._commit.close(gone)
-                self._end(gone)
+    def close(self, deadline: float | None = None) -> None:
+        """Close descriptors and readers. Idempotent; the log has ended the syncer before.
+
+        What a thread still uses at `deadline` (a write or a sync that does not return) stays open: its descriptor would be reused.
+        """
+        if self._closed:
+            return
+        lock, held = self._mutex, list[bool]()
+        try:
+            idle = mutex.acquire(lock, deadline, held)
+            gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
+            synced = self._commit.close(gone, deadline)
+            self._end(gone, close=idle and synced)
+        finally:
+            if True in held:
+                lock.release()
 
     def forget(self, gone: Gone) -> None:
         """In a forked child: close every descriptor (the parent keeps its locks), take no lock, fail from now on."""
@@ -240,12 +247,13 @@ class PartitionLog(ActiveSegment):
             self._commit.forget(gone)
             self._end(gone)
 
-    def _end(self, gone: Gone) -> None:
+    def _end(self, gone: Gone, *, close: bool = True) -> None:
         self._closed = True
         for reader in list(self._readers):
             reader.forget(gone)
-        files.close_all((self._fd, self._index_fd, self._lock_fd, self._directory))
-        self._fd = self._index_fd = self._lock_fd = self._directory = -1
+        if close:
+            files.close_all((self._fd, self._index_fd, self._lock_fd, self._directory))
+            self._fd = self._index_fd = self._lock_fd = self._directory = -1
         self._words = self._map = self._mutex = gone
 
 

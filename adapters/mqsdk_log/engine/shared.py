@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from .state import StatePage
 
 if TYPE_CHECKING:
-    from .commit import Syncer
+    from .syncer import Syncer
     from .wake import Wakers
 
 Durability = Literal["none", "interval", "always"]

@@ -68,9 +68,13 @@ class Topic:
             self._directory: Any = files.open_dir(name, topics)
         except FileNotFoundError:
             raise NoSuchTopic(f"there is no topic {name}") from None
-        self.uuid, self.partition_count = read_settings(self._directory, name)
-        files.make_dir(WAKE, self._directory)
-        self._page = state.ensure(self._directory, self.partition_count)
+        try:
+            self.uuid, self.partition_count = read_settings(self._directory, name)
+            files.make_dir(WAKE, self._directory)
+            self._page = state.ensure(self._directory, self.partition_count)
+        except BaseException:
+            files.close(self._directory)
+            raise
         self._wakers = Wakers(self._directory, self._page)
         self._shared = Shared(
             name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
@@ -107,26 +111,36 @@ class Topic:
         """Wake every sleeping consumer of this topic, in any process."""
         self._wakers.wake_all()
 
-    def mark_deleted(self) -> None:
-        """Under every partition's lock in turn: no append that was answered comes after it."""
+    def mark_deleted(self, deadline: float | None = None) -> None:
+        """Under every partition's lock in turn: no append that was answered comes after it.
+
+        LockTimeout when a writer does not let go by `deadline` (monotonic seconds). All are asked before anything is changed.
+        """
+        self._lock_each(deadline, lambda number: None)
         self._page.mark_deleted()
+        self._lock_each(deadline, self._invalidate)
+        self._wakers.wake_all()
+
+    def _lock_each(self, deadline: float | None, action: Callable[[int], None]) -> None:
         for number in range(self.partition_count):
             fd = files.open_create(f"{number}/lock", self._directory)
             try:
-                with files.locked(fd, what=f"{self.name}/{number}"):
-                    self._page.slot(number)[state.TAG] = 0
+                with files.locked(fd, deadline=deadline, what=f"{self.name}/{number}"):
+                    action(number)
             finally:
                 files.close(fd)
-        self._wakers.wake_all()
 
-    def flush(self) -> None:
-        """Sync every opened partition. SyncFailed."""
-        for partition in list(self._partitions.values()):
-            partition.sync()
+    def _invalidate(self, number: int) -> None:
+        self._page.slot(number)[state.TAG] = 0
 
-    def close(self) -> None:
+    def writable(self) -> list[PartitionLog]:
+        """The opened partitions but those that are read-only since a sync failed: that has been told, and nothing can be done."""
+        return [partition for partition in list(self._partitions.values()) if not partition.is_read_only]
+
+    def close(self, deadline: float | None = None) -> None:
+        """Idempotent for its partitions. What a thread still uses at `deadline` stays open."""
         for partition in self._partitions.values():
-            partition.close()
+            partition.close(deadline)
         for waiter in list(self._waiters):
             waiter.close()
         self._end(Gone(ClosedHandle, f"topic {self.name}: the log is closed"))

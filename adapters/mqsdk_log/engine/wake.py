@@ -75,8 +75,12 @@ class Waiter:
         self._fd = -1
         if self._slot >= 0:
             name = f"{DIRECTORY}/{self._slot}"
-            files.make_fifo(name, directory)
-            self._fd = files.open_fifo_reader(name, directory)
+            try:
+                files.make_fifo(name, directory)
+                self._fd = files.open_fifo_reader(name, directory)
+            except BaseException:
+                self.close()
+                raise
             self.drain()
 
     def fileno(self) -> int:

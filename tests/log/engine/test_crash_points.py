@@ -47,7 +47,7 @@ def append_until_death(path: Path, durability: Any, moment: int, after: bool, mo
     """(values acknowledged, whether it died)."""
     log = Log.open(path, durability=durability, limits=SMALL)
     partition = log.create_topic("orders", 1).partition(0)
-    log._syncer.mark = lambda *_, **__: None  # type: ignore[method-assign]  # its thread would outlive the death
+    log._syncer.mark = lambda *_, **__: None  # type: ignore[method-assign, assignment]  # its thread would outlive the death
     acknowledged = []
     died = False
     with monkeypatch.context() as patch:

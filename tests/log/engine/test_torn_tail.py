@@ -146,7 +146,7 @@ def test_damage_up_to_the_end_of_a_segment_names_the_next_segment(kit: Any) -> N
     partition = kit.partition()
     kit.append(partition, b"a")
     kit.append(partition, b"b")
-    partition._roll(2)  # the first segment is sealed at two records
+    partition._roll(2, None)  # the first segment is sealed at two records
     kit.append(partition, b"c")
     first = kit.segments()[0]
     data = bytearray(first.read_bytes())
