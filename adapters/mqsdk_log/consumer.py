@@ -24,16 +24,17 @@ from mqsdk.spi import (
     Subscription,
 )
 from mqsdk_log.engine.cursors import BLOB_LIMIT, Cursor
-from mqsdk_log.engine.errors import CorruptRange, LogError, NoSuchTopic, OutOfRange
+from mqsdk_log.engine.errors import CorruptRange, LockTimeout, LogError, NoSuchTopic, OutOfRange, reason
 from mqsdk_log.engine.groups import Group
-from mqsdk_log.engine.holding import Appeared, Dropped, Extended, Gained, Recalled
+from mqsdk_log.engine.holding import Appeared, Dropped, Extended, Gained, Recalled, Troubled
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.seat import Mark, Seat
-from mqsdk_log.engine.wake import BOUND_S, CROWDED_S
+from mqsdk_log.engine.wake import BOUND_S, CROWDED_S, Waiter
 from mqsdk_log.errors import KIND, translated
-from mqsdk_log.owned import Owned, drain, poke
+from mqsdk_log.owned import FAILURES, Owned, drain, is_alone, poke
 from mqsdk_log.records import LogRecord
 
+OPEN_PATIENCE_S = 0.2  # for the lock on the set of topics, by a thread that has leases to renew; tried again with the next look
 GLANCE_S = 0.02  # how often a consumer that never sleeps looks for another assignment: 2 us each
 Forget = Callable[["LogConsumer"], None]
 
@@ -60,10 +61,13 @@ class LogConsumer(Consumer):
             self._topics = {topic: log.topic(topic) for topic in subscription.topics if topic not in awaited}
             wakers = {name: topic.wake_all for name, topic in self._topics.items()}
             self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark, awaited)
+            self._waiters: list[Waiter] = []
             try:
-                self._waiters = [topic.waiter() for topic in self._topics.values()]
+                self._waiters.extend(topic.waiter() for topic in self._topics.values())
                 self._wake_fds = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             except BaseException:
+                for waiter in self._waiters:
+                    waiter.close()
                 self._seat.leave()
                 raise
         self._glance_at = 0.0
@@ -156,24 +160,31 @@ class LogConsumer(Consumer):
                     self._lose(Partition(*holding.key))
                 case Appeared(topic):
                     self._take_up(topic)
+                case Troubled(what):
+                    self._log.report(what)
 
     def _take_up(self, name: str) -> None:
         try:
-            topic = self._log.topic(name)
-        except NoSuchTopic:
-            return  # it is being deleted: the group's progress in it goes first
-        self._seat.take_up(name, topic.wake_all)
-        self._topics[name] = topic
+            topic = self._log.topic(name, time.monotonic() + OPEN_PATIENCE_S)
+        except (NoSuchTopic, LockTimeout):
+            return  # it is being deleted: the group's progress in it goes first. Or others are at it: the next look tells of it again
         self._waiters.append(topic.waiter())
+        self._topics[name] = topic
         self._poll = None
+        self._seat.take_up(name, topic.wake_all)
 
     def _gain(self, gained: Gained) -> None:
         holding, left = gained.holding, gained.left
         partition = Partition(*holding.key)
-        log = self._topics[partition.topic].partition(partition.number)
+        try:
+            log = self._topics[partition.topic].partition(partition.number)
+            end = log.end()
+        except FAILURES as error:
+            self._bear(partition, error, lambda: self._seat.set_aside(holding.key))
+            return
         # A position above the end was settled in a log that then lost its tail to a power failure; recovery never hands such an offset out
         # again, so beginning at the end skips nothing.
-        position = min(left.watermark, log.end())
+        position = min(left.watermark, end)
         self._owned[partition] = Owned(partition, holding.epoch, log, log.reader(position, LogRecord))
         self._events.append(Assigned(partition, holding.epoch, position, left.sparse, gained.valid_until, left.clean, log.end()))
 
@@ -202,6 +213,9 @@ class LogConsumer(Consumer):
         except CorruptRange as error:
             self._skip(owned, error.stop, "corrupt")
             return 0
+        except FAILURES as error:
+            self._bear(owned.partition, error, owned.rest)
+            return 0
         if not records:
             return 0
         size = sum(map(len, [record.value for record in records]))
@@ -210,6 +224,13 @@ class LogConsumer(Consumer):
         owned.bytes -= size
         self._events.append(Batch(owned.partition, owned.epoch, records, size))
         return len(records)
+
+    def _bear(self, partition: Partition, error: Exception, rest: Callable[[], bool]) -> None:
+        """One partition cannot be read: leave it alone for a while and tell it once; the others go on."""
+        if not is_alone(error):
+            raise error
+        if rest():
+            self._log.report(f"{partition.topic}/{partition.number} cannot be read ({reason(error)}); tried again until it succeeds")
 
     def _skip(self, owned: Owned, stop: int, reason: str) -> None:
         start = owned.reader.position

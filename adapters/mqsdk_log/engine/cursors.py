@@ -47,7 +47,11 @@ class CursorFile:
         self.marked = False  # somebody has been asked to sync it
         self._known: dict[int, tuple[int, int, Cursor]] = {}
         self._open_generation(0)
-        self._advance()
+        try:
+            self._advance()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Idempotent. Frees the lock only by closing: a child of a fork shares it and must not unlock."""

@@ -29,6 +29,12 @@ class Holding:
 class Holdings(dict[Key, Holding]):
     """What one seat holds. The same partition of several topics belongs together: it is given away as a whole."""
 
+    def admits(self, key: Key, leading: str) -> bool:
+        """A partition of a further topic belongs to whoever has that of the leading one."""
+        topic, number = key
+        first = self.get((leading, number))
+        return topic == leading or (first is not None and not first.ended and not first.give_back_by)
+
     def _mates(self, number: int) -> list[Holding]:
         return [holding for key, holding in self.items() if key[1] == number]
 
@@ -84,4 +90,10 @@ class Appeared(NamedTuple):
     topic: str
 
 
-Change = Gained | Recalled | Dropped | Extended | Appeared
+class Troubled(NamedTuple):
+    """Something does not work and is tried again; told once until it has worked for a while. what: for people, without any content."""
+
+    what: str
+
+
+Change = Gained | Recalled | Dropped | Extended | Appeared | Troubled

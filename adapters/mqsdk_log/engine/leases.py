@@ -81,10 +81,13 @@ class Leases:
         fd = os.open(path, _OPEN, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(fd, _TERM.pack(self._term_s), 0)
         except BlockingIOError:
             os.close(fd)
             return None
-        os.pwrite(fd, _TERM.pack(self._term_s), 0)
+        except BaseException:  # a lease that nobody knows of would keep the partition from everybody
+            os.close(fd)
+            raise
         return Lease(path, number, fd)
 
     def _number(self, partition: int) -> int:

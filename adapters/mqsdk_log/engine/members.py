@@ -7,6 +7,7 @@ Pid and host are information for people, never a decision.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -47,7 +48,10 @@ class Membership:
         try:
             self._announce(tuple(topics), lease_s)
         except BaseException:
-            self.leave()
+            remove(directory, self.id)
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
+            self.abandon()
             raise
 
     def _announce(self, topics: tuple[str, ...], lease_s: float) -> None:
@@ -57,11 +61,14 @@ class Membership:
         about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time(), "topics": topics, "lease_s": lease_s}
         (self._directory / f"{self.id}.json").write_text(json.dumps(about))
         # Locked before it gets its name: a prober must never find it free and bury a member that is only being born.
-        temporary = self._directory / f"~{self.id}.tmp"
-        self._fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.pwrite(self._fd, _WORD.pack(self._beats), 0)
-        os.rename(temporary, self._directory / f"{self.id}.lock")
+        os.rename(self._temporary, self._directory / f"{self.id}.lock")
+
+    @property
+    def _temporary(self) -> Path:
+        return self._directory / f"~{self.id}.tmp"
 
     def beat(self) -> bool:
         """Show life. False: the others gave this member up and removed it; it has to join anew under another id."""
@@ -150,5 +157,7 @@ def describe(directory: Path, member: str) -> MemberInfo:
         about = json.loads((directory / f"{member}.json").read_bytes())
         topics = tuple(str(topic) for topic in about["topics"])
         return MemberInfo(member, topics, float(about["lease_s"]), str(about["host"]), int(about["pid"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # says nothing of the member, and one without topics would lose its partitions
         return MemberInfo(member)

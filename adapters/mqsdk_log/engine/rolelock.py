@@ -28,20 +28,29 @@ class RoleLock:
 
     def try_acquire(self, now: float) -> bool:
         """Take the lock if it is free, or if one holder has kept it for a whole lease of observation. now: monotonic seconds."""
-        generation = self._newest()
-        fd = self._open(generation)
-        if not _flock(fd):
-            if not self._stands_still(generation, fd, now):
-                os.close(fd)
-                return False
-            os.close(fd)
-            generation += 1
-            fd = self._open(generation)
-            if not _flock(fd):
-                os.close(fd)
-                return False
+        try:
+            return self._take(self._newest(), now) and self._confirm()
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, generation: int, now: float) -> bool:
+        if self._try(generation):
+            return True
+        stands_still = self._stands_still(generation, self._fd, now)
+        self.release()
+        if stands_still and self._try(generation + 1):
+            return True
+        self.release()
+        return False
+
+    def _try(self, generation: int) -> bool:
+        """Open and lock this generation; open it stays in any case."""
+        self._fd, self._generation = self._open(generation), generation
+        return _flock(self._fd)
+
+    def _confirm(self) -> bool:
         self._busy = None
-        self._fd, self._generation = fd, generation
         if not self.is_current():
             self.release()
             return False

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from . import assignment, members
+from . import assignment, claim, members
 from .assignment import Assignment
-from .cursors import Cursor, CursorFile
+from .claim import Claim
+from .cursors import Cursor, CursorDamaged, CursorFile
+from .errors import reason
 from .groups import Group
-from .holding import Appeared, Change, Dropped, Extended, Gained, Holding, Holdings, Key, Recalled
-from .leases import Lease, Leases
+from .holding import Appeared, Change, Dropped, Extended, Gained, Holding, Holdings, Key, Recalled, Troubled
+from .leases import Leases
 from .members import Membership
 from .observation import Observation
 from .peers import Peers
+from .setbacks import Setbacks
 
-Mark = Callable[[Callable[[], None]], None]
+Mark = Callable[[Callable[[], None]], bool]
 MARGIN = 0.1  # of the lease: nothing may start in the last tenth, so that a start and a takeover are seen in this order
 HANDOVER_LEASES = 3  # how many leases a revoked owner may take to finish what runs
 
@@ -40,7 +43,8 @@ class Seat:
         """Joins the group. wakers: per topic to read, the leading one first, what wakes its sleepers. awaited: topics to read once the
         group has progress in them.
 
-        mark: told what to call, by another thread and soon, to bring progress to the medium; None leaves that to the kernel.
+        mark: told what to call, by another thread and soon, to bring progress to the medium, and says whether it will; None leaves that to
+        the kernel.
         Raises NoSuchGroup when the group has no progress in one of the topics.
         """
         self._group = group
@@ -60,6 +64,7 @@ class Seat:
         self._leases: dict[str, Leases] = {}
         self._membership: Membership | None = None
         self._leaving = False
+        self._setbacks = Setbacks()
         self._stamp = (0, 0)
         self._written = Assignment()
         self._beat_at = self._sweep_at = self._share_at = 0.0
@@ -105,7 +110,10 @@ class Seat:
         """
         if self._leaving:
             return False
-        return not self._wanted <= self.held.keys() or assignment.stamp(self._group.assignment_path) != self._stamp
+        missing = self._wanted - self.held.keys()
+        if missing and not all(self._setbacks.holds(key, time.monotonic()) for key in missing):
+            return True
+        return assignment.stamp(self._group.assignment_path) != self._stamp
 
     # --- the one entry ---------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +122,14 @@ class Seat:
         changes: list[Change] = []
         if now >= self._beat_at:
             self._beat(now, changes)
+        try:
+            self._agree(now, nudged, changes)
+        except OSError as error:  # too many open files: a failed look is no reason to give up what is held
+            self._share_at = max(self._share_at, now + self._observation.interval_s)
+            self._note("group", f"group {self._group.name} cannot be looked at", error, changes)
+        return changes
+
+    def _agree(self, now: float, nudged: bool, changes: list[Change]) -> None:
         if now >= self._sweep_at:
             self._sweep(now)
             changes += [Appeared(topic) for topic in self._awaited if self._group.knows(topic)]
@@ -123,7 +139,6 @@ class Seat:
             nudged = True
         if nudged or now >= self.due:
             self._follow(now, changes)
-        return changes
 
     def hang_up(self) -> None:
         """The watched neighbour died: look at once."""
@@ -141,8 +156,9 @@ class Seat:
             return False
         holding.stored = stored
         if self._mark is not None and not file.marked:
-            file.marked = True
-            self._mark(file.sync)
+            file.marked = True  # before the mark: the sync takes it back
+            if not self._mark(file.sync):
+                file.marked = False
         if final:
             # Handed back unasked means about to leave: take nothing more, and let the others share at once.
             unasked = not holding.give_back_by and key in self._wanted
@@ -156,22 +172,24 @@ class Seat:
         """Forget an ownership that is over, and with it the same partition of the other topics; nothing is stored."""
         return self.held.drop(key)
 
+    def set_aside(self, key: Key) -> bool:
+        """Give a partition up that cannot be used, and take it again after a while. True when that is to be told."""
+        if (holding := self.held.get(key)) is not None:
+            self.held.release(holding)
+        return self._setbacks.add(key, time.monotonic())
+
     def leave(self) -> None:
         """Hand everything back in order and leave the group. Idempotent."""
-        for holding in list(self.held.values()):
-            cursor = holding.stored
-            self._files[holding.key[0]].store(
-                holding.key[1], Cursor(cursor.watermark, holding.epoch, high=cursor.high, sparse=cursor.sparse, clean=True)
-            )
-        for holding in list(self.held.values()):
-            self.held.release(holding)
-        self._withdraw()
-        if self._mark is not None:
-            for file in self._files.values():
-                self._mark(file.sync)
-        for wake in self._wakers.values():
-            wake()
-        self.abandon()
+        try:
+            claim.hand_back(self.held, self._files)
+            self._withdraw()
+            if self._mark is not None:
+                for file in self._files.values():
+                    self._mark(file.sync)
+            for wake in self._wakers.values():
+                wake()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         """Close every descriptor and nothing else: what a forked child does, and the end of `leave`. Idempotent."""
@@ -193,13 +211,20 @@ class Seat:
         for key, holding in list(self.held.items()):
             if key not in self.held:
                 continue
-            stored = self._files[key[0]].store(key[1], holding.stored)
+            try:
+                stored = self._files[key[0]].store(key[1], holding.stored)
+            except (CursorDamaged, OSError) as error:
+                stored = None
+                self._note(key, f"the progress of {key[0]}/{key[1]} cannot be stored", error, changes)
             if stored is None:
                 changes += map(Dropped, self.drop(key))
             else:
                 holding.stored = stored
         if not self._leaving and self._membership is not None and not self._membership.beat():
-            self._rejoin()
+            try:
+                self._rejoin()
+            except OSError as error:  # at the next beat, then
+                self._note("group", f"group {self._group.name} cannot be joined again", error, changes)
         self._beat_at = now + self._lease_s / 4
         changes.append(Extended(self._valid_until(sent)))
 
@@ -208,10 +233,16 @@ class Seat:
 
     def _rejoin(self) -> None:
         """The others gave this process up while it was stopped. What it still owns, by the slots, it hands over in order."""
+        joined = Membership(self._group.members_directory, self._topics, self._lease_s, self._label)
         if self._membership is not None:
             self._membership.abandon()
-        self._membership = Membership(self._group.members_directory, self._topics, self._lease_s, self._label)
+        self._membership = joined
         self._unsettled, self._share_at = True, 0.0
+
+    def _note(self, what: Hashable, text: str, error: Exception, changes: list[Change]) -> None:
+        """Try again later, and tell it once."""
+        if self._setbacks.add(what, time.monotonic()):
+            changes.append(Troubled(f"{text} ({reason(error)}); tried again until it succeeds"))
 
     # --- agreement --------------------------------------------------------------------------------------------------------------------
 
@@ -259,16 +290,15 @@ class Seat:
                 holding.give_back_by = now + HANDOVER_LEASES * self._lease_s
                 changes.append(Recalled(holding))
         for key in sorted(self._wanted - self.held.keys(), key=self._turn_of):
-            gained = self._gain(key, now) if self._may_gain(key) else None
-            if gained is not None:
-                changes.append(gained)
+            if self.held.admits(key, self._topics[0]) and not self._setbacks.holds(key, now):
+                self._try_to_gain(key, now, changes)
 
     def _read_assignment(self, now: float) -> None:
         stamp = assignment.stamp(self._group.assignment_path)
         if stamp == self._stamp or self._leaving:
             return
-        self._stamp = stamp
         written = self._group.assignment()
+        self._stamp = stamp
         if written == self._written:
             return
         self._written = written
@@ -278,54 +308,32 @@ class Seat:
     def _turn_of(self, key: Key) -> tuple[int, int]:
         return self._topics.index(key[0]), key[1]
 
-    def _may_gain(self, key: Key) -> bool:
-        """A partition of a further topic belongs to whoever has that of the leading one."""
-        topic, number = key
-        leading = self.held.get((self._topics[0], number))
-        return topic == self._topics[0] or (leading is not None and not leading.ended and not leading.give_back_by)
-
     # --- leases -----------------------------------------------------------------------------------------------------------------------
 
-    def _gain(self, key: Key, now: float) -> Gained | None:
-        topic, partition = key
-        file, leases = self._files[topic], self._leases[topic]
-        sent = time.monotonic()
-        lease = leases.try_hold(partition)
-        if lease is None:
-            return self._take_over(key, now, sent)
-        taken = file.take(partition, lambda _left: leases.is_current(lease, partition))
-        if taken is None:
-            lease.close()
-            return None
-        return self._own(key, lease, taken, sent)
+    def _try_to_gain(self, key: Key, now: float, changes: list[Change]) -> None:
+        """One partition that cannot be taken does not keep the others from being taken."""
+        try:
+            sent = time.monotonic()
+            claimed = self._claim(key, now)
+        except (CursorDamaged, OSError) as error:
+            self._note(key, f"{key[0]}/{key[1]} cannot be taken", error, changes)
+            return
+        if claimed is not None:
+            lease, left, mine = claimed
+            holding = self.held[key] = Holding(key, mine.epoch, lease, mine)
+            changes.append(Gained(holding, left, self._valid_until(sent)))
 
-    def _take_over(self, key: Key, now: float, sent: float) -> Gained | None:
-        """The lease is held: wait for it, unless its holder has shown no life for its whole term."""
+    def _claim(self, key: Key, now: float) -> Claim | None:
+        """None while the lease is held by another one that has shown life within its term."""
         topic, partition = key
         file, leases = self._files[topic], self._leases[topic]
+        lease = leases.try_hold(partition)
+        if lease is not None:
+            return claim.take_free(file, leases, partition, lease)
         evidence = file.evidence(partition)
         if self._quiet_s(key, now) < leases.term_s(partition):
             return None
-        made: list[Lease] = []
-
-        def claim(left: Cursor) -> bool:
-            while made:
-                made.pop().close()
-            lease = leases.replace(partition, left.epoch + 1)
-            made.extend([lease] if lease is not None else [])
-            return bool(made)
-
-        taken = file.take(partition, claim, unchanged=evidence)
-        if taken is None:
-            for lease in made:
-                lease.close()
-            return None
-        return self._own(key, made[0], taken, sent)
-
-    def _own(self, key: Key, lease: Lease, taken: tuple[Cursor, Cursor], sent: float) -> Gained:
-        left, mine = taken
-        holding = self.held[key] = Holding(key, mine.epoch, lease, mine)
-        return Gained(holding, left, self._valid_until(sent))
+        return claim.take_over(file, leases, partition, evidence)
 
     def _quiet_s(self, key: Key, now: float) -> float:
         return self._observation.quiet_s(key, self._files[key[0]].evidence(key[1]), now)
