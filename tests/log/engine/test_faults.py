@@ -366,7 +366,7 @@ def test_a_topic_that_cannot_be_opened_leaves_no_descriptor(kit: Any) -> None:
     for _ in range(3):
         with pytest.raises(LogError):
             log.topic("bad")
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
 
 
 @pytest.mark.parametrize("name", ["lock", "sync.lock"])
@@ -377,7 +377,7 @@ def test_a_partition_that_cannot_be_opened_leaves_no_descriptor(kit: Any, monkey
         patch.setattr(files, "open_create", lambda found, at: full() if found == name else real(found, at))
         with pytest.raises(OSError, match="injected"):
             topic.partition(0)
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
     assert kit.append(topic.partition(0), b"one") == 0
 
 
@@ -392,7 +392,7 @@ def test_a_sleeper_that_cannot_be_made_leaves_no_descriptor_and_frees_its_word(k
         except OSError as found:
             error = found  # kept, with its frames: what they hold is not collected
         assert error is not None
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
     waiter = topic.waiter()
     assert waiter._slot == 0
     waiter.close()

@@ -212,7 +212,7 @@ def test_a_lease_that_cannot_be_written_is_not_kept(tmp_path: Path, monkeypatch:
         patch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="injected"):
             leases.try_hold(0)
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
     lease = leases.try_hold(0)
     assert lease is not None
     lease.close()
@@ -225,7 +225,7 @@ def test_a_member_that_could_not_join_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="injected"):
         Membership(tmp_path, ["orders"], 1.0)
     assert list(tmp_path.iterdir()) == []
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
 
 
 def test_a_group_lock_that_cannot_be_counted_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_a_group_lock_that_cannot_be_counted_is_free_again(tmp_path: Path, monke
         patch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="injected"):
             lock.try_acquire(time.monotonic())
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
     assert lock.try_acquire(time.monotonic())
     lock.release()
 
@@ -248,7 +248,7 @@ def test_a_consumer_that_cannot_be_made_leaves_no_descriptor_and_no_member(stage
         with pytest.raises(Unavailable) as caught:
             stage.join(backend)
     assert caught.tb is not None  # kept, with its frames: what they hold is not collected
-    assert descriptors() == before
+    assert descriptors() <= before  # less: the collector may close what an earlier test left
     assert list((stage.root / "groups" / "billing" / "members").iterdir()) == []
 
 
