@@ -138,8 +138,8 @@ def storm(work: Callable[[], object], interruptions: int) -> None:
             while left and time.monotonic() < give_up:
                 with suppress(Interrupted):
                     left -= 1
-                    # Again after 10 ms: an exception that came in a callback of the collector has gone nowhere.
-                    signal.setitimer(signal.ITIMER_REAL, 0.0002 + left % 17 * 0.00003, 0.01)
+                    # Again after 1 s: an exception that came in a callback of the collector has gone nowhere.
+                    signal.setitimer(signal.ITIMER_REAL, 0.0002 + left % 17 * 0.00003, 1.0)
                     while time.monotonic() < give_up:
                         work()
         finally:
