@@ -20,6 +20,7 @@ KILL = "kill"  # names of faults that explain a repeat
 FREEZE = "freeze"
 REDRIVE = "redrive"
 MOVE = "move"
+BROKER = "broker"  # killed, frozen or cut off; explains repeats of every process
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def _repeats(history: History) -> Iterator[tuple[str, str, str]]:
     by_message: dict[tuple[str, str], list[Execution]] = defaultdict(list)
     for execution in history.executions:
         by_message[execution.entry.group, execution.entry.id].append(execution)
-    causes = {name: history.fault_spans(name) for name in (KILL, FREEZE, REDRIVE, MOVE)}
+    causes = {name: history.fault_spans(name) for name in (KILL, FREEZE, REDRIVE, MOVE, BROKER)}
     for (group, name), executions in by_message.items():
         success: Execution | None = None
         for execution in executions:
@@ -228,7 +229,7 @@ def _cause(history: History, causes: dict[str, dict[int, list[tuple[float, float
         return "lease"
     if first.entry.id not in history.stored:
         return "unknown"
-    return next((name for name in (REDRIVE, MOVE) if any(struck(name, pid) for pid in causes[name])), "")
+    return next((name for name in (REDRIVE, MOVE, BROKER) if any(struck(name, pid) for pid in causes[name])), "")
 
 
 def _order(history: History, ordered: Collection[str]) -> Iterator[Problem]:

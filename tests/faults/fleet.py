@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mqsdk.testing.checker import FREEZE, KILL, Verdict, judge
+from mqsdk.testing.checker import BROKER, FREEZE, KILL, Verdict, judge
 from mqsdk.testing.journal import Journal, read_journals
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
@@ -18,8 +18,11 @@ TOPIC, GROUP = "work", "workers"
 MEMBERS = 4  # publishers, and as many consumers
 
 
-def prepare(folder: Path) -> None:
-    """The two scripts, and the group: it exists before the first publish, so it is owed every message."""
+def prepare(folder: Path, config: str = "") -> None:
+    """The two scripts, and the group: it exists before the first publish, so it is owed every message. config: of `mqsdk.yaml`."""
+    if config:
+        (folder / "mqsdk.yaml").write_text(config)
+        (folder / "mqsdk.yaml").chmod(0o600)
     for script in ("publisher.py", "consumer.py"):
         shutil.copy(HERE / script, folder)
     ensured = mqsdk(folder, "groups", "ensure", TOPIC, GROUP, "--yes")
@@ -68,6 +71,10 @@ class Fleet:
         victim = self._members[role, number]
         victim.process.send_signal(signal.SIGCONT)
         self._journal.fault(FREEZE, on=False, pid=victim.pid)
+
+    def broker(self, *, down: bool) -> None:
+        """The broker is about to be taken away, or is there again."""
+        self._journal.fault(BROKER, on=down, pid=0)
 
     def stop(self, role: str) -> list[int]:
         """SIGTERM to every process of a role; their exit codes."""

@@ -1,0 +1,81 @@
+"""The fault run against a real broker: its clients are killed, the broker is killed and frozen, and the journals are judged.
+
+The same two scripts as on the embedded log; only the configuration differs. A backend's own test gives the server and the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from tests.faults.fleet import Fleet, drained, judged, prepare
+
+MEMBERS = 2  # publishers, and as many consumers
+SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
+SEED = int(os.environ.get("SOAK_SEED", "0")) or (int(time.time()) if "SOAK_SECONDS" in os.environ else 20260101)
+
+
+class Server(Protocol):
+    """What a launcher in `tests/brokers` does."""
+
+    def start(self) -> None:
+        """Start it again over what its files hold, and wait until it answers."""
+
+    def kill(self) -> None:
+        """kill -9."""
+
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+
+
+def endure(folder: Path, server: Server, config: str, *, frozen_s: float = 1.0) -> None:
+    """Kill -9 of publishers and consumers, kill -9 and restart of the broker, a freeze of it. AssertionError when a promise is broken."""
+    prepare(folder, config)
+    fleet = Fleet(folder)
+    dice = random.Random(SEED)
+    try:
+        fleet.start_all(MEMBERS)
+        _kill_clients(fleet, dice, SECONDS / 2)
+        _take_away(fleet, server.kill, server.start)
+        _kill_clients(fleet, dice, SECONDS / 2)
+        _take_away(fleet, server.freeze, server.thaw, down_s=frozen_s)
+        _kill_clients(fleet, dice, 0.0)
+        publishers = fleet.stop("publisher")
+        complete = drained(folder)
+        consumers = fleet.stop("consumer")
+    finally:
+        fleet.end()
+    verdict = judged(folder, complete=complete)
+    told = f"seed {SEED}, kills {fleet.kills}\n{verdict}"
+    print(f"\n{told}")
+    assert verdict.ok, f"{told}\n{fleet.output()}"
+    assert verdict.stored > 100, told
+    assert set(publishers) <= {0, -signal.SIGTERM}, told
+    assert set(consumers) == {0}, f"{told}\n{fleet.output()}"
+
+
+def _kill_clients(fleet: Fleet, dice: random.Random, seconds: float) -> None:
+    """One of each at least; the waits give the processes time to work."""
+    until = time.monotonic() + seconds
+    for role in ("publisher", "consumer"):
+        time.sleep(dice.uniform(0.5, 1.0))
+        fleet.kill(role, dice.randrange(MEMBERS))
+    while time.monotonic() < until:
+        time.sleep(dice.uniform(0.5, 1.2))
+        fleet.kill(dice.choice(("publisher", "consumer")), dice.randrange(MEMBERS))
+
+
+def _take_away(fleet: Fleet, take: Callable[[], None], give: Callable[[], None], down_s: float = 0.0) -> None:
+    """The clients run on meanwhile; what is started must find a server, so nothing is killed."""
+    time.sleep(1.0)
+    fleet.broker(down=True)
+    take()
+    time.sleep(down_s)
+    give()
+    time.sleep(1.0)
+    fleet.broker(down=False)

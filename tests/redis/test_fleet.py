@@ -1,0 +1,29 @@
+"""Publishers, consumers and the server itself are killed and frozen: nothing acknowledged is lost, keys stay in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.redis import RedisServer
+from tests.faults.brokers import endure
+
+CONFIG = """
+version: 1
+clusters:
+  main: {{backend: redis, servers: ["{address}"], lease: 3s}}
+routes: [{{topics: ["*"], cluster: main}}]
+topics: {{"work": {{partitions: 4}}}}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def test_kills_of_clients_and_server_lose_nothing_and_keep_the_order_of_keys(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server", fsync="always")
+    try:
+        endure(tmp_path, server, CONFIG.format(address=server.address))
+    finally:
+        server.stop()
