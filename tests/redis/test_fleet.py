@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.proxy import Proxy
 from tests.brokers.redis import RedisServer
 from tests.faults.brokers import endure
+from tests.faults.cuts import survive_cuts
 
 CONFIG = """
 version: 1
@@ -26,4 +28,15 @@ def test_kills_of_clients_and_server_lose_nothing_and_keep_the_order_of_keys(tmp
     try:
         endure(tmp_path, server, CONFIG.format(address=server.address))
     finally:
+        server.stop()
+
+
+def test_connections_cut_in_the_middle_lose_nothing_and_keep_the_order(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server")
+    proxy = Proxy(server.port)
+    try:
+        survive_cuts(tmp_path, proxy, CONFIG.format(address=proxy.address))
+    finally:
+        proxy.stop()
         server.stop()
