@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mqsdk_redis.client import Client
     from mqsdk_redis.consumer import RedisConsumer
 
-CAPABILITIES = Capabilities(settle="receipt", publish="inline", sparse_bytes=4096)
+CAPABILITIES = Capabilities(settle="receipt", publish="inline", companions=True, sparse_bytes=4096)
 UNKNOWN_GUARANTEE = "redis: what is acknowledged survives as long as the server's own persistence keeps it"
 
 
@@ -80,10 +80,9 @@ class RedisBackend(Backend):
         client = self._opened()
         admin = RedisAdmin(client)
         check_name("group", subscription.group)
-        for topic in subscription.topics:
-            admin.ensure_group(topic, subscription.group, subscription.start)
-        topics = {topic: admin.partitions(topic) or 0 for topic in subscription.topics}
-        consumer = RedisConsumer(client, subscription, topics, self._consumers.discard)
+        first = subscription.topics[0]
+        admin.ensure_group(first, subscription.group, subscription.start)
+        consumer = RedisConsumer(client, subscription, admin.partitions(first) or 0, self._consumers.discard)
         self._consumers.add(consumer)
         return consumer
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mqsdk.spi import Batch, Consumer, ConsumerEvent, Link, Lost, Partition, Progress, Settled, Subscription
+from mqsdk.spi import Batch, Consumer, ConsumerEvent, Link, Partition, Progress, Settled, Subscription
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import STALE, closed, code_of
 from mqsdk_redis.leases import Leases
@@ -30,7 +30,8 @@ Forget = Callable[["RedisConsumer"], None]
 class RedisConsumer(Consumer):
     """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
 
-    def __init__(self, client: Client, subscription: Subscription, topics: dict[str, int], forget: Forget) -> None:
+    def __init__(self, client: Client, subscription: Subscription, partitions: int, forget: Forget) -> None:
+        """partitions: of the first topic."""
         self._client = client
         self._scripts = client.scripts
         self._group = subscription.group
@@ -47,8 +48,8 @@ class RedisConsumer(Consumer):
         self._failures = 0
         self._retry_at = 0.0
         self._waiter = Waiter()
-        self._seat = Seat(self._scripts, topics, subscription.group, subscription.lease_s, subscription.instance)
-        self._leases = Leases(self._scripts, self._seat, subscription.group, client.settings.own.keep, self._owned, self._events.append)
+        self._seat = Seat(self._scripts, subscription, partitions)
+        self._leases = Leases(self._scripts, self._seat, client.settings.own.keep, self._owned, self._events.append, self._send)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
 
@@ -165,23 +166,20 @@ class RedisConsumer(Consumer):
             is_full, entries = reply
             dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned))
             if dead:
-                self._outbox.append((self._leases.settle_call(owned, dead, False, b"-"), lambda _: None))
+                self._send(self._leases.settle_call(owned, dead, False, b"-"))
 
         return answered
 
     def _refused(self, owned: Owned, error: ResponseError) -> None:
         """An owner's script has not run."""
         if code_of(error) in (STALE, "NOGROUP"):
-            self._lose(owned)
+            self._leases.lose(owned)
         else:
             raise error
 
-    def _lose(self, owned: Owned) -> None:
-        if self._owned.get(owned.partition) is owned:
-            del self._owned[owned.partition]
-            self._leases.remember(owned)
-            self._events.append(Lost(owned.partition, owned.epoch))
-            self._seat.due = 0.0
+    def _send(self, command: Command) -> None:
+        """With the next round trip; whatever the answer is, nothing follows from it."""
+        self._outbox.append((command, lambda _: None))
 
     # --- settling -----------------------------------------------------------------------------------------------------------------------
 
@@ -211,23 +209,16 @@ class RedisConsumer(Consumer):
             if not isinstance(reply, ResponseError):
                 self._events.append(Settled(partition, epoch, token, "stored"))
                 if progress.final:
-                    self._handed_back(owned)
+                    self._leases.handed_back(owned)
             elif code_of(reply) == STALE:
                 self._events.append(Settled(partition, epoch, token, "stale"))
-                self._lose(owned)
+                self._leases.lose(owned)
             else:
                 owned.put_back(positions)
                 owned.blob = None
                 self._events.append(Settled(partition, epoch, token, "failed", code_of(reply)))
 
         return answered
-
-    def _handed_back(self, owned: Owned) -> None:
-        if self._owned.get(owned.partition) is owned:
-            del self._owned[owned.partition]
-            self._leases.remember(owned)
-        self._outbox.append((self._seat.tell(owned.partition.topic), lambda _: None))
-        self._seat.due = 0.0
 
     # --- the link -----------------------------------------------------------------------------------------------------------------------
 
@@ -249,10 +240,9 @@ class RedisConsumer(Consumer):
                 owned.read_again()
         else:
             # Another server process: it may have lost its newest entries, acknowledgements and leases. Begin anew, under new epochs.
-            held = list(self._owned.values())
-            wire.exchange([self._scripts.release.call((owned.lease, owned.ownership), owned.token, b"0") for owned in held])
-            for owned in held:
-                self._lose(owned)
+            wire.exchange(self._leases.release_all(b"0"))
+            for owned in list(self._owned.values()):
+                self._leases.lose(owned)
         self._seat.due = 0.0
         self._failures = 0
         if not self._is_up:
@@ -330,9 +320,9 @@ class RedisConsumer(Consumer):
         """What does not get through ends with the lease."""
         if self._wire is None:
             return
-        releases = [self._scripts.release.call((owned.lease, owned.ownership), owned.token, b"1") for owned in self._owned.values()]
-        commands = [command for command, _ in self._outbox] + releases + self._seat.commands(leaving=True)
-        commands += [self._seat.tell(topic) for topic in {partition.topic for partition in self._owned}]
+        commands = [command for command, _ in self._outbox] + self._leases.release_all(b"1") + self._seat.commands(leaving=True)
+        if self._owned:
+            commands.append(self._seat.tell())
         try:
             self._wire.exchange(commands, timeout_s)
         except FAILURES:

@@ -14,38 +14,54 @@ from mqsdk_redis.seat import Seat
 from mqsdk_redis.wire import Command, ResponseError, Scripts, Wire
 
 TRIMS = (1.0, 60.0)  # seconds between two trims: a quarter of what is kept, within these
+LOOK_S = 1.0  # how often it looks for companions that the group does not read yet
 
 
 class Leases:
-    """owned: the consumer's own mapping, changed here. put: where its events go."""
+    """owned: the consumer's own mapping, changed here. put: where its events go. send: a command that goes out with the next round trip.
+
+    Partition p of all topics is one thing. Who holds the lease of the first topic's may take those of the companions; it keeps that lease,
+    also after it has handed the partition back, until the companions are handed back too. Renewals of companions go before that of the
+    first, in one round trip, so that theirs never lapse later.
+    """
 
     def __init__(
-        self, scripts: Scripts, seat: Seat, group: str, keep_s: float, owned: dict[Partition, Owned], put: Callable[[ConsumerEvent], None]
+        self,
+        scripts: Scripts,
+        seat: Seat,
+        keep_s: float,
+        owned: dict[Partition, Owned],
+        put: Callable[[ConsumerEvent], None],
+        send: Callable[[Command], None],
     ) -> None:
         self._scripts = scripts
         self._seat = seat
-        self._group = group
+        self._group = seat.group
         self._owned = owned
         self._put = put
+        self._send = send
         self._keep_s = keep_s
         self._trim_at = time.monotonic() + self._trim_every_s
+        self._look_at = 0.0
+        # Handed back, but for the lease: a companion is still held. By number.
+        self._ended: dict[int, Owned] = {}
         # What was read of a partition that is not owned now: a server that knows less has lost entries.
         self._known: dict[Partition, bytes] = {}
 
     def due(self, now: float) -> float:
         """When `turn` has something to do; monotonic seconds."""
         recalls = [owned.give_back_by for owned in self._owned.values() if owned.give_back_by is not None]
-        return min([self._seat.due, *recalls])
-
-    def remember(self, owned: Owned) -> None:
-        self._known[owned.partition] = owned.last
+        return min([self._seat.due, *([self._look_at] if self._seat.awaited else []), *recalls])
 
     def turn(self, wire: Wire, now: float) -> None:
         """Raises what Wire raises, and the error that the server answered."""
+        if self._seat.awaited and now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._take_up(wire)
         self._renew(wire)
-        self._recall(wire, now)
-        for topic in self._seat.topics:
-            self._take(wire, now, topic)
+        self._recall(now)
+        self._take(wire, now)
+        self._take_companions(wire, now)
         if now >= self._trim_at:
             self._trim_at = now + self._trim_every_s
             self._trim(wire)
@@ -55,7 +71,8 @@ class Leases:
     def settle_call(self, owned: Owned, ids: list[bytes], final: bool, blob: bytes) -> Command:
         """blob: `-` to leave it as it is, else `=` and the blob."""
         keys = (owned.stream, owned.lease, owned.ownership)
-        return self._scripts.settle.call(keys, owned.token, self._group, b"1" if final else b"0", blob, *ids)
+        end = b"0" if not final else b"2" if self._companions(owned) else b"1"
+        return self._scripts.settle.call(keys, owned.token, self._group, end, blob, *ids)
 
     def lost_before(self, wire: Wire, owned: Owned) -> Callable[[bytes], bool]:
         """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing."""
@@ -72,76 +89,168 @@ class Leases:
     # --- keeping ------------------------------------------------------------------------------------------------------------------------
 
     def _renew(self, wire: Wire) -> None:
-        held = list(self._owned.values())
+        held = self._held()
         members = self._seat.commands()
         sent = time.monotonic()
         replies = wire.exchange(members + [self._scripts.renew.call((one.lease,), one.token, self._seat.lease_ms) for one in held])
-        _raise_first(replies)
+        raise_first(replies)
         self._seat.seen(sent, replies[: len(members)])
-        renewed = False
         for owned, answer in zip(held, replies[len(members) :], strict=True):
-            if answer == 1:
-                renewed = True
-            else:
-                self._lose(owned)
-        if renewed:
+            if answer != 1:
+                self.lose(owned)
+        if self._owned:
             self._put(Renewed(self._seat.valid_until(sent)))
 
-    def _recall(self, wire: Wire, now: float) -> None:
+    def _held(self) -> list[Owned]:
+        """Everything that this one has a lease of, the companions first."""
+        mine = [*self._owned.values(), *self._ended.values()]
+        return sorted(mine, key=lambda owned: owned.partition.topic == self._seat.first)
+
+    def _recall(self, now: float) -> None:
         """Ask for what is over the share; take what was not given back in time."""
-        late = [owned for owned in self._owned.values() if owned.give_back_by is not None and owned.give_back_by <= now]
-        for owned in late:
-            wire.exchange(
-                [self._scripts.release.call((owned.lease, owned.ownership), owned.token, b"0"), self._seat.tell(owned.partition.topic)]
-            )
-            self._lose(owned)
+        for owned in [owned for owned in self._owned.values() if owned.give_back_by is not None and owned.give_back_by <= now]:
+            if self._owned.get(owned.partition) is owned:
+                self._send(self._release_call(owned, b"0"))
+                self.lose(owned)
         if self._seat.leaving:
             return
-        for topic in self._seat.topics:
-            kept = [owned for owned in self._of(topic) if owned.give_back_by is None]
-            for owned in kept[self._seat.share(topic) :]:
+        kept = [owned for owned in self._of_first() if owned.give_back_by is None]
+        for chief in kept[self._seat.share() :]:
+            for owned in (*self._companions(chief), chief):
                 owned.give_back_by = self._seat.give_back_by(now)
                 self._put(Revoking(owned.partition, owned.epoch, owned.give_back_by))
 
-    def _lose(self, owned: Owned) -> None:
-        del self._owned[owned.partition]
-        self.remember(owned)
-        self._put(Lost(owned.partition, owned.epoch))
+    def lose(self, owned: Owned) -> None:
+        """An ownership is over; that of the first topic takes the companions along. Nothing happens for one that is over already."""
+        if self._ended.get(owned.partition.number) is owned:
+            del self._ended[owned.partition.number]
+        elif self._drop(owned):
+            self._put(Lost(owned.partition, owned.epoch))
+        else:
+            return
+        for companion in self._companions(owned):
+            self._send(self._release_call(companion, b"0"))
+            self.lose(companion)
+        self._free(owned.partition.number)
+        self._seat.due = 0.0
 
-    def _of(self, topic: str) -> list[Owned]:
-        return sorted((owned for owned in self._owned.values() if owned.partition.topic == topic), key=lambda owned: owned.partition.number)
+    def handed_back(self, owned: Owned) -> None:
+        """The final settle is stored: give the partition away as soon as all of it is handed back."""
+        if self._drop(owned):
+            if self._companions(owned):
+                self._ended[owned.partition.number] = owned
+            self._free(owned.partition.number)
+        self._seat.due = 0.0
+
+    def release_all(self, clean: bytes) -> list[Command]:
+        return [self._release_call(owned, clean) for owned in self._held()]
+
+    def _drop(self, owned: Owned) -> bool:
+        if self._owned.get(owned.partition) is not owned:
+            return False
+        del self._owned[owned.partition]
+        self._known[owned.partition] = owned.last
+        return True
+
+    def _free(self, number: int) -> None:
+        """Tell the others when nothing of this partition is held any more."""
+        ended = self._ended.get(number)
+        if ended is not None and not self._companions(ended):
+            del self._ended[number]
+            self._send(self._release_call(ended, b"1"))
+        if number not in {partition.number for partition in self._owned} and number not in self._ended:
+            self._send(self._seat.tell())
+
+    def _release_call(self, owned: Owned, clean: bytes) -> Command:
+        return self._scripts.release.call((owned.lease, owned.ownership), owned.token, clean)
+
+    def _companions(self, chief: Owned) -> list[Owned]:
+        """What follows a partition of the first topic; nothing follows one of the others."""
+        topic, number = chief.partition
+        if topic != self._seat.first:
+            return []
+        return [owned for partition, owned in self._owned.items() if partition.number == number and partition.topic != topic]
+
+    def _of_first(self) -> list[Owned]:
+        return sorted(
+            (owned for owned in self._owned.values() if owned.partition.topic == self._seat.first), key=lambda owned: owned.partition.number
+        )
+
+    # --- companions ---------------------------------------------------------------------------------------------------------------------
+
+    def _take_up(self, wire: Wire) -> None:
+        """Read the companions in which the group has begun."""
+        counts = wire.exchange([("HGET", names.TOPICS, topic) for topic in self._seat.awaited])
+        raise_first(counts)
+        for topic, count in zip(list(self._seat.awaited), counts, strict=True):
+            if count is not None and self._has_begun(wire, topic, int(count)):
+                self._seat.awaited.remove(topic)
+                self._seat.topics[topic] = int(count)
+
+    def _has_begun(self, wire: Wire, topic: str, count: int) -> bool:
+        """A companion that is just being made has streams without the group, or not all of its streams."""
+        replies = wire.exchange([("XINFO", "GROUPS", names.stream(Partition(topic, number))) for number in range(count)])
+        wanted = self._group.encode()
+        return all(not isinstance(reply, ResponseError) and any(wanted in group for group in reply) for reply in replies)
+
+    def _take_companions(self, wire: Wire, now: float) -> None:
+        for topic, count in list(self._seat.topics.items())[1:]:
+            for chief in self._of_first():
+                partition = Partition(topic, chief.partition.number)
+                may_take = chief.give_back_by is None and not self._seat.leaving and partition.number < count
+                if may_take and partition not in self._owned and self._owned.get(chief.partition) is chief:
+                    self._take_companion(wire, now, chief, partition)
+
+    def _take_companion(self, wire: Wire, now: float, chief: Owned, partition: Partition) -> None:
+        if not self._acquire(wire, partition, chief):
+            self._seat.waiting(now)
 
     # --- taking -------------------------------------------------------------------------------------------------------------------------
 
-    def _take(self, wire: Wire, now: float, topic: str) -> None:
-        mine = self._of(topic)
-        missing = self._seat.share(topic) - len([owned for owned in mine if owned.give_back_by is None])
+    def _take(self, wire: Wire, now: float) -> None:
+        mine = self._of_first()
+        missing = self._seat.share() - len([owned for owned in mine if owned.give_back_by is None])
         if missing <= 0:
             return
-        candidates = self._seat.candidates(topic, [owned.partition.number for owned in mine])
+        candidates = self._seat.candidates([owned.partition.number for owned in mine])
         owners = wire.exchange([("GET", names.lease(partition, self._group)) for partition in candidates])
-        _raise_first(owners)
+        raise_first(owners)
         free = [partition for partition, owner in zip(candidates, owners, strict=True) if owner is None]
         for partition in free[:missing]:
             missing -= self._acquire(wire, partition)
         if missing:
             self._seat.waiting(now)
 
-    def _acquire(self, wire: Wire, partition: Partition) -> bool:
+    def _acquire(self, wire: Wire, partition: Partition, chief: Owned | None = None) -> bool:
+        """Take it if it is free. chief: who takes a companion must hold this; it is renewed after, so that it lapses later."""
         keys = (names.stream(partition), names.lease(partition, self._group), names.ownership(partition, self._group))
         known = self._known.get(partition, START)
-        call = self._scripts.acquire.call(keys, self._seat.member, self._group, self._seat.lease_ms, known)
-        sent = time.monotonic()
-        answer = wire.call(*call)
         again = b""
+        answer, sent = self._try(wire, keys, known, chief)
         if answer[0] == b"gone":
             again = self._restore(wire, partition)
-            sent = time.monotonic()
-            answer = wire.call(*self._scripts.acquire.call(keys, self._seat.member, self._group, self._seat.lease_ms, again or known))
+            answer, sent = self._try(wire, keys, again or known, chief)
         if answer[0] != b"got":
             return False
         self._got(partition, answer, sent, again)
         return True
+
+    def _try(self, wire: Wire, keys: tuple[bytes, ...], known: bytes, chief: Owned | None) -> tuple[Any, float]:
+        """(what `acquire.lua` says, when it was sent)."""
+        call = self._scripts.acquire.call(keys, self._seat.member, self._group, self._seat.lease_ms, known)
+        sent = time.monotonic()
+        if chief is None:
+            return wire.call(*call), sent
+        replies = wire.exchange([call, self._scripts.renew.call((chief.lease,), chief.token, self._seat.lease_ms)])
+        raise_first(replies)
+        answer, renewed = replies
+        if renewed != 1:
+            if answer[0] == b"got":
+                _, epoch, clean = answer[:3]
+                self._send(self._scripts.release.call(keys[1:], b"%s|%s" % (self._seat.member, epoch), clean))
+            self.lose(chief)
+            answer = [b"held"]
+        return answer, sent
 
     def _got(self, partition: Partition, answer: list[Any], sent: float, again: bytes) -> None:
         _, epoch, clean, blob, delivered, oldest, last, skipped, added, read = answer
@@ -161,7 +270,7 @@ class Leases:
         """Make again what the server has lost. Returns the id from which the stream goes on, b"" when only the group was gone."""
         restore = self._scripts.restore.call((names.stream(partition),), self._group, b"earliest", b"1")
         replies = wire.exchange([("HSETNX", names.TOPICS, partition.topic, self._seat.topics[partition.topic]), restore])
-        _raise_first(replies)
+        raise_first(replies)
         found: bytes = replies[1][1]
         return found
 
@@ -174,7 +283,7 @@ class Leases:
 
     def _trim(self, wire: Wire) -> None:
         before_ms = int(self._seat.server_ms - self._keep_s * 1000)
-        _raise_first(wire.exchange([self._scripts.trim.call((owned.stream,), before_ms) for owned in self._owned.values()]))
+        raise_first(wire.exchange([self._scripts.trim.call((owned.stream,), before_ms) for owned in self._owned.values()]))
 
 
 def _read_so_far(delivered: int, last: int, added: int, read: int) -> int:
@@ -184,7 +293,7 @@ def _read_so_far(delivered: int, last: int, added: int, read: int) -> int:
     return added - (last - delivered) if era_of(delivered) == era_of(last) else read
 
 
-def _raise_first(replies: list[Any]) -> None:
+def raise_first(replies: list[Any]) -> None:
     for reply in replies:
         if isinstance(reply, ResponseError):
             raise reply

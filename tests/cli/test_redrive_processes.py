@@ -1,4 +1,4 @@
-"""Redrive on the log with real processes: the consumer runs on, the redrive is killed in the middle and repeated."""
+"""Redrive on the log and on Redis with real processes: the consumer runs on, the redrive is killed in the middle and repeated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.brokers.redis import RedisServer
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
-COUNT = 120
+COUNT = 400  # two seconds of redrive: a consumer on Redis takes the retry topic up within one
 IN_FLIGHT = 20  # letters of one chunk at 200/s
 APP = """
 import os
@@ -29,6 +32,26 @@ def bill(payload: str, message: Message) -> None:
         raise Reject("the service is down")
     os.write(handled, f"{payload} {message.topic} {message.attempt}\\n".encode())
 """
+
+REDIS = """
+version: 1
+app: shop
+clusters: {{main: {{backend: redis, servers: ["{address}"]}}}}
+routes: [{{topics: ["*"], cluster: main}}]
+"""
+
+
+@pytest.fixture(params=["log", "redis"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "log":  # as it is without a configuration
+        yield tmp_path
+        return
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server")
+    (tmp_path / "mqsdk.yaml").write_text(REDIS.format(address=server.address))
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    yield tmp_path
+    server.stop()
 
 
 def call(folder: Path, *words: str) -> dict[str, Any]:
@@ -58,26 +81,26 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         threading.Event().wait(0.01)
 
 
-def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(tmp_path: Path) -> None:
-    (tmp_path / "billing.py").write_text(APP)
-    (tmp_path / "broken").touch()
-    with Running([*MQSDK, "run", "billing:app"], tmp_path) as consumer:
+def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(folder: Path) -> None:
+    (folder / "billing.py").write_text(APP)
+    (folder / "broken").touch()
+    with Running([*MQSDK, "run", "billing:app"], folder) as consumer:
         consumer.wait_for("orders/billing")
         lines = "".join(f"m{number}\n" for number in range(COUNT))
         publish = [*MQSDK, "publish", "orders", "--lines", "--key", "k", "-q"]
-        subprocess.run(publish, cwd=tmp_path, env=environment(tmp_path), input=lines, text=True, check=True, timeout=PATIENCE_S)
-        wait(lambda: lag(tmp_path) == 0, "everything is dead-lettered")
-        assert letters(tmp_path) == COUNT
-        (tmp_path / "broken").unlink()
-        with Running([*MQSDK, "dlq", "redrive", "orders", "billing", "--rate", "200/s", "--yes"], tmp_path) as redrive:
-            wait(lambda: sum(handled(tmp_path).values()) >= IN_FLIGHT, "the consumer that runs handles what is redriven")
+        subprocess.run(publish, cwd=folder, env=environment(folder), input=lines, text=True, check=True, timeout=PATIENCE_S)
+        wait(lambda: lag(folder) == 0, "everything is dead-lettered")
+        assert letters(folder) == COUNT
+        (folder / "broken").unlink()
+        with Running([*MQSDK, "dlq", "redrive", "orders", "billing", "--rate", "200/s", "--yes"], folder) as redrive:
+            wait(lambda: sum(handled(folder).values()) >= IN_FLIGHT, "the consumer that runs handles what is redriven")
             redrive.kill()
-        assert letters(tmp_path) > 0, "it was to be killed in the middle"
-        second = call(tmp_path, "dlq", "redrive", "orders", "billing", "--yes")
+        assert letters(folder) > 0, "it was to be killed in the middle"
+        second = call(folder, "dlq", "redrive", "orders", "billing", "--yes")
         assert (second["skipped"], second["failed"]) == (0, 0)
-        wait(lambda: len(handled(tmp_path)) == COUNT and lag(tmp_path) == 0, "all are handled")
+        wait(lambda: len(handled(folder)) == COUNT and lag(folder) == 0, "all are handled")
         assert consumer.stop() == 0
-    found = handled(tmp_path)
+    found = handled(folder)
     assert set(found) == {f"m{number} orders 1" for number in range(COUNT)}
     assert sum(found.values()) - COUNT <= IN_FLIGHT
-    assert letters(tmp_path) == 0
+    assert letters(folder) == 0
