@@ -12,7 +12,9 @@ class Capabilities:
 
     settle: "cursor" stores the watermark and the sparse blob, "receipt" acknowledges the set.
     sparse_bytes: room for the sparse blob, 0 = none. history: a late group sees the past. replay: positions can be reset.
-    read_by_position: `Admin.read` works. delay: "native" delivers at the due time, "ladder" offers queues of fixed delay, "none".
+    read_by_position: `Admin.read` works. delay: "native": a record with `due_ms` in the future is as durable at its publish as any, and
+    takes its place at the end of its partition at that time, within a second; until then it is in nobody's way: no position, no lag. One
+    whose time has passed is as one without. "ladder" offers queues of fixed delay, "none".
     publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.

@@ -25,7 +25,8 @@ class Record:
     position: place in the partition, an int that rises within one (partition, epoch); a backend without offsets numbers its deliveries.
     headers: the user's headers only, without `mq-*`, `content-type` (both are fields) - what `spi.decode_headers` returns.
     timestamp_ms: `mq-ts`, else the backend's own time, else None. producer, sequence: `mq-pid`, `mq-seq`; "" and -1 when foreign.
-    attempt: attempts already counted in a retry copy, 1 for an original. An adapter may subclass it and compute headers lazily.
+    attempt: attempts already counted in a retry copy, 1 for an original. due_ms: when a delayed one was due, wall clock in milliseconds.
+    An adapter may subclass it and compute headers lazily.
     """
 
     __slots__ = (
@@ -84,6 +85,11 @@ class Record:
         return str(self.position)
 
     @property
+    def placed_ms(self) -> int | None:
+        """When it took its place in the order: a delayed record at its due time, any other at its publish time."""
+        return self.timestamp_ms if self.due_ms is None else max(self.due_ms, self.timestamp_ms or 0)
+
+    @property
     def size(self) -> int:
         """Bytes that count against in-flight limits: key and value."""
         return len(self.value) + (len(self.key) if self.key is not None else 0)
@@ -94,7 +100,7 @@ class NewRecord(NamedTuple):
 
     token: names the record in `Published`. headers: user headers, then `traceparent`.
     extra: further `mq-*` headers (dead letters, redrive), written as they are.
-    durable: wait for the medium whatever the cluster's durability is (dead letters of a durable source).
+    due_ms: nobody gets it before, see `Capabilities.delay`. durable: wait for the medium whatever `durability` says (dead letters).
     One is built per publish: 0.15 us as a NamedTuple, 1 us as a frozen dataclass of this width.
     """
 
@@ -118,7 +124,7 @@ class NewRecord(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Stored as durably as the cluster promises. `position` as `Record.position`, None where the backend does not tell."""
+    """Stored as durably as the cluster promises. `position` as `Record.position`; None where that is not known, and of a delayed one."""
 
     position: int | None = None
 
@@ -240,7 +246,6 @@ class Link(NamedTuple):
 ConsumerEvent = Assigned | Renewed | Revoking | Lost | Batch | Gap | Settled | Link
 ProducerEvent = Published | Flow | Link
 
-
 # --- what layer 2 asks ----------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +321,7 @@ class GroupInfo(NamedTuple):
 class PartitionProgress(NamedTuple):
     """Progress of a group in one partition.
 
-    messages: not settled yet. oldest_ms: publish time of the oldest unsettled one, None if there is none or it is not known.
+    messages: not settled yet, delayed ones from their due time on. oldest_ms: `Record.placed_ms` of the oldest of them, if that is known.
     """
 
     partition: int

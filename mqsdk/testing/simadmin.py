@@ -44,6 +44,7 @@ class SimAdmin(Admin):
 
     def progress(self, topic: str, group: str) -> list[PartitionProgress]:
         with self._store.lock:
+            self._store.release_due()
             found = self._store.group(topic, group)
             return [] if found is None else [_progress(cursor) for cursor in found.cursors]
 
@@ -77,6 +78,7 @@ class SimAdmin(Admin):
                 _refuse_members(group)
             for number in range(self._store.topics.pop(topic, 0)):
                 del self._store.logs[Partition(topic, number)]
+            self._store.delayed.drop(topic)
             self._store.groups.pop(topic, None)
 
     def delete_group(self, topic: str, group: str) -> None:
@@ -89,6 +91,7 @@ class SimAdmin(Admin):
     def _log(self, topic: str, partition: int) -> Log:
         if not self._can.read_by_position:
             raise NotSupported("read_by_position")
+        self._store.release_due()
         log = self._store.logs.get(Partition(topic, partition))
         if log is None:
             raise BackendError(f"topic {topic} has no partition {partition}", fix="`topics` lists what exists")

@@ -153,6 +153,7 @@ class SimConsumer(Consumer):
     def _collect(self, max_records: int) -> list[ConsumerEvent]:
         if self._closed:
             return []
+        self._store.release_due()
         self._show_life()
         events, self._events = self._events, []
         budget = max_records
@@ -245,4 +246,5 @@ class SimConsumer(Consumer):
         now = self._store.clock.mono()
         others = self._lease_s if any(len(group.members) > 1 for group in self._groups) else 60.0
         due = min((group.next_due() for group in self._groups), default=float("inf"))
-        return max(0.001, min(due - now, others, self._lease_s / 3))
+        delayed = self._store.due() or float("inf")
+        return max(0.001, min(due - now, delayed - now, others, self._lease_s / 3))

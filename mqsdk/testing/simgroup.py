@@ -45,7 +45,7 @@ class Log:
 
     def locate(self, time_ms: int) -> int:
         for record in self.records:
-            if (record.timestamp_ms or 0) >= time_ms:
+            if (record.placed_ms or 0) >= time_ms:
                 return record.position
         return self.end
 
@@ -109,7 +109,7 @@ class Cursor:
     def oldest_ms(self) -> int | None:
         for record in self.log.read(self.watermark, len(self.log.records)):
             if record.position not in self.done:
-                return record.timestamp_ms
+                return record.placed_ms
         return None
 
 

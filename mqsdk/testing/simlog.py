@@ -22,7 +22,6 @@ from mqsdk.spi import (
     Partition,
     Producer,
     Published,
-    Record,
     Rejected,
     StateError,
     Stored,
@@ -31,11 +30,11 @@ from mqsdk.spi import (
 from mqsdk.testing.simadmin import SimAdmin
 from mqsdk.testing.simconsumer import SimConsumer
 from mqsdk.testing.simgroup import Log
-from mqsdk.testing.simstore import SimLog
+from mqsdk.testing.simstore import SimLog, stored
 
 __all__ = ["MEMORY", "SimBackend", "SimConsumer", "SimLog", "SimProducer"]
 
-MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, sparse_bytes=4040)
+MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, delay="native", sparse_bytes=4040)
 
 
 class SimBackend(Backend):
@@ -114,10 +113,12 @@ class SimProducer(Producer):
         self._events = events
         self._limit = backend.capabilities.max_payload
         self._keeps_topic = backend.capabilities.keeps_topic
+        self._delays = backend.capabilities.delay == "native"
 
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
         results: list[Published] = []
         with self._store.lock:
+            self._store.release_due()
             for partition, run in _runs(batch):
                 results += self._store_run(partition, run)
             self._store.nudge({new.partition.topic for new in batch})
@@ -132,10 +133,11 @@ class SimProducer(Producer):
         log = self._store.logs[partition]
         log.marks.append((log.end, self._store.serial))
         self._store.serial += 1
-        if self._limit is not None or self._store.faulty or run[-1].token - run[0].token != len(run) - 1:
+        is_delayed = self._delays and any(new.due_ms is not None for new in run)
+        if is_delayed or self._limit is not None or self._store.faulty or run[-1].token - run[0].token != len(run) - 1:
             return [self._store_one(log, new) for new in run]
         first = log.end
-        log.extend([_stored(new, position) for position, new in enumerate(run, first)])
+        log.extend([stored(new, position) for position, new in enumerate(run, first)])
         return (Published(run[0].token, Stored(first), len(run)),)
 
     def _store_one(self, log: Log, new: NewRecord) -> Published:
@@ -143,8 +145,11 @@ class SimProducer(Producer):
         if self._limit is not None and len(new.value) > self._limit:
             return Published(new.token, Rejected("too_large", f"{len(new.value)} bytes are over the limit of {self._limit}"))
         outcome, store_it = self._store.fault_of(new.producer, new.sequence, new.id)
+        if store_it and self._delays and new.due_ms is not None and new.due_ms > self._store.clock.wall_ms():
+            self._store.delayed.put(new, new.due_ms)
+            return Published(new.token, outcome or Stored())
         if store_it:
-            log.extend([_stored(new, position)])
+            log.extend([stored(new, position)])
         return Published(new.token, outcome or Stored(position))
 
     def _refusal(self, partition: Partition) -> Rejected | None:
@@ -162,20 +167,3 @@ def _runs(batch: Sequence[NewRecord]) -> Iterable[tuple[Partition, Sequence[NewR
     if len(batch) == 1:
         return ((batch[0].partition, batch),)
     return ((partition, list(run)) for partition, run in groupby(batch, key=attrgetter("partition")))
-
-
-def _stored(new: NewRecord, position: int) -> Record:
-    return Record(
-        position,
-        new.key,
-        new.value,
-        timestamp_ms=new.timestamp_ms,
-        id=new.id,
-        content_type=new.content_type,
-        headers=new.headers,
-        producer=new.producer,
-        sequence=new.sequence,
-        attempt=new.attempt,
-        due_ms=new.due_ms,
-        extra=new.extra,
-    )

@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Literal
 
 from mqsdk.runtime.clock import Clock, SystemClock
-from mqsdk.spi import BackendError, NotSupported, Outcome, Partition, Record, Rejected, Start, Unknown, UnsafeBackend
+from mqsdk.spi import BackendError, NewRecord, NotSupported, Outcome, Partition, Record, Rejected, Start, Unknown, UnsafeBackend
+from mqsdk.testing.simdelay import Delayed
 from mqsdk.testing.simgroup import Cursor, Group, Log
 
 PublishFault = Literal["rejected", "unknown_stored", "unknown_lost"]
@@ -21,7 +22,7 @@ DEFAULT_PARTITIONS = 8  # `Admin.ensure_topic`
 
 
 class SimLog:
-    """The store. `clock` decides leases and hand-over deadlines; waiting is always real.
+    """The store. `clock` decides leases, hand-over deadlines and what is due; waiting is always real.
 
     handover_s: how long an owner may take to answer Revoking. partitions: what `ensure_topic(None)` creates.
     """
@@ -35,6 +36,7 @@ class SimLog:
         self.topics: dict[str, int] = {}
         self.groups: dict[str, dict[str, Group]] = {}
         self.serial = 0
+        self.delayed = Delayed()
         self._faults: list[tuple[PublishFault, int]] = []
         self._failed: dict[tuple[str, int, str], PublishFault] = {}
         self._member_serial = 0
@@ -67,6 +69,7 @@ class SimLog:
             if groups is None:
                 raise BackendError(f"topic {topic} does not exist", fix="create it with ensure_topic")
             if name not in groups:
+                self.release_due()
                 logs = {number: self.logs[Partition(topic, number)] for number in range(self.topics[topic])}
                 begin = "latest" if start is None and not history else start
                 cursors = [Cursor(Partition(topic, number), log, _start_of(log, begin)) for number, log in logs.items()]
@@ -103,9 +106,27 @@ class SimLog:
 
     # --- records ---------------------------------------------------------------------------------------------------------------
 
-    def records(self, topic: str) -> list[tuple[int, Record]]:
-        """(partition, record) of a whole topic in the order of publishing."""
+    def release_due(self) -> None:
+        """Give what is due its place in the order. Lock held; called before anything looks at a log or appends to one."""
+        if self.delayed.due_ms() is None:
+            return
+        for partition, new in self.delayed.take(self.clock.wall_ms()):
+            log = self.logs[partition]
+            log.marks.append((log.end, self.serial))
+            self.serial += 1
+            log.extend([stored(new, log.end)])
+            self.nudge({partition.topic})
+
+    def due(self) -> float | None:
+        """Monotonic time at which the next delayed record is due."""
         with self.lock:
+            due_ms = self.delayed.due_ms()
+            return None if due_ms is None else self.clock.mono() + (due_ms - self.clock.wall_ms()) / 1000
+
+    def records(self, topic: str) -> list[tuple[int, Record]]:
+        """(partition, record) of a whole topic in the order of publishing; what is delayed counts from its due time on."""
+        with self.lock:
+            self.release_due()
             runs: dict[int, list[tuple[int, Record]]] = defaultdict(list)
             for number in range(self.topics.get(topic, 0)):
                 log = self.logs[Partition(topic, number)]
@@ -151,6 +172,23 @@ class SimLog:
         self._faults[0:1] = [(fault, times - 1)] if times > 1 else []
         self._failed[message] = fault
         return _outcome_of(fault), fault == "unknown_stored"
+
+
+def stored(new: NewRecord, position: int) -> Record:
+    return Record(
+        position,
+        new.key,
+        new.value,
+        timestamp_ms=new.timestamp_ms,
+        id=new.id,
+        content_type=new.content_type,
+        headers=new.headers,
+        producer=new.producer,
+        sequence=new.sequence,
+        attempt=new.attempt,
+        due_ms=new.due_ms,
+        extra=new.extra,
+    )
 
 
 def _outcome_of(fault: PublishFault) -> Outcome:

@@ -145,7 +145,7 @@ class VirtualStage(Stage):
 
     def _due(self) -> float | None:
         """The next moment at which something happens by itself."""
-        moments = [loop.due() for _, loop in self.supervisor.loops]
+        moments = [self.store.due(), *(loop.due() for _, loop in self.supervisor.loops)]
         if self._loop is not None:
             moments.append(self._loop.due())
         return min((moment for moment in moments if moment is not None), default=None)

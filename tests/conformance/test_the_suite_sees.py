@@ -13,9 +13,10 @@ import pytest
 
 from mqsdk.spi import Assigned, Batch, NewRecord, Partition, Published, Record, Rejected, Settled, Stored
 from mqsdk.testing import simconsumer, simlog, simstore
-from mqsdk.testing.conformance import delivery
+from mqsdk.testing.conformance import delay, delivery
 from mqsdk.testing.simadmin import SimAdmin
 from mqsdk.testing.simconsumer import SimConsumer
+from mqsdk.testing.simdelay import Delayed
 from mqsdk.testing.simgroup import Cursor, Group, Log
 from mqsdk.testing.simlog import SimBackend, SimProducer
 from mqsdk.testing.simstore import SimLog
@@ -192,7 +193,7 @@ def _no_answer(patch: pytest.MonkeyPatch) -> None:
 
 def _record_loses(**lost: object) -> Mutate:
     def mutate(patch: pytest.MonkeyPatch) -> None:
-        real = simlog._stored
+        real = simstore.stored
 
         def stored(new: NewRecord, position: int) -> Record:
             record = real(new, position)
@@ -200,9 +201,61 @@ def _record_loses(**lost: object) -> Mutate:
                 setattr(record, name, value)
             return record
 
-        patch.setattr(simlog, "_stored", stored)
+        patch.setattr(simlog, "stored", stored)
+        patch.setattr(simstore, "stored", stored)
 
     return mutate
+
+
+def _delay_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimProducer, "__init__", _without_delay(SimProducer.__init__))
+
+
+def _without_delay(real: Callable[..., None]) -> Callable[..., None]:
+    def init(self: SimProducer, *arguments: Any) -> None:
+        real(self, *arguments)
+        self._delays = False
+
+    return init
+
+
+def _delayed_in_order_of_publishing(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Delayed, now_ms: int) -> list[tuple[Partition, NewRecord]]:
+        due = sorted((item for item in self._heap if item[0] <= now_ms), key=lambda item: item[1])
+        self._heap = [item for item in self._heap if item[0] > now_ms]
+        return [(new.partition, new) for _, _, new in due]
+
+    patch.setattr(Delayed, "take", take)
+
+
+def _delayed_early(patch: pytest.MonkeyPatch) -> None:
+    real = Delayed.take
+    patch.setattr(Delayed, "take", lambda self, now_ms: real(self, now_ms + 100))
+
+
+def _delayed_when_somebody_polls(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimLog, "release_due", lambda self: None)
+    real = SimConsumer._collect
+
+    def collect(self: SimConsumer, max_records: int) -> Any:
+        RELEASE_DUE(self._store)
+        return real(self, max_records)
+
+    patch.setattr(SimConsumer, "_collect", collect)
+
+
+def _delayed_twice(patch: pytest.MonkeyPatch) -> None:
+    real = Delayed.take
+    patch.setattr(Delayed, "take", lambda self, now_ms: [item for item in real(self, now_ms) for _ in range(2)])
+
+
+def _delayed_survives_its_topic(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Delayed, "drop", lambda self, topic: None)
+
+
+def _nobody_wakes_for_delayed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(delay, "LATE_MS", 50)
+    patch.setattr(SimLog, "due", lambda self: None)
 
 
 def _lag_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -234,6 +287,7 @@ def _threads_leak(patch: pytest.MonkeyPatch) -> None:
 
 
 LEAK = threading.Event()
+RELEASE_DUE = SimLog.release_due
 
 MUTANTS: list[tuple[Mutate, str]] = [
     (_settle_of_any_epoch, "test_an_old_epoch_settles_nothing"),
@@ -274,6 +328,16 @@ MUTANTS: list[tuple[Mutate, str]] = [
     (_record_loses(headers=()), "test_user_headers_survive_in_order"),
     (_record_loses(sequence=1), "test_the_envelope_survives"),
     (_record_loses(extra=()), "test_further_headers_of_the_sdk_survive_apart_from_the_users"),
+    (_delay_is_ignored, "test_what_is_published_meanwhile_comes_before"),
+    (_delay_is_ignored, "test_what_is_not_due_is_no_lag_and_in_nobodys_way"),
+    (_delayed_in_order_of_publishing, "test_delayed_records_come_in_the_order_of_their_due_times"),
+    (_delayed_early, "test_a_delayed_record_comes_at_its_due_time_and_once"),
+    (_delayed_when_somebody_polls, "test_what_is_due_counts_although_nobody_runs"),
+    (_delayed_when_somebody_polls, "test_from_its_due_time_on_it_stands_before_what_is_published_later"),
+    (_delayed_twice, "test_a_delayed_record_comes_at_its_due_time_and_once"),
+    (_delayed_survives_its_topic, "test_it_goes_with_its_topic"),
+    (_nobody_wakes_for_delayed, "test_a_consumer_that_sleeps_wakes_for_it"),
+    (_record_loses(due_ms=None), "test_it_outlives_a_restart_of_the_broker"),
     (_lag_is_off_by_one, "test_progress_is_exact_per_partition"),
     (_reset_asks_nobody, "test_a_reset_is_refused_while_the_group_has_members"),
     (_reset_asks_nobody, "test_a_topic_with_members_is_not_deleted"),

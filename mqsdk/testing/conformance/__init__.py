@@ -12,6 +12,7 @@ Needs pytest. One class per configuration of a backend; the broker must be there
 from mqsdk.testing.conformance.admin import AdminScenarios
 from mqsdk.testing.conformance.close import CloseScenarios
 from mqsdk.testing.conformance.companions import CompanionScenarios
+from mqsdk.testing.conformance.delay import DelayScenarios
 from mqsdk.testing.conformance.delivery import DeliveryScenarios
 from mqsdk.testing.conformance.gaps import GapScenarios
 from mqsdk.testing.conformance.groups import GroupScenarios
@@ -29,6 +30,7 @@ class BackendConformance(
     SettleScenarios,
     GroupScenarios,
     CompanionScenarios,
+    DelayScenarios,
     AdminScenarios,
     GapScenarios,
     CloseScenarios,

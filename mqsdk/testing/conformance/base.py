@@ -124,7 +124,8 @@ class Stage:
     def missing(self) -> list[str]:
         """What this class leaves untested or its backend does not claim, for the listing."""
         flags = [flag for flag in FLAGS if not getattr(self.caps, flag)]
-        return flags + [f"hook {hook}" for hook in HOOKS if not self.gives(hook)]
+        delay = [] if self.caps.delay == "native" else ["delay"]
+        return flags + delay + [f"hook {hook}" for hook in HOOKS if not self.gives(hook)]
 
     # --- arranging --------------------------------------------------------------------------------------------------------------
 
