@@ -80,7 +80,8 @@ class RedisAdmin(Admin):
         parts = _partitions(topic, count)
         self._client.call(
             [("HDEL", names.TOPICS, topic)]
-            + [("UNLINK", names.stream(part), *(key for group in groups for key in _keys_of(part, group))) for part in parts]
+            + [("UNLINK", names.stream(part), *names.delayed(part)) for part in parts]
+            + [("UNLINK", *_keys_of(part, group)) for part in parts for group in groups]
             + [("UNLINK", *names.members(topic, group)) for group in groups]
         )
 
@@ -110,8 +111,9 @@ class RedisAdmin(Admin):
         check_name("group", group)
         parts = _partitions(topic, self._count(topic))
         begins = [self._begin(part, start) for part in parts]
-        calls = [self._scripts.restore.call((names.stream(part),), group, begin, b"0") for part, begin in zip(parts, begins, strict=True)]
-        if any(reply[0] == b"gone" for reply in self._client.call(calls)):
+        calls = [self._move(part) for part in parts]
+        calls += [self._scripts.restore.call((names.stream(part),), group, begin, b"0") for part, begin in zip(parts, begins, strict=True)]
+        if any(reply[0] == b"gone" for reply in self._client.call(calls)[len(parts) :]):
             raise self._missing(topic)
 
     def groups(self, topic: str) -> list[GroupInfo]:
@@ -123,11 +125,14 @@ class RedisAdmin(Admin):
         if count is None:
             return []
         parts = _partitions(topic, count)
-        calls = [self._scripts.state.call((names.stream(part), names.ownership(part, group)), group) for part in parts]
-        states = self._client.call(calls)
+        moves = [self._move(part) for part in parts]
+        replies = self._client.call(
+            moves + [self._scripts.state.call((names.stream(part), names.ownership(part, group)), group) for part in parts]
+        )
+        moved, states = replies[: len(parts)], replies[len(parts) :]
         if not all(state and state[4] for state in states):
             return []
-        return [_progress(part.number, state) for part, state in zip(parts, states, strict=True)]
+        return [_progress(part.number, state, due) for part, state, (_, _, _, due) in zip(parts, states, moved, strict=True)]
 
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
         self._check_idle(topic, group)
@@ -204,7 +209,8 @@ class RedisAdmin(Admin):
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         key = names.stream(self._place(topic, partition))
-        first, info = self._client.call([("XRANGE", key, "-", "+", "COUNT", 1), ("XINFO", "STREAM", key)])
+        place = Partition(topic, partition)
+        _, first, info = self._client.call([self._move(place), ("XRANGE", key, "-", "+", "COUNT", 1), ("XINFO", "STREAM", key)])
         end = position_of(dict(zip(info[::2], info[1::2], strict=True))[b"last-generated-id"]) + 1
         return (position_of(first[0][0]) if first else end), end
 
@@ -224,6 +230,10 @@ class RedisAdmin(Admin):
                 high = middle
         found = self.read(topic, partition, low, 1)
         return found[0].position if found else end
+
+    def _move(self, partition: Partition) -> Command:
+        """What is due is to be seen although nobody runs."""
+        return self._scripts.move.call((names.stream(partition), *names.delayed(partition)))
 
     # --- inside -------------------------------------------------------------------------------------------------------------------------
 
@@ -264,15 +274,16 @@ def _member(name: bytes, about: dict[str, Any], owned: Sequence[int]) -> Member:
     return Member(name.decode(), about.get("host", ""), about.get("pid"), tuple(owned))
 
 
-def _progress(number: int, state: Sequence[Any]) -> PartitionProgress:
+def _progress(number: int, state: Sequence[Any], due: int) -> PartitionProgress:
+    """due: delayed ones that have no place in the stream yet although their time has come."""
     first, last, _, _, delivered, _, oldest, messages, entry, epoch = state
     end = position_of(last) + 1
     watermark = position_of(oldest) if oldest else position_of(delivered) + 1
     oldest_ms = _time_of(RedisRecord(position_of(entry[0]), entry[1])) if entry else None
     start = position_of(first) if first else end
-    return PartitionProgress(number, min(watermark, end), end, messages, oldest_ms, start, int(epoch))
+    return PartitionProgress(number, min(watermark, end), end, messages + due, oldest_ms, start, int(epoch))
 
 
 def _time_of(record: Record) -> int:
-    """Publish time; for a foreign entry the server's clock when it was stored."""
-    return record.timestamp_ms or 0
+    """When it was stored or due; for a foreign entry by the server's clock."""
+    return record.placed_ms or 0

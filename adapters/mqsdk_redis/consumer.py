@@ -12,6 +12,7 @@ from mqsdk.spi import Batch, Consumer, ConsumerEvent, Link, Partition, Progress,
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import STALE, closed, code_of
 from mqsdk_redis.leases import Leases
+from mqsdk_redis.mover import Mover, Reply
 from mqsdk_redis.owned import Owned
 from mqsdk_redis.seat import Seat
 from mqsdk_redis.waiter import Waiter
@@ -23,7 +24,6 @@ CONNECT_S = 2.0  # one attempt to reconnect, inside a poll
 BACKOFF_S = (0.05, 1.0)
 LEAST_CLOSE_S = 0.5  # a close whose deadline has passed still tells the group
 
-Reply = Callable[[Any], None]
 Forget = Callable[["RedisConsumer"], None]
 
 
@@ -49,6 +49,7 @@ class RedisConsumer(Consumer):
         self._retry_at = 0.0
         self._waiter = Waiter()
         self._seat = Seat(self._scripts, subscription, partitions)
+        self._mover = Mover(self._scripts, self._owned)
         self._leases = Leases(self._scripts, self._seat, client.settings.own.keep, self._owned, self._events.append, self._send)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
@@ -129,8 +130,9 @@ class RedisConsumer(Consumer):
 
     def _exchange(self, wire: Wire, max_records: int) -> None:
         """Settles and reads of all partitions in one round trip; then deliver what credit allows."""
+        moves = self._mover.calls(time.monotonic())
         readers = [owned for owned in self._owned.values() if owned.wants] if max_records > 0 else []
-        calls = [*self._outbox, *self._reads(wire, readers, max_records)]
+        calls = [*self._outbox, *moves, *self._reads(wire, readers, max_records)]
         if calls:
             replies = wire.exchange([command for command, _ in calls])
             self._outbox.clear()
@@ -275,10 +277,12 @@ class RedisConsumer(Consumer):
             streams = self._watched()
             if not self._waiter.covers(streams):
                 self._waiter.use(self._client.dialer.once(CONNECT_S))
-            fresh = self._waiter.sleep(streams, min(give_up - now, self._leases.due(now) - now, LONGEST_SLEEP_S))
+            until = min(give_up, self._leases.due(now), self._mover.due(), now + LONGEST_SLEEP_S)
+            fresh = self._waiter.sleep(streams, until - now)
         except FAILURES as error:
             self._went_down(error)
             return False
+        self._mover.heard(fresh)
         for owned in self._owned.values():
             if owned.stream in fresh:
                 owned.behind = True
@@ -286,7 +290,7 @@ class RedisConsumer(Consumer):
 
     def _watched(self) -> dict[bytes, bytes]:
         """What to wake up for. A partition without credit is left out once it is known to have more."""
-        streams = dict(self._seat.news)
+        streams = {**self._seat.news, **self._mover.watched()}
         for owned in self._owned.values():
             if not owned.behind and owned.give_back_by is None:
                 streams[owned.stream] = owned.last

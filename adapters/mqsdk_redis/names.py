@@ -26,6 +26,15 @@ def stream(partition: Partition) -> bytes:
     return b"mq:{%s:%d}:s" % (partition.topic.encode(), partition.number)
 
 
+def delayed(partition: Partition) -> tuple[bytes, bytes, bytes]:
+    """What is not due yet: sorted set of serials by due time in ms, hash serial -> entry (and `n`, the last serial given).
+
+    And a stream that tells the owners that something is due earlier than anything before.
+    """
+    base = b"mq:{%s:%d}:" % (partition.topic.encode(), partition.number)
+    return base + b"d", base + b"dp", base + b"dn"
+
+
 def lease(partition: Partition, group: str) -> bytes:
     """`member|epoch` of the owner; expires with the lease."""
     return b"mq:{%s:%d}:l:%s" % (partition.topic.encode(), partition.number, group.encode())

@@ -19,6 +19,7 @@ class Owned:
 
     read_so_far: entries that were stored up to the expected one, -1 when not known. behind: there may be more to read.
     records, bytes: credit left, nothing before the first. give_back_by: set while it is asked back. lost_tail: see `lose_tail`.
+    move_at, last_news: of the delayed entries, see `Mover`.
     """
 
     def __init__(self, partition: Partition, group: str, member: bytes, epoch: int, delivered: bytes, blob: bytes) -> None:
@@ -36,6 +37,9 @@ class Owned:
         self.records = self.bytes = 0
         self.give_back_by: float | None = None
         self.lost_tail: Range | None = None
+        self.delayed = names.delayed(partition)
+        self.move_at = 0.0  # when to look for what is due, monotonic
+        self.last_news = b"0-0"
         self._after = b"0-0"
         self._buffer: deque[RedisRecord | Gap] = deque()
         self._unsettled: set[int] = set()

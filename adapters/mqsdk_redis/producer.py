@@ -83,9 +83,9 @@ class RedisProducer(Producer):
         arguments: list[Any] = [self._eras.get(partition, b"0")]
         for record in records:
             fields = fields_of(record)
-            arguments.append(len(fields))
+            arguments.append(len(fields) if record.due_ms is None else b"%d@%d" % (len(fields), max(record.due_ms, 0)))
             arguments += fields
-        return self._client.scripts.publish.call((names.stream(partition),), *arguments)
+        return self._client.scripts.publish.call((names.stream(partition), *names.delayed(partition)), *arguments)
 
     def _told(self, records: Sequence[NewRecord], reply: Any) -> bool:
         """Answer for the records of one call. False where nothing newer may follow."""
@@ -98,11 +98,11 @@ class RedisProducer(Producer):
             return isinstance(outcome, Rejected) and not outcome.retryable
         runs, failed = reply
         done = 0
-        for first, _, count in runs:
-            put_outcome(self._events, records[done : done + count], Stored(position_of(first)))
+        for first, last, count in runs:
+            put_outcome(self._events, records[done : done + count], Stored(position_of(first) if first else None))
             done += count
-        if runs and not runs[-1][1].startswith(b"0-"):
-            self._eras[records[0].partition] = runs[-1][1].split(b"-")[0]
+            if last and not last.startswith(b"0-"):
+                self._eras[records[0].partition] = last.split(b"-")[0]
         if failed is None:
             return True
         outcome = refusal(ResponseError(failed.decode("utf-8", "replace")))

@@ -30,25 +30,35 @@ FAILURES = (redis.exceptions.RedisError, OSError)
 ResponseError = redis.exceptions.ResponseError
 NoScriptError = redis.exceptions.NoScriptError
 
+FLAGS_OOM = b"#!lua flags=allow-oom\n"  # has to be the first line of a script
+
 Command = Sequence[Any]
 
 
 class Script:
-    """One Lua file of this package."""
+    """One Lua file of this package. before: another one whose functions it uses."""
 
-    def __init__(self, name: str) -> None:
-        self.source = (files("mqsdk_redis") / "lua" / f"{name}.lua").read_bytes()
+    def __init__(self, name: str, before: str = "") -> None:
+        self.source = _lua(name)
+        if before:
+            flags, line, body = self.source.rpartition(FLAGS_OOM)
+            self.source = flags + line + _lua(before) + body
         self.digest = sha1(self.source).hexdigest().encode()
 
     def call(self, keys: Sequence[bytes], *arguments: Any) -> Command:
         return (b"EVALSHA", self.digest, len(keys), *keys, *arguments)
 
 
+def _lua(name: str) -> bytes:
+    return (files("mqsdk_redis") / "lua" / f"{name}.lua").read_bytes()
+
+
 class Scripts:
     """All of them, read once per backend."""
 
     def __init__(self) -> None:
-        self.publish, self.read, self.settle = Script("publish"), Script("read"), Script("settle")
+        self.publish, self.move = Script("publish", "append"), Script("move", "append")
+        self.read, self.settle = Script("read"), Script("settle")
         self.acquire, self.restore, self.renew, self.release = Script("acquire"), Script("restore"), Script("renew"), Script("release")
         self.member, self.state, self.trim = Script("member"), Script("state"), Script("trim")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes what every group has settled and what is older than it has to be kept. One script: a group that is made or reset meanwhile would lose.
--- KEYS: stream. ARGV: publish times below this (ms) may go. Returns how many entries went.
+-- KEYS: stream. ARGV: publish and due times below this (ms) may go. Returns how many entries went.
 local function parts(id)
   local era, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(era), tonumber(sequence)
@@ -29,14 +29,13 @@ for _ = 1, 20 do
   local entries = redis.call('XRANGE', KEYS[1], '-', settled, 'COUNT', 100)
   for _, entry in ipairs(entries) do
     if bound and not below(entry[1], bound) then break end
-    local time = tonumber(string.match(entry[1], '^(%d+)-'))
+    local published, due = tonumber(string.match(entry[1], '^(%d+)-')), 0
     for place = 1, #entry[2], 2 do
-      if entry[2][place] == 'mq-ts' then
-        time = tonumber(entry[2][place + 1]) or time
-        break
-      end
+      local name, value = entry[2][place], tonumber(entry[2][place + 1])
+      if name == 'mq-ts' then published = value or published end
+      if name == 'mq-due' then due = value or due end
     end
-    if time >= limit then break end
+    if math.max(published, due) >= limit then break end
     doomed, count = entry[1], count + 1
   end
   if doomed then
