@@ -5,11 +5,12 @@ Every violation is InvalidMessage with the argument's name; texts name types, si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import count, repeat
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from mqsdk import names, units
 from mqsdk.api.encoding import BINARY, TEXT, NotEncodable, encode
@@ -23,6 +24,7 @@ MAX_KEY_BYTES = 1024
 MAX_HEADERS, MAX_HEADER_BYTES = 64, 16 * 1024
 MAX_ID = 128
 MAX_DELAY_S = 366 * 86_400.0
+ROUNDING_MS = 1e-3  # of the difference of two floats: what is asked for in whole milliseconds stays whole
 TRACE_HEADERS = ("traceparent", "tracestate")
 
 Headers = tuple[tuple[str, str], ...]
@@ -157,17 +159,29 @@ def check_id(id: object, topic: str) -> str:
     return id
 
 
-def check_due(delay: Duration | None, at: datetime | None, topic: str, now_ms: int) -> None:
-    """Refuse what is wrong with `delay` or `at`; and, in this version, what is right but later than now."""
+class Rules(NamedTuple):
+    """What every message of one opened App goes by. can_delay: raises PublishRejected for a topic whose cluster cannot delay."""
+
+    limits: Limits
+    ids: Ids
+    now_ms: Callable[[], int]
+    can_delay: Callable[[str], None]
+
+
+def due_ms(delay: Duration | None, at: datetime | None, topic: str, rules: Rules) -> int | None:
+    """When it is due, wall clock in milliseconds; None for now. Refuses what is wrong, and what the cluster cannot keep."""
+    if delay is None and at is None:
+        return None
+    now_ms = rules.now_ms()
     if delay is not None and at is not None:
         refuse("at", "give `delay` or `at`, not both", topic=topic)
     wait_s = _delay_s(delay, topic) if delay is not None else _until_s(at, topic, now_ms) if at is not None else 0.0
     if wait_s > MAX_DELAY_S:
         refuse("delay" if at is None else "at", "a message is delayed by at most 366 days", topic=topic)
-    if wait_s > 0:
-        raise PublishRejected(
-            "delayed messages are not supported in this version", code="unsupported", topic=topic, fix="leave out `delay` and `at`"
-        )
+    if wait_s <= 0:
+        return None
+    rules.can_delay(topic)
+    return now_ms + math.ceil(wait_s * 1000 - ROUNDING_MS)
 
 
 def _delay_s(delay: Duration, topic: str) -> float:
@@ -218,9 +232,7 @@ def too_large(value: bytes, topic: str, limits: Limits) -> NoReturn:
 def draft(
     topic: str,
     payload: Any,
-    limits: Limits,
-    ids: Ids,
-    now_ms: Callable[[], int],
+    rules: Rules,
     *,
     key: Key | None = None,
     headers: Mapping[str, str] | None = None,
@@ -228,29 +240,26 @@ def draft(
     at: datetime | None = None,
     id: str | None = None,
 ) -> Draft:
-    """One message, checked and encoded. Raises InvalidMessage, and PublishRejected for a delay."""
+    """One message, checked and encoded. Raises InvalidMessage, and PublishRejected for a delay that the cluster cannot keep."""
     raw_key = None if key is None else key_bytes(key, topic)
     pairs = () if headers is None else header_pairs(headers, topic)
-    name = ids.one() if id is None else check_id(id, topic)
-    value, content_type = encoded(payload, topic, limits)
-    if delay is not None or at is not None:
-        check_due(delay, at, topic, now_ms())
-    return Draft(raw_key, value, name, content_type, traced(pairs))
+    name = rules.ids.one() if id is None else check_id(id, topic)
+    value, content_type = encoded(payload, topic, rules.limits)
+    return Draft(raw_key, value, name, content_type, traced(pairs), due_ms(delay, at, topic, rules))
 
 
 # tuple.__new__ itself: by columns and without the generated __new__ a draft of plain bytes costs a third.
 _draft = cast("Callable[[Any], Draft]", partial(tuple.__new__, Draft))
 
 
-def drafts(
-    topic: str, items: Iterable[Any], key: Key | Callable[[Any], Key | None] | None, limits: Limits, ids: Ids, now_ms: Callable[[], int]
-) -> list[Draft]:
+def drafts(topic: str, items: Iterable[Any], key: Key | Callable[[Any], Key | None] | None, rules: Rules) -> list[Draft]:
     """Items of publish_many; one violation refuses all of them, before anything is sent, and names its index."""
     if isinstance(items, str | bytes | bytearray | Mapping) or not isinstance(items, Iterable):
         refuse(
             "items", f"items are an iterable of payloads, not {type(items).__name__}", topic=topic, fix="wrap a single payload in a list"
         )
     listed: Sequence[Any] = items if isinstance(items, list | tuple) else list(items)
+    limits, ids = rules.limits, rules.ids
     choose = key if callable(key) else None
     fixed = None if key is None or choose is not None else key_bytes(key, topic)
     headers, limit, make = traced(()), limits.payload, tuple.__new__  # the generated __new__ of a NamedTuple costs 0.2 us more
@@ -277,7 +286,7 @@ def drafts(
             elif kind is str:
                 value, content_type = payload.encode(), TEXT
             elif kind is Outgoing:
-                append(_outgoing_draft(topic, payload, key, limits, ids, now_ms))
+                append(_outgoing_draft(topic, payload, key, rules))
                 continue
             else:
                 value, content_type = encoded(payload, topic, limits)
@@ -295,14 +304,14 @@ def _chosen_key(choose: Callable[[Any], Key | None], payload: Any, topic: str) -
     return None if key is None else key_bytes(key, topic)
 
 
-def _outgoing_draft(topic: str, item: Outgoing, key: Any, limits: Limits, ids: Ids, now_ms: Callable[[], int]) -> Draft:
+def _outgoing_draft(topic: str, item: Outgoing, key: Any, rules: Rules) -> Draft:
     own = item.key if item.key is not None else key(item.payload) if callable(key) else key
-    return draft(topic, item.payload, limits, ids, now_ms, key=own, headers=item.headers, delay=item.delay, at=item.at, id=item.id)
+    return draft(topic, item.payload, rules, key=own, headers=item.headers, delay=item.delay, at=item.at, id=item.id)
 
 
 def _at_index(error: Exception, index: int, topic: str) -> PublishRejected:
     if isinstance(error, InvalidMessage):
         return InvalidMessage(f"item {index}: {error.what}", field=error.field, code=error.code, topic=topic, id=error.id, fix=error.fix)
     if isinstance(error, PublishRejected):
-        return PublishRejected(f"item {index}: {error.what}", code=error.code, topic=topic, id=error.id, fix=error.fix)
+        return PublishRejected(f"item {index}: {error.what}", code=error.code, topic=topic, id=error.id, where=error.where, fix=error.fix)
     return InvalidMessage(f"item {index}: the text has characters that UTF-8 cannot carry", field="payload", topic=topic)

@@ -39,8 +39,8 @@ class Outlet:
         clock = supervisor.environment.clock
         self._supervisor = supervisor
         self._limits = limits
-        self._wall_ms = clock.wall_ms
         self._ids = Ids(clock.wall_ms(), supervisor.environment.rng.getrandbits)
+        self._rules = outgoing.Rules(limits, self._ids, clock.wall_ms, self._check_delay)
         self._pid = os.getpid()
         self._busy: set[int] = set()
         self._publishers: dict[str, Publisher] = {}
@@ -61,7 +61,7 @@ class Outlet:
     def draft(self, topic: str, payload: Any, options: Mapping[str, Any]) -> Draft:
         if type(topic) is not str or topic not in self._publishers:  # a name that published before is valid
             outgoing.check_topic(topic)
-        return outgoing.draft(topic, payload, self._limits, self._ids, self._wall_ms, **options)
+        return outgoing.draft(topic, payload, self._rules, **options)
 
     def plain_draft(self, topic: str, payload: Any, key: Key | None) -> Draft:
         """`draft` for a message of nothing but payload and key: the usual one, and a third of its cost."""
@@ -103,7 +103,7 @@ class Outlet:
     def drafts(self, topic: str, items: Iterable[Any], key: Any) -> list[Draft]:
         if type(topic) is not str or topic not in self._publishers:
             outgoing.check_topic(topic)
-        return outgoing.drafts(topic, items, key, self._limits, self._ids, self._wall_ms)
+        return outgoing.drafts(topic, items, key, self._rules)
 
     def send_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
         return receipts(self._guarded(lambda publisher: publisher.send(topic, drafts, timeout_s), topic, drafts), topic)
@@ -130,6 +130,21 @@ class Outlet:
                 self._publishers = {}
             self._publishers[topic] = found
         return found
+
+    def _check_delay(self, topic: str) -> None:
+        """Refuse a delay that the topic's cluster cannot keep. Opens nothing: what a backend can do is known before."""
+        try:
+            cluster, kind, capabilities = self._supervisor.clusters.capabilities_of(topic)
+        except BackendError as error:
+            raise as_rejected(error, topic, "") from error
+        if capabilities.delay != "native":
+            raise PublishRejected(
+                f"cluster {cluster} ({kind}) cannot delay messages",
+                code="unsupported",
+                topic=topic,
+                where=f"cluster {cluster}",
+                fix="leave out `delay` and `at`, or route the topic to a cluster that can, for example redis",
+            )
 
     def topics(self) -> list[str]:
         """What was published to."""

@@ -51,6 +51,8 @@ class PublishMethods(ABC):
 
         key: messages of one key keep their order; str, bytes or int, 1 to 1,024 bytes. headers: str to str, at most 64 and 16 KiB.
         id: 1 to 128 visible ASCII characters, default a UUIDv7; publishing the same id again is a repeat of the same message.
+        delay, at: deliver it later, at most 366 days, where the topic's cluster can (else PublishRejected, code "unsupported"). It is
+        stored now, and takes its place in the order when it is due; a time that has passed is now.
         Raises InvalidMessage (an argument), PublishRejected (certainly not stored), PublishUnknown (may be stored), StateError.
         """
         refuse_event_loop("publish")

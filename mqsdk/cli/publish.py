@@ -35,7 +35,7 @@ SHOWN_FAILURES = 10  # failures named one by one; the rest is counted
 @click.argument("payload", required=False, metavar="[PAYLOAD|-]")
 @click.option("--key", help="Key: messages of one key keep their order.")
 @click.option("--header", "headers", multiple=True, metavar="K=V", help="A header; may be repeated.")
-@click.option("--delay", metavar="D", help="Deliver later (not in this version).")
+@click.option("--delay", metavar="D", help="Deliver later, for example 30m.")
 @click.option("--id", "message_id", help="Message id, for example of a publish whose outcome was unknown.")
 @click.option("--lines", is_flag=True, help="One message per line of stdin.")
 @pass_session
@@ -77,12 +77,13 @@ def text_or_bytes(body: bytes) -> str | bytes:
 
 def _show(session: Session, receipt: Receipt) -> None:
     fields = {name: getattr(receipt, name) for name in ("id", "topic", "cluster", "partition", "position")}
+    if receipt.due_at is not None:
+        fields["due_at"] = receipt.due_at.isoformat(timespec="milliseconds")
     if session.out.json:
         session.out.document(fields)
     elif not session.out.quiet:
-        session.out.write(
-            f"{receipt.id} stored in {receipt.topic} on {receipt.cluster}, partition {receipt.partition}, position {receipt.position}"
-        )
+        place = f"position {receipt.position}" if receipt.due_at is None else f"due at {fields['due_at']}"
+        session.out.write(f"{receipt.id} stored in {receipt.topic} on {receipt.cluster}, partition {receipt.partition}, {place}")
 
 
 # --- many ------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from mqsdk.config.model import Cluster, Configuration
 from mqsdk.errors import ConfigError, MqError, PublishRejected
 from mqsdk.runtime import plugins
 from mqsdk.runtime.clock import Clock, SystemClock
-from mqsdk.spi import Backend
+from mqsdk.spi import Backend, Capabilities
 
 OPEN_TIMEOUT_S = 10.0
 _OWN_SUFFIXES = (".dlq", ".retry")
@@ -39,6 +39,7 @@ class Clusters:
         self._lock = threading.Lock()
         self._backends: dict[str, Backend] = {}
         self._failures: dict[str, str] = {}
+        self._unopened: dict[str, Backend] = {}
 
     def cluster(self, name: str) -> Cluster:
         try:
@@ -57,7 +58,7 @@ class Clusters:
 
     def _open(self, name: str, timeout_s: float) -> Backend:
         try:
-            backend = self._make_backend(self.cluster(name))
+            backend = self._unopened.pop(name, None) or self._make_backend(self.cluster(name))
             backend.open(self._clock.mono() + timeout_s)
         except MqError as error:
             self._failures[name] = error.what
@@ -94,6 +95,15 @@ class Clusters:
         """(cluster name, opened backend) of a topic. Raises as name_of and backend do."""
         name = self.name_of(topic)
         return name, self.backend(name)
+
+    def capabilities_of(self, topic: str) -> tuple[str, str, Capabilities]:
+        """(cluster name, kind, what its backend can do) of a topic; connects nothing. Raises as name_of, and ConfigError."""
+        name = self.name_of(topic)
+        with self._lock:
+            backend = self._backends.get(name) or self._unopened.get(name)
+            if backend is None:
+                backend = self._unopened[name] = self._make_backend(self.cluster(name))
+        return name, backend.kind, backend.capabilities
 
     def opened(self) -> dict[str, Backend]:
         with self._lock:

@@ -8,8 +8,9 @@ waited for, and nothing newer follows before the answers are there: a repeat nev
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
@@ -31,6 +32,7 @@ _new_record = cast("Callable[[Any], NewRecord]", partial(tuple.__new__, NewRecor
 _receipt = cast("Callable[[Any], Receipt]", partial(tuple.__new__, Receipt))
 _ID_OF = itemgetter(2)
 _KEY_OF = itemgetter(0)
+_DUE_OF = itemgetter(5)
 
 
 class _Run(NamedTuple):
@@ -120,7 +122,7 @@ class Publisher:
         )  # fmt: skip
         self._producer.publish((record,), deadline)
         outcome = self._results.take(token, 1, deadline)[0][0]
-        if type(outcome) is Stored and outcome.position is not None:
+        if type(outcome) is Stored and outcome.position is not None and draft[5] is None:
             return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, self._ref(outcome.position), None))
         flat = [(outcome, 0)]
         if window.repeatable(outcome):
@@ -271,13 +273,14 @@ class Publisher:
     def _receipts(self, topic: Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
         base, count = stored.position, len(drafts)
         positions = repeat(None, count) if base is None else map(self._ref, range(base, base + count))
-        ids = map(_ID_OF, drafts)
-        return list(map(_receipt, zip(ids, repeat(topic.name), repeat(self._cluster.name), repeat(number), positions, repeat(None))))
+        ids, dues = map(_ID_OF, drafts), list(map(_DUE_OF, drafts))
+        due_at: Iterable[datetime | None] = repeat(None) if dues.count(None) == count else map(_due_at, dues)
+        return list(map(_receipt, zip(ids, repeat(topic.name), repeat(self._cluster.name), repeat(number), positions, due_at)))
 
     def _answer(self, topic: Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):
             position = None if outcome.position is None else self._ref(outcome.position + offset)
-            return Receipt(draft.id, topic.name, self._cluster.name, number, position)
+            return Receipt(draft.id, topic.name, self._cluster.name, number, position, _due_at(draft.due_ms))
         where = f"topic {topic.name}, partition {number}, cluster {self._cluster.name}"
         if isinstance(outcome, Rejected):
             return PublishRejected(
@@ -334,3 +337,7 @@ class Publisher:
         clean = self._sender is None or self._sender.close(deadline)
         self._closed, self._direct = True, False
         return clean
+
+
+def _due_at(due_ms: int | None) -> datetime | None:
+    return None if due_ms is None else datetime.fromtimestamp(due_ms / 1000, UTC)

@@ -35,8 +35,8 @@ from mqsdk.config.model import PublishLimits
 from mqsdk.errors import PublishManyFailed, Unavailable
 from mqsdk.runtime.environment import Environment
 from mqsdk.spi import Published, Rejected, Stored, Unknown
-from mqsdk.testing.simlog import SimBackend, SimLog
-from tests.api.conftest import MEMORY_ONLY
+from mqsdk.testing.simlog import MEMORY, SimBackend, SimLog
+from tests.api.conftest import BOUND_S, MEMORY_ONLY, Opener, Seen
 
 MIB = 1024 * 1024
 
@@ -175,12 +175,80 @@ def test_what_is_just_allowed_passes(app: App) -> None:
     assert app.publish("orders", b"", delay=0).due_at is None
 
 
-@pytest.mark.parametrize("wait", [{"delay": "1s"}, {"delay": timedelta(days=366)}, {"at": datetime.now(UTC) + timedelta(days=300)}])
-def test_delayed_messages_are_refused_clearly(app: App, wait: dict[str, Any]) -> None:
-    with pytest.raises(PublishRejected, match="not supported in this version") as caught:
-        app.publish("orders", b"x", **wait)
-    assert (caught.value.code, caught.value.retryable) == ("unsupported", False)
-    assert app.topics() == []
+WAITS: list[dict[str, Any]] = [{"delay": "1s"}, {"delay": timedelta(days=366)}, {"at": datetime.now(UTC) + timedelta(days=300)}]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_cluster_that_cannot_delay_refuses_at_the_call_and_is_named(wait: dict[str, Any]) -> None:
+    opened: list[SimBackend] = []
+
+    class Counting(SimBackend):
+        def open(self, deadline: float) -> None:
+            opened.append(self)
+            super().open(deadline)
+
+    app = App()
+    environment = Environment(make_backend=lambda cluster: Counting(name=cluster.name, capabilities=replace(MEMORY, delay="none")))
+    app._open(configuration=MEMORY_ONLY, environment=environment)
+    many = [b"now", Outgoing(b"later", **wait)]
+    calls: list[Callable[[], Any]] = [
+        lambda: app.publish("orders", b"x", **wait),
+        lambda: app.publish_nowait("orders", b"x", **wait),
+        lambda: app.publish_many("orders", many),
+        lambda: asyncio.run(app.publish_async("orders", b"x", **wait)),
+        lambda: asyncio.run(app.publish_many_async("orders", many)),
+    ]
+    for call in calls:
+        with pytest.raises(PublishRejected, match=r"cluster local \(memory\) cannot delay messages") as caught:
+            call()
+        assert (caught.value.code, caught.value.retryable, caught.value.where) == ("unsupported", False, "cluster local")
+    assert opened == []
+    assert app.publish("orders", b"now", delay=0).due_at is None
+    assert [(topic.name, topic.messages) for topic in app.topics()] == [("orders", 1)]
+    app.close()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_delayed_message_is_stored_and_its_receipt_says_when_it_is_due(app: App, wait: dict[str, Any]) -> None:
+    many = [b"now", Outgoing(b"later", **wait), Outgoing(b"too", **wait)]
+    before = datetime.now(UTC)
+    receipts = [
+        app.publish("orders", b"x", **wait),
+        app.publish_nowait("orders", b"x", key="k", **wait).result(BOUND_S),
+        asyncio.run(app.publish_async("orders", b"x", headers={"h": "v"}, **wait)),
+        *app.publish_many("orders", many)[1:],
+        *asyncio.run(app.publish_many_async("orders", many, key="k"))[1:],
+    ]
+    after = datetime.now(UTC)
+    for receipt in receipts:
+        assert (receipt.topic, receipt.cluster, receipt.position) == ("orders", "local", None)
+        due_at = receipt.due_at
+        assert due_at is not None
+        if "at" in wait:
+            assert timedelta(0) <= due_at - wait["at"] < timedelta(milliseconds=2)
+        else:
+            delay = timedelta(seconds=1) if wait["delay"] == "1s" else wait["delay"]
+            assert before + delay - timedelta(milliseconds=1) <= due_at <= after + delay + timedelta(milliseconds=1)
+    assert app.publish_many("orders", many)[0].due_at is None
+    assert app.publish_many("orders", [b"a", b"b"])[1].due_at is None
+
+
+def test_a_delayed_message_comes_when_it_is_due(open_app: Opener, seen: Seen) -> None:
+    app = App()
+
+    @app.consumer("orders", group="billing")
+    def bill(payload: str, message: Message) -> None:
+        seen.add((payload, message.due_at, datetime.now(UTC), message.published_at))
+
+    open_app(app)
+    app.start()
+    later = app.publish("orders", "later", delay="200ms")
+    app.publish("orders", "now")
+    (first, due_of_first, *_), (second, due_at, came_at, published_at) = seen.wait(2)
+    assert (first, due_of_first, second, due_at) == ("now", None, "later", later.due_at)
+    assert due_at is not None
+    assert due_at <= came_at < due_at + timedelta(seconds=1)
+    assert published_at < due_at
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from mqsdk.cli.publish import chunks
 from tests.cli.harness import Broker
-from tests.processes import MQSDK, PATIENCE_S, environment
+from tests.processes import MQSDK, PATIENCE_S, environment, mqsdk
 
 
 def stored(broker: Broker, topic: str = "orders") -> list[dict[str, Any]]:
@@ -123,7 +125,8 @@ def test_no_lines_are_no_messages(broker: Broker) -> None:
         (("orders", "x", "--key", ""), 1),
         (("orders", "x", "--id", "a b"), 1),
         (("orders", "x", "--header", "mq-id=1"), 1),
-        (("orders", "x", "--delay", "30s"), 1),
+        (("orders", "x", "--delay", "30"), 1),
+        (("orders", "x", "--delay", "367d"), 1),
         (("orders", "x" * (1024 * 1024 + 1)), 1),
     ],
 )
@@ -140,10 +143,24 @@ def test_a_name_that_only_mqsdk_may_use_is_not_told_how_names_are_spelt(broker: 
     assert "letters" in broker.mqsdk("publish", "a/b", "x", "--json").error["fix"]
 
 
-def test_a_delay_is_refused_with_the_code_unsupported(broker: Broker) -> None:
-    found = broker.mqsdk("publish", "orders", "x", "--delay", "30s", "--json")
-    assert (found.code, found.error["type"]) == (1, "PublishRejected")
-    assert "not" in found.error["what"]
+def test_a_delay_is_kept_and_shown(broker: Broker) -> None:
+    found = broker.mqsdk("publish", "orders", "x", "--delay", "30s", "--json").document
+    assert found["position"] is None
+    wait = datetime.fromisoformat(found["due_at"]) - datetime.now(UTC)
+    assert timedelta(seconds=20) < wait <= timedelta(seconds=30)
+    assert " due at 20" in broker.mqsdk("publish", "orders", "x", "--delay", "30s").out
+    done = broker.mqsdk("publish", "orders", "--lines", "--delay", "30s", "--json", input="a\nb\n").document
+    assert done["stored"] == 2
+    assert broker.mqsdk("tail", "orders", "-n", "10").out == ""
+    assert broker.store.delayed.due_ms() is not None
+
+
+def test_a_delay_is_refused_where_the_cluster_cannot_keep_it(tmp_path: Path) -> None:
+    found = mqsdk(tmp_path, "publish", "orders", "x", "--delay", "30s", "--json")
+    assert found.returncode == 1
+    error = json.loads(found.stdout)["error"]
+    assert (error["type"], error["where"]) == ("PublishRejected", "cluster local")
+    assert "cannot delay messages" in error["what"]
 
 
 def test_an_error_never_shows_what_was_to_be_published(broker: Broker) -> None:

@@ -21,6 +21,7 @@ from mqsdk import (
     ConfigError,
     DeclarationError,
     Message,
+    Outgoing,
     PublishRejected,
     PublishUnknown,
     Reject,
@@ -736,7 +737,42 @@ def test_what_is_not_built_yet_is_refused_and_never_ignored() -> None:
     app = App()
     with pytest.raises(CapabilityError):
         app.consumer("t", group="g", broadcast=True)(lambda value: None)
+
+
+def test_a_delayed_message_comes_in_virtual_time() -> None:
+    app = App()
+    app.consumer("t", group="g")(lambda value: None)
     with TestApp(app) as t:
+        receipt = app.publish("t", "later", delay="30m")
+        assert receipt.due_at == t.now + timedelta(minutes=30)
+        app.publish("t", "now")
+        t.drain()
+        assert (len(t.handled("t", "g")), t.lag("t", "g").messages, len(t.published("t"))) == (1, 0, 1)
+        t.advance("29m59s")
+        assert [message.payload for message in t.handled("t", "g")] == ["now"]
+        t.advance("1s")
+        assert [message.payload for message in t.handled("t", "g")] == ["now", "later"]
+        (_, later) = t.handled("t", "g")
+        assert later.due_at == receipt.due_at == t.now
+
+
+def test_delays_survive_a_crash_and_come_in_the_order_of_their_times() -> None:
+    app = App()
+    test = TestApp(app)
+    came: list[tuple[str, datetime]] = []
+    app.consumer("t", group="g", ordered=True)(lambda value: came.append((value, test.now)))
+    with test as t:
+        start = t.now
+        app.publish_many("t", [Outgoing(text, delay=wait) for text, wait in (("c", "3m"), ("a", "1m"), ("b", "2m"))], key="k")
+        t.advance("90s")
+        t.crash()
+        t.advance("90s")
+        assert came == [(text, start + timedelta(minutes=minutes)) for text, minutes in (("a", 1), ("b", 2), ("c", 3))]
+
+
+def test_a_backend_that_cannot_delay_refuses_it() -> None:
+    app = App()
+    with TestApp(app, like="log") as t:
         with pytest.raises(PublishRejected) as refused:
             app.publish("t", "x", delay="1s")
         assert refused.value.code == "unsupported"
