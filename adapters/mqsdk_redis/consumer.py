@@ -116,7 +116,7 @@ class RedisConsumer(Consumer):
             try:
                 wire = self._connected(now)
                 if wire is not None:
-                    if nudged or now >= self._seat.due:
+                    if nudged or now >= self._leases.due():
                         self._leases.turn(wire, now)
                     self._exchange(wire, max_records)
             except FAILURES as error:
@@ -277,7 +277,7 @@ class RedisConsumer(Consumer):
             streams = self._watched()
             if not self._waiter.covers(streams):
                 self._waiter.use(self._client.dialer.once(CONNECT_S))
-            until = min(give_up, self._leases.due(now), self._mover.due(), now + LONGEST_SLEEP_S)
+            until = min(give_up, self._leases.due(), self._mover.due(), now + LONGEST_SLEEP_S)
             fresh = self._waiter.sleep(streams, until - now)
         except FAILURES as error:
             self._went_down(error)

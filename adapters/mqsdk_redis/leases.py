@@ -48,7 +48,7 @@ class Leases:
         # What was read of a partition that is not owned now: a server that knows less has lost entries.
         self._known: dict[Partition, bytes] = {}
 
-    def due(self, now: float) -> float:
+    def due(self) -> float:
         """When `turn` has something to do; monotonic seconds."""
         recalls = [owned.give_back_by for owned in self._owned.values() if owned.give_back_by is not None]
         return min([self._seat.due, *([self._look_at] if self._seat.awaited else []), *recalls])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -51,6 +52,16 @@ class TestCompanions(RedisStage):
         assert len(reader.seen(Assigned)) == 2
         assert self.server.call("EXISTS", companion) == 0, "it follows the other owner's partition"
         reader.until(lambda: len(reader.owned) == 2, "both taken again when the other is gone")
+
+    def test_a_companion_is_taken_up_within_two_seconds_whatever_the_lease(self) -> None:
+        topic = self.topic()
+        beside = f"{topic}.g.retry"
+        reader = self.subscribe(topic, beside, lease_s=60.0).joined(1)
+        self.admin.ensure_topic(beside, 1)
+        self.admin.ensure_group(beside, "g")
+        began = time.monotonic()
+        reader.until(lambda: len(reader.owned) == 2, "taken up")
+        assert time.monotonic() - began < 2.0
 
     def test_the_topics_lease_is_kept_until_the_companion_is_handed_back(self) -> None:
         topic, beside, reader = self.pair()

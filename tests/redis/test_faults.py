@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mqsdk_redis import names
 
-from mqsdk.spi import Assigned, Batch, Gap, Link, Lost, Outcome, Partition, Rejected, StateError, Stored, Unknown
+from mqsdk.spi import Assigned, Batch, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Answers, values
 from tests.redis.stage import RedisStage
@@ -283,6 +283,15 @@ class TestNeighbours(RedisStage):
         self.until([deaf, other], lambda: len(other.owned) == 1, "the partition at the other")
         assert len(deaf.owned) == 1
         assert len(deaf.seen(Lost)) == 1
+
+    def test_what_is_asked_back_is_taken_in_time_whatever_the_lease(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mqsdk_redis.seat.HANDOVER_LEASES", 0.002)
+        topic = self.topic(2)
+        deaf = self.join(topic, 2, lease_s=300.0, answers_revoking=False)
+        other = self.subscribe(topic, backend=self.connect(), lease_s=300.0)
+        self.until([deaf, other], lambda: bool(deaf.seen(Revoking)), "asked back")
+        self.until([deaf, other], lambda: bool(deaf.seen(Lost)), "taken")
+        self.until([deaf, other], lambda: len(other.owned) == 1, "the partition at the other")
 
     def test_settled_entries_are_removed_and_unsettled_ones_are_kept(self) -> None:
         topic = self.topic()
