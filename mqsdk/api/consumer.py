@@ -37,7 +37,8 @@ class ConsumerOptions(TypedDict, total=False):
     group: required; messages are shared by all consumers of one group. ordered: one running handler per key, in publish order.
     concurrency: handlers at once in this process (8). timeout: per call ("5m"), None = none. retry: RetryPolicy or attempts in total (10).
     batch: int or Batch; the first parameter is then list[T]. from_: where a new group begins: None, "earliest", "latest", aware datetime.
-    dead_letter: a topic in place of `<topic>.<group>.dlq`. broadcast, isolation: not supported in this version beside their defaults.
+    dead_letter: a topic in place of `<topic>.<group>.dlq`. broadcast: every running instance gets every message from its start on, nothing
+    of its progress is kept. isolation: not supported in this version beside its default.
     """
 
     group: Required[str]
@@ -64,6 +65,7 @@ class ConsumerDeclaration:
     batch_wait_s: float = 0.0
     start: Literal["earliest", "latest"] | datetime | None = None
     dead_letter: str | None = None
+    broadcast: bool = False
     tuning: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     early_shape: Shape | None = None
 
@@ -114,7 +116,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
     if problem is not None:
         raise DeclarationError(problem, where=where)
     size, wait_s = _batch(options.get("batch"), where)
-    _refuse_unbuilt(topic, options, where)
+    _check_isolation_name(options, where)
     return {
         "topic": topic,
         "group": options["group"],
@@ -123,6 +125,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
         "batch_wait_s": wait_s,
         "start": _start(options.get("from_"), where),
         "dead_letter": _dead_letter(options.get("dead_letter"), str(topic), where),
+        "broadcast": _broadcast(options, where),
         "tuning": MappingProxyType(_tuning(options, f"{topic}/{options['group']}", where)),
     }
 
@@ -178,11 +181,14 @@ def _retry(value: object, consumer: str, where: str) -> RetryPolicy:
     return value
 
 
-def _refuse_unbuilt(topic: object, options: Mapping[str, Any], where: str) -> None:
-    """What the contract names and this version does not do: refused, never ignored."""
-    if _flag(options, "broadcast", where):
-        fix = "give every instance a group of its own"
-        raise _unsupported("broadcast=True", "broadcast", f"{topic}/{options['group']}", where, fix)
+def _broadcast(options: Mapping[str, Any], where: str) -> bool:
+    wanted = _flag(options, "broadcast", where)
+    if wanted and options.get("from_") not in (None, "latest"):
+        raise DeclarationError("a broadcast begins with its instance: `from_` has no meaning there", where=where, fix="leave it out")
+    return wanted
+
+
+def _check_isolation_name(options: Mapping[str, Any], where: str) -> None:
     isolation = options.get("isolation", "thread")
     if isolation not in ("thread", "process"):
         raise DeclarationError('`isolation` is "thread" or "process"', where=where)

@@ -64,6 +64,7 @@ class Session:
             batch_wait_s=one.batch_wait_s,
             start=one.start,
             dead_letter=one.dead_letter,
+            broadcast=one.broadcast,
             tuning=one.tuning,
         )
 

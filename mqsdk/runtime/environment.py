@@ -32,6 +32,7 @@ class Declared:
     batch_wait_s: float = 0.0
     start: Start = None
     dead_letter: str | None = None
+    broadcast: bool = False
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -120,6 +120,7 @@ class ConsumerLoop:
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
         self._restarts = 0
         self._owned_now: list[OwnershipChanged] = []
+        self.places: dict[int, int] = {}  # first unsettled position by partition, as it was at the last restart or exchange
         self.joined = threading.Event()
         self.finished = threading.Event()
         self.failure: str = ""
@@ -296,6 +297,7 @@ class ConsumerLoop:
         if progress.final:
             self._gates.pop((progress.partition, progress.epoch), None)
             self._handed_back.add((progress.partition, progress.epoch))
+            self.places[progress.partition.number] = progress.watermark
 
     def _perform_rare(self, action: Action) -> None:
         if isinstance(action, Fence):
@@ -357,6 +359,7 @@ class ConsumerLoop:
         self._broken = True
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
+        self.places.update({view.partition.number: view.watermark for view in self._machine.view().partitions})
         # All at once: what is left to one partition while another is lost would be a call to an adapter that has just failed.
         over, self._handed_back = [*self._gates, *self._handed_back], set()
         self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in over]))

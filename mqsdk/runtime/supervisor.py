@@ -27,7 +27,7 @@ from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
 from mqsdk.runtime.workers import Results, Workers
-from mqsdk.spi import Backend, BackendHealth, Capabilities, Outcome, Rejected, Stored, Subscription, Unknown
+from mqsdk.spi import Backend, BackendHealth, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
 
 if TYPE_CHECKING:
     from mqsdk.runtime.tasks import EventLoop
@@ -124,7 +124,7 @@ class Supervisor:
             is_async=declared.handler.is_async,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
-            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions else None,
+            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
             settle_every_s=self.environment.settle_every_s,
         )
         return declared, backend, spec
@@ -137,6 +137,7 @@ class Supervisor:
             topics=(spec.topic,) if spec.retry is None else (spec.topic, spec.retry),  # the second comes with the first redrive
             group=declared.group,
             ordered=declared.ordered,
+            broadcast=declared.broadcast,
             start=declared.start,
             lease_s=cluster.lease_s,
             instance=f"{self.app}@{socket.gethostname()}:{os.getpid()}",
@@ -144,7 +145,7 @@ class Supervisor:
         loop = ConsumerLoop(
             name=declared.name,
             machine=Machine(spec, tuning, self.environment.rng, self._wall_offset_s()),
-            connect=lambda: self.clusters.backend(spec.cluster).consumer(subscription),  # another one after an exchange
+            connect=lambda: self._connect(declared, spec.cluster, subscription),
             make_workers=lambda results: self._make_workers(declared, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
             clock=self.environment.clock,
@@ -158,11 +159,22 @@ class Supervisor:
             self._threads.append(thread)
             thread.start()
 
+    def _connect(self, declared: Declared, cluster: str, subscription: Subscription) -> Consumer:
+        """At the backend that the cluster has now, another one after an exchange.
+
+        A broadcast that is restarted goes on where it was: the backend knows nothing of its progress.
+        """
+        places = next((loop.places for one, loop in self.loops if one is declared), {}) if declared.broadcast else {}
+        return self.clusters.backend(cluster).consumer(subscription._replace(positions=tuple(places.items())))
+
     def _ensure(self, declared: Declared, backend: Backend, *, create: bool, cluster: str) -> None:
         admin = backend.admin()
         if create:
             admin.ensure_topic(declared.topic, self.configuration.topic_rule(declared.topic).partitions)
-            admin.ensure_group(declared.topic, declared.group, declared.start)
+            if not declared.broadcast:
+                admin.ensure_group(declared.topic, declared.group, declared.start)
+        elif declared.broadcast and admin.partitions(declared.topic) is not None:
+            return
         elif admin.partitions(declared.topic) is None or declared.group not in {info.group for info in admin.groups(declared.topic)}:
             raise CapabilityError(
                 f"topic {declared.topic} or its group {declared.group} does not exist and `create` is false",
@@ -424,6 +436,7 @@ def check_capabilities(declared: Declared, capabilities: Capabilities, cluster: 
     """Refuse what the backend cannot do and layer 2 does not emulate. Raises CapabilityError."""
     wanted: list[tuple[bool, str, str]] = [
         (declared.ordered and not capabilities.ordered, "ordered", "keeps no order per key"),
+        (declared.broadcast and not capabilities.broadcast, "broadcast", "cannot give each instance everything"),
         (declared.start == "earliest" and not capabilities.history, "history", 'keeps no history, so from_="earliest" cannot be honoured'),
         (isinstance(declared.start, datetime) and not capabilities.by_time, "by_time", "finds no position by time, so from_ cannot be one"),
     ]

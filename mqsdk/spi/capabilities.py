@@ -18,6 +18,7 @@ class Capabilities:
     publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
+    broadcast: a subscription may be for one instance alone, see `Subscription`.
     keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
     """
 

@@ -20,13 +20,12 @@ class Partition(NamedTuple):
 
 
 class Record:
-    """One stored message as a consumer reads it.
+    """One stored message as a consumer reads it. An adapter may subclass it and compute headers lazily.
 
     position: place in the partition, an int that rises within one (partition, epoch); a backend without offsets numbers its deliveries.
     headers: the user's headers only, without `mq-*`, `content-type` (both are fields) - what `spi.decode_headers` returns.
     timestamp_ms: `mq-ts`, else the backend's own time, else None. producer, sequence: `mq-pid`, `mq-seq`; "" and -1 when foreign.
     attempt: attempts already counted in a retry copy, 1 for an original. due_ms: when a delayed one was due, wall clock in milliseconds.
-    An adapter may subclass it and compute headers lazily.
     """
 
     __slots__ = (
@@ -96,12 +95,11 @@ class Record:
 
 
 class NewRecord(NamedTuple):
-    """One message to store. Layer 2 has chosen the partition, the id and the sequence; the adapter stores it as it is.
+    """One message to store as it is: layer 2 has chosen partition, id and sequence.
 
     token: names the record in `Published`. headers: user headers, then `traceparent`.
     extra: further `mq-*` headers (dead letters, redrive), written as they are.
     due_ms: nobody gets it before, see `Capabilities.delay`. durable: wait for the medium whatever `durability` says (dead letters).
-    One is built per publish: 0.15 us as a NamedTuple, 1 us as a frozen dataclass of this width.
     """
 
     token: int
@@ -148,10 +146,7 @@ Outcome = Stored | Rejected | Unknown
 
 
 class Published(NamedTuple):
-    """Result of `length` records with consecutive tokens from `token` on; with Stored their positions are consecutive too.
-
-    Put into the queue that `Backend.producer(events)` was given, from any thread.
-    """
+    """Result of `length` records with consecutive tokens from `token` on; with Stored their positions are consecutive too."""
 
     token: int
     outcome: Outcome
@@ -257,9 +252,11 @@ class Subscription(NamedTuple):
 
     topics: the topic, then topics of the group's own (its retry topic), where `Capabilities.companions` is claimed. They follow the first:
     partition p of all belongs to one consumer at any time. That of the first is assigned before the others' and given to nobody else
-    before they are handed back too; a consumer that loses it loses all. Further topics need not exist: one in which the group begins to
-    have progress (`Admin.ensure_group`) later is taken up within a second or two. All consumers of a group name the same topics.
-    start: where a *new* group begins; None = the oldest that the backend holds for it.
+    before they are handed back too; a consumer that loses it loses all. Further topics need not exist: one in which the group begins
+    (`Admin.ensure_group`) later is taken up within two seconds. All consumers of a group name the same topics. start: where a *new*
+    group begins; None = the oldest that the backend holds for it.
+    broadcast: all partitions of the one topic from now on for this consumer alone; no group, no progress kept, settles are answered.
+    positions: of a broadcast, (partition, position) where it goes on in place of a consumer that failed; others begin at the end.
     lease_s: a consumer that shows no life for so long loses its partitions. instance: name of this process in member lists.
     """
 
@@ -267,6 +264,7 @@ class Subscription(NamedTuple):
     group: str
     ordered: bool = False
     broadcast: bool = False
+    positions: tuple[tuple[int, int], ...] = ()
     start: Start = None
     lease_s: float = 10.0
     instance: str = ""

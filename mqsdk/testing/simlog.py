@@ -6,7 +6,7 @@ It passes `mqsdk.testing.conformance` like any adapter; `TestApp` and the tests 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar
@@ -29,12 +29,12 @@ from mqsdk.spi import (
 )
 from mqsdk.testing.simadmin import SimAdmin
 from mqsdk.testing.simconsumer import SimConsumer
-from mqsdk.testing.simgroup import Log
+from mqsdk.testing.simgroup import Group, Log
 from mqsdk.testing.simstore import SimLog, stored
 
 __all__ = ["MEMORY", "SimBackend", "SimConsumer", "SimLog", "SimProducer"]
 
-MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, delay="native", sparse_bytes=4040)
+MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, broadcast=True, delay="native", sparse_bytes=4040)
 
 
 class SimBackend(Backend):
@@ -78,7 +78,7 @@ class SimBackend(Backend):
     def consumer(self, subscription: Subscription) -> SimConsumer:
         self._check_open()
         if subscription.broadcast:
-            raise NotSupported("broadcast")
+            return self._instance(subscription)
         if subscription.ordered and not self._capabilities.ordered:
             raise NotSupported("ordered")
         caps, first = self._capabilities, subscription.topics[0]
@@ -87,7 +87,21 @@ class SimBackend(Backend):
             for topic in subscription.topics
             if topic == first or topic in self.store.topics or not caps.companions
         ]
-        consumer = SimConsumer(self.store, subscription, groups, self._capabilities, self._consumers.remove)
+        return self._joined(subscription, groups, self._consumers.remove)
+
+    def _instance(self, subscription: Subscription) -> SimConsumer:
+        if not self._capabilities.broadcast:
+            raise NotSupported("broadcast")
+        own = self.store.create_instance(subscription.topics[0], subscription.group, dict(subscription.positions))
+
+        def forget(consumer: SimConsumer) -> None:
+            self.store.instances.remove(own)
+            self._consumers.remove(consumer)
+
+        return self._joined(subscription, [own], forget)
+
+    def _joined(self, subscription: Subscription, groups: Sequence[Group], forget: Callable[[SimConsumer], None]) -> SimConsumer:
+        consumer = SimConsumer(self.store, subscription, groups, self._capabilities, forget)
         self._consumers.append(consumer)
         consumer.join()
         return consumer

@@ -35,6 +35,7 @@ class SimLog:
         self.logs: dict[Partition, Log] = {}
         self.topics: dict[str, int] = {}
         self.groups: dict[str, dict[str, Group]] = {}
+        self.instances: list[Group] = []  # of broadcasts: each consumer's own, seen by nobody else
         self.serial = 0
         self.delayed = Delayed()
         self._faults: list[tuple[PublishFault, int]] = []
@@ -77,6 +78,17 @@ class SimLog:
                 self._tell_members(name)
             return groups[name]
 
+    def create_instance(self, topic: str, name: str, positions: dict[int, int]) -> Group:
+        """What one consumer of a broadcast knows of its own progress; it begins at the end where no position is given."""
+        with self.lock:
+            if topic not in self.topics:
+                raise BackendError(f"topic {topic} does not exist", fix="create it with ensure_topic")
+            self.release_due()
+            parts = [Partition(topic, number) for number in range(self.topics[topic])]
+            made = Group(topic, name, [Cursor(part, self.logs[part], positions.get(part.number, self.logs[part].end)) for part in parts])
+            self.instances.append(made)
+            return made
+
     def _tell_members(self, name: str) -> None:
         """Consumers of a group may wait for it to begin in another topic."""
         for groups in self.groups.values():
@@ -99,10 +111,10 @@ class SimLog:
 
     def nudge(self, topics: set[str]) -> None:
         """Wake the consumers of these topics. Lock held."""
-        for topic in topics:
-            for group in self.groups.get(topic, {}).values():
-                for member in group.members:
-                    member.nudge()
+        own = [group for group in self.instances if group.topic in topics]
+        for group in [*own, *(group for topic in topics for group in self.groups.get(topic, {}).values())]:
+            for member in group.members:
+                member.nudge()
 
     # --- records ---------------------------------------------------------------------------------------------------------------
 

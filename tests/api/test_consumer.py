@@ -92,7 +92,6 @@ def test_a_consumer_without_anything_is_explained() -> None:
 
 
 UNBUILT: dict[str, tuple[dict[str, Any], str]] = {
-    "broadcast": ({"broadcast": True}, "broadcast"),
     "halt_key": ({"retry": RetryPolicy(on_exhausted="halt_key")}, "halt_key"),
     "halt_partition": ({"retry": RetryPolicy(on_exhausted="halt_partition")}, "halt_partition"),
     "dlq_follow_key": ({"retry": RetryPolicy(dlq_follow_key=True)}, "dlq_follow_key"),
@@ -104,6 +103,13 @@ def test_what_this_version_does_not_do_is_a_capability_error(options: dict[str, 
     with pytest.raises(CapabilityError, match="not supported in this version") as caught:
         App().consumer("orders", group="billing", **options)(good)
     assert (caught.value.capability, caught.value.consumer) == (capability, "orders/billing")
+
+
+def test_a_broadcast_begins_with_its_instance() -> None:
+    App().consumer("orders", group="all", broadcast=True, from_="latest")(good)
+    for start in ("earliest", datetime.now(UTC)):
+        with pytest.raises(DeclarationError, match="no meaning"):
+            App().consumer("orders", group="all", broadcast=True, from_=start)(good)
 
 
 def test_worker_processes_need_an_importable_handler_and_are_not_built_yet() -> None:
@@ -328,7 +334,7 @@ def test_a_router_belongs_to_one_app() -> None:
         with pytest.raises(DeclarationError, match="already included"):
             other.include_router(router)
     with pytest.raises(DeclarationError):
-        app.include_router(app)  # type: ignore[arg-type]
+        app.include_router(app)
 
 
 def test_a_router_without_an_app_cannot_publish() -> None:
@@ -381,8 +387,8 @@ def test_a_consumer_may_read_dead_letters() -> None:
         lambda: Batch(wait="30"),
         lambda: Backoff("-1s"),
         lambda: RetryPolicy(attempts=0),
-        lambda: RetryPolicy(on_exhausted="forget"),  # type: ignore[arg-type]
-        lambda: App(config=5),  # type: ignore[arg-type]
+        lambda: RetryPolicy(on_exhausted="forget"),
+        lambda: App(config=5),
         lambda: App(name=""),
         lambda: App(name="a b"),  # as `app:` of the file
         lambda: App(name=3),  # type: ignore[arg-type]

@@ -327,6 +327,28 @@ def test_an_adapter_that_fails_at_every_call_does_not_end_the_consumer(process: 
     assert handler.wait_for(1) == [(b"a", 1)]
 
 
+def test_a_broadcast_that_is_restarted_goes_on_where_it_was(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mqsdk.runtime.loop.RESTART_FIRST_S", 0.01)
+    handler = Recorder()
+    process.start(handler, broadcast=True)
+    process.publish("orders", "a", key="k")
+    handler.wait_for(1)
+    (_, loop) = process.supervisor.loops[0]
+    process.wait(lambda: loop.view().last_settled_at is not None)
+    broken = loop._consumer
+
+    def fails(*given: Any) -> Any:
+        if given:
+            process.publish("orders", "meanwhile", key="k")
+        monkeypatch.undo()
+        raise TypeError("a defect of the adapter")
+
+    monkeypatch.setattr(broken, "poll", fails)
+    broken.wake()
+    assert handler.wait_for(2) == [(b"a", 1), (b"meanwhile", 1)]
+    assert loop._consumer is not broken
+
+
 def test_a_job_is_started_even_if_the_settle_before_it_fails(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Recorder()
     process.start(handler)

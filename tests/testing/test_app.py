@@ -733,10 +733,39 @@ def test_what_the_borrowed_backend_cannot_do_is_refused_at_the_start(monkeypatch
             pass
 
 
-def test_what_is_not_built_yet_is_refused_and_never_ignored() -> None:
+def test_a_broadcast_gets_everything_from_its_start_on_beside_the_groups() -> None:
     app = App()
-    with pytest.raises(CapabilityError):
-        app.consumer("t", group="g", broadcast=True)(lambda value: None)
+    app.consumer("t", group="all", broadcast=True, retry=RetryPolicy(attempts=2, backoff=Backoff("1m")))(fail_on_bad)
+    app.consumer("t", group="g")(lambda value: None)
+    with TestApp(app) as t:
+        app.publish_many("t", ["a", "bad", "b"], key="k")
+        t.drain(raise_failures=False)
+        assert [message.payload for message in t.handled("t", "all")] == ["a", "b"]
+        assert len(t.handled("t", "g")) == 3
+        t.advance("1m")
+        (letter,) = t.dead_letters("t", "all")
+        assert (letter.payload, letter.attempt) == ("bad", 2)
+        assert t.lag("t", "all").messages == 0
+        app.publish("t", "unsettled", delay="1s")
+        t.crash()
+        assert len(t.handled("t", "all")) == 2, "a new instance begins where it starts"
+        t.advance("1s")
+        assert t.handled("t", "all")[-1].payload == "unsettled"
+
+
+def fail_on_bad(value: str) -> None:
+    if value == "bad":
+        raise ValueError(value)
+
+
+def test_a_broadcast_is_refused_where_the_backend_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = SimBackend(capabilities=replace(MEMORY, broadcast=False))
+    monkeypatch.setattr("mqsdk.runtime.plugins.make_backend", lambda cluster: plain)
+    app = App()
+    app.consumer("t", group="g", broadcast=True)(lambda value: None)
+    with pytest.raises(CapabilityError, match="cannot give each instance everything") as refused, TestApp(app, like="plain"):
+        pass
+    assert (refused.value.capability, refused.value.consumer) == ("broadcast", "t/g")
 
 
 def test_a_delayed_message_comes_in_virtual_time() -> None:

@@ -10,6 +10,7 @@ Needs pytest. One class per configuration of a backend; the broker must be there
 """
 
 from mqsdk.testing.conformance.admin import AdminScenarios
+from mqsdk.testing.conformance.broadcast import BroadcastScenarios
 from mqsdk.testing.conformance.close import CloseScenarios
 from mqsdk.testing.conformance.companions import CompanionScenarios
 from mqsdk.testing.conformance.delay import DelayScenarios
@@ -31,6 +32,7 @@ class BackendConformance(
     GroupScenarios,
     CompanionScenarios,
     DelayScenarios,
+    BroadcastScenarios,
     AdminScenarios,
     GapScenarios,
     CloseScenarios,

@@ -171,8 +171,11 @@ class Stage:
         credit: tuple[int, int] | None = PLENTY,
         answers_revoking: bool = True,
         max_records: int = 1000,
+        broadcast: bool = False,
+        positions: tuple[tuple[int, int], ...] = (),
     ) -> Reader:
-        subscription = Subscription(topics, group, start=start, lease_s=lease_s or self.lease_s, instance="conformance")
+        lease_s = lease_s or self.lease_s
+        subscription = Subscription(topics, group, False, broadcast, positions, start, lease_s, "conformance")
         consumer = (backend or self.backend).consumer(subscription)
         return Reader(
             consumer,
