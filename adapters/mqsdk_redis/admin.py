@@ -25,6 +25,7 @@ from mqsdk_redis import names
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import KIND
 from mqsdk_redis.ids import id_before, id_of, position_of
+from mqsdk_redis.instance import End
 from mqsdk_redis.names import check_name
 from mqsdk_redis.records import RedisRecord
 from mqsdk_redis.wire import Command
@@ -80,7 +81,7 @@ class RedisAdmin(Admin):
         parts = _partitions(topic, count)
         self._client.call(
             [("HDEL", names.TOPICS, topic)]
-            + [("UNLINK", names.stream(part), *names.delayed(part)) for part in parts]
+            + [("UNLINK", names.stream(part), *names.delayed(part), *names.instances(part)) for part in parts]
             + [("UNLINK", *_keys_of(part, group)) for part in parts for group in groups]
             + [("UNLINK", *names.members(topic, group)) for group in groups]
         )
@@ -213,6 +214,13 @@ class RedisAdmin(Admin):
         _, first, info = self._client.call([self._move(place), ("XRANGE", key, "-", "+", "COUNT", 1), ("XINFO", "STREAM", key)])
         end = position_of(dict(zip(info[::2], info[1::2], strict=True))[b"last-generated-id"]) + 1
         return (position_of(first[0][0]) if first else end), end
+
+    def ends(self, topic: str) -> list[End]:
+        """Where the partitions end now. BackendError when there is no such topic."""
+        parts = _partitions(topic, self._count(topic))
+        calls = [self._move(part) for part in parts] + [("XINFO", "STREAM", names.stream(part)) for part in parts]
+        found = [dict(zip(info[::2], info[1::2], strict=True)) for info in self._client.call(calls)[len(parts) :]]
+        return [End(info[b"last-generated-id"], info[b"entries-added"]) for info in found]
 
     def locate(self, topic: str, partition: int, time_ms: int) -> int:
         """By halving, as if publish times never fell within a partition."""

@@ -15,7 +15,6 @@ from mqsdk.spi import (
     EventSink,
     Finding,
     MissingExtra,
-    NotSupported,
     Producer,
     Subscription,
 )
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mqsdk_redis.client import Client
     from mqsdk_redis.consumer import RedisConsumer
 
-CAPABILITIES = Capabilities(settle="receipt", publish="inline", companions=True, delay="native", sparse_bytes=4096)
+CAPABILITIES = Capabilities(settle="receipt", publish="inline", companions=True, broadcast=True, delay="native", sparse_bytes=4096)
 UNKNOWN_GUARANTEE = "redis: what is acknowledged survives as long as the server's own persistence keeps it"
 
 
@@ -72,8 +71,6 @@ class RedisBackend(Backend):
         return RedisProducer(self._opened(), events)
 
     def consumer(self, subscription: Subscription) -> Consumer:
-        if subscription.broadcast:
-            raise NotSupported("broadcast")
         from mqsdk_redis.admin import RedisAdmin
         from mqsdk_redis.consumer import RedisConsumer
 
@@ -81,8 +78,9 @@ class RedisBackend(Backend):
         admin = RedisAdmin(client)
         check_name("group", subscription.group)
         first = subscription.topics[0]
-        admin.ensure_group(first, subscription.group, subscription.start)
-        consumer = RedisConsumer(client, subscription, admin.partitions(first) or 0, self._consumers.discard)
+        if not subscription.broadcast:
+            admin.ensure_group(first, subscription.group, subscription.start)
+        consumer = RedisConsumer(client, subscription, admin.ends(first), self._consumers.discard)
         self._consumers.add(consumer)
         return consumer
 

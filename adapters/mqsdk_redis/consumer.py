@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mqsdk.spi import Batch, Consumer, ConsumerEvent, Link, Partition, Progress, Settled, Subscription
 from mqsdk_redis.client import Client
 from mqsdk_redis.errors import STALE, closed, code_of
+from mqsdk_redis.instance import End, Instance
 from mqsdk_redis.leases import Leases
 from mqsdk_redis.mover import Mover, Reply
 from mqsdk_redis.owned import Owned
@@ -30,11 +31,10 @@ Forget = Callable[["RedisConsumer"], None]
 class RedisConsumer(Consumer):
     """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
 
-    def __init__(self, client: Client, subscription: Subscription, partitions: int, forget: Forget) -> None:
-        """partitions: of the first topic."""
+    def __init__(self, client: Client, subscription: Subscription, ends: Sequence[End], forget: Forget) -> None:
+        """ends: of the partitions of the first topic."""
         self._client = client
         self._scripts = client.scripts
-        self._group = subscription.group
         self._forget = forget
         self._busy = threading.Lock()  # who has it may touch the connections and what is owned
         self._wake_guard = threading.Lock()
@@ -48,9 +48,14 @@ class RedisConsumer(Consumer):
         self._failures = 0
         self._retry_at = 0.0
         self._waiter = Waiter()
-        self._seat = Seat(self._scripts, subscription, partitions)
         self._mover = Mover(self._scripts, self._owned)
-        self._leases = Leases(self._scripts, self._seat, client.settings.own.keep, self._owned, self._events.append, self._send)
+        self._leases = self._make_leases(subscription, ends)
+
+    def _make_leases(self, subscription: Subscription, ends: Sequence[End]) -> Leases | Instance:
+        keep_s, put = self._client.settings.own.keep, self._events.append
+        if subscription.broadcast:
+            return Instance(self._scripts, subscription, ends, keep_s, self._owned, put)
+        return Leases(self._scripts, Seat(self._scripts, subscription, len(ends)), keep_s, self._owned, put, self._send)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
 
@@ -154,8 +159,7 @@ class RedisConsumer(Consumer):
             count = min(owned.records, max(1, max_records // len(readers)))
             if place >= max_records:
                 break
-            command = self._scripts.read.call((owned.stream, owned.lease), owned.token, self._group, owned.after, count, owned.bytes)
-            calls.append((command, self._read(wire, owned)))
+            calls.append((self._leases.read_call(owned, count), self._read(wire, owned)))
         return calls
 
     def _read(self, wire: Wire, owned: Owned) -> Reply:
@@ -168,7 +172,7 @@ class RedisConsumer(Consumer):
             is_full, entries = reply
             dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned))
             if dead:
-                self._send(self._leases.settle_call(owned, dead, False, b"-"))
+                self._send(self._leases.settle_call(owned, dead))
 
         return answered
 
@@ -200,7 +204,7 @@ class RedisConsumer(Consumer):
         call = self._leases.settle_call(owned, owned.ids(positions), progress.final, blob)
         if progress.final:
             if owned.give_back_by is None:
-                self._seat.leaving = True
+                self._leases.leave_soon()
             owned.give_back_by = float("inf")
         self._outbox.append((call, self._settled(owned, progress, positions)))
 
@@ -237,15 +241,7 @@ class RedisConsumer(Consumer):
     def _came_up(self, wire: Wire) -> None:
         is_same = self._run_id is None or (wire.run_id != "" and wire.run_id == self._run_id)
         self._run_id = wire.run_id
-        if is_same:
-            for owned in self._owned.values():
-                owned.read_again()
-        else:
-            # Another server process: it may have lost its newest entries, acknowledgements and leases. Begin anew, under new epochs.
-            wire.exchange(self._leases.release_all(b"0"))
-            for owned in list(self._owned.values()):
-                self._leases.lose(owned)
-        self._seat.due = 0.0
+        self._leases.reconnected(wire, is_same)
         self._failures = 0
         if not self._is_up:
             self._is_up = True
@@ -286,11 +282,11 @@ class RedisConsumer(Consumer):
         for owned in self._owned.values():
             if owned.stream in fresh:
                 owned.behind = True
-        return any(key in self._seat.news for key in fresh)
+        return any(key in self._leases.news for key in fresh)
 
     def _watched(self) -> dict[bytes, bytes]:
         """What to wake up for. A partition without credit is left out once it is known to have more."""
-        streams = {**self._seat.news, **self._mover.watched()}
+        streams = {**self._leases.news, **self._mover.watched()}
         for owned in self._owned.values():
             if not owned.behind and owned.give_back_by is None:
                 streams[owned.stream] = owned.last
@@ -324,10 +320,7 @@ class RedisConsumer(Consumer):
         """What does not get through ends with the lease."""
         if self._wire is None:
             return
-        commands = [command for command, _ in self._outbox] + self._leases.release_all(b"1") + self._seat.commands(leaving=True)
-        if self._owned:
-            commands.append(self._seat.tell())
         try:
-            self._wire.exchange(commands, timeout_s)
+            self._wire.exchange([*(command for command, _ in self._outbox), *self._leases.leaving()], timeout_s)
         except FAILURES:
             self._outbox.clear()

@@ -66,9 +66,42 @@ class Leases:
             self._trim_at = now + self._trim_every_s
             self._trim(wire)
 
+    @property
+    def news(self) -> dict[bytes, bytes]:
+        """What else to wake up for: something has changed in the group."""
+        return self._seat.news
+
+    def hurry(self) -> None:
+        """Turn as soon as possible."""
+        self._seat.due = 0.0
+
+    def leave_soon(self) -> None:
+        """Take nothing any more."""
+        self._seat.leaving = True
+
+    def reconnected(self, wire: Wire, is_same: bool) -> None:
+        """is_same: the server process is the one that it was."""
+        self.hurry()
+        if is_same:
+            for owned in self._owned.values():
+                owned.read_again()
+            return
+        # Another server process: it may have lost its newest entries, acknowledgements and leases. Begin anew, under new epochs.
+        wire.exchange(self._release_all(b"0"))
+        for owned in list(self._owned.values()):
+            self.lose(owned)
+
+    def leaving(self) -> list[Command]:
+        """What tells the group that this one is gone."""
+        tell = [self._seat.tell()] if self._owned else []
+        return [*self._release_all(b"1"), *self._seat.commands(leaving=True), *tell]
+
     # --- calls of the owner -------------------------------------------------------------------------------------------------------------
 
-    def settle_call(self, owned: Owned, ids: list[bytes], final: bool, blob: bytes) -> Command:
+    def read_call(self, owned: Owned, count: int) -> Command:
+        return self._scripts.read.call((owned.stream, owned.lease), owned.token, self._group, owned.after, count, owned.bytes)
+
+    def settle_call(self, owned: Owned, ids: list[bytes], final: bool = False, blob: bytes = b"-") -> Command:
         """blob: `-` to leave it as it is, else `=` and the blob."""
         keys = (owned.stream, owned.lease, owned.ownership)
         end = b"0" if not final else b"2" if self._companions(owned) else b"1"
@@ -132,7 +165,7 @@ class Leases:
             self._send(self._release_call(companion, b"0"))
             self.lose(companion)
         self._free(owned.partition.number)
-        self._seat.due = 0.0
+        self.hurry()
 
     def handed_back(self, owned: Owned) -> None:
         """The final settle is stored: give the partition away as soon as all of it is handed back."""
@@ -140,9 +173,9 @@ class Leases:
             if self._companions(owned):
                 self._ended[owned.partition.number] = owned
             self._free(owned.partition.number)
-        self._seat.due = 0.0
+        self.hurry()
 
-    def release_all(self, clean: bytes) -> list[Command]:
+    def _release_all(self, clean: bytes) -> list[Command]:
         return [self._release_call(owned, clean) for owned in self._held()]
 
     def _drop(self, owned: Owned) -> bool:
@@ -283,7 +316,8 @@ class Leases:
 
     def _trim(self, wire: Wire) -> None:
         before_ms = int(self._seat.server_ms - self._keep_s * 1000)
-        raise_first(wire.exchange([self._scripts.trim.call((owned.stream,), before_ms) for owned in self._owned.values()]))
+        keys = [(owned.stream, *names.instances(owned.partition)) for owned in self._owned.values()]
+        raise_first(wire.exchange([self._scripts.trim.call(each, before_ms) for each in keys]))
 
 
 def _read_so_far(delivered: int, last: int, added: int, read: int) -> int:

@@ -35,6 +35,12 @@ def delayed(partition: Partition) -> tuple[bytes, bytes, bytes]:
     return base + b"d", base + b"dp", base + b"dn"
 
 
+def instances(partition: Partition) -> tuple[bytes, bytes]:
+    """Sorted set of the instances of broadcasts by expiry, hash instance -> id up to which it has settled."""
+    base = b"mq:{%s:%d}:" % (partition.topic.encode(), partition.number)
+    return base + b"b", base + b"bp"
+
+
 def lease(partition: Partition, group: str) -> bytes:
     """`member|epoch` of the owner; expires with the lease."""
     return b"mq:{%s:%d}:l:%s" % (partition.topic.encode(), partition.number, group.encode())

@@ -182,6 +182,12 @@ class Owned:
         unsettled.difference_update(found)
         return found
 
+    @property
+    def first_unsettled(self) -> int | None:
+        """Of what was received."""
+        waiting = [record.position for record in self._buffer if isinstance(record, RedisRecord)]
+        return min([*self._unsettled, *waiting], default=None)
+
     def put_back(self, positions: Iterable[int]) -> None:
         """They could not be settled."""
         self._unsettled.update(positions)

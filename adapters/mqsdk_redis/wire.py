@@ -60,6 +60,7 @@ class Scripts:
         self.publish, self.move = Script("publish", "append"), Script("move", "append")
         self.read, self.settle = Script("read"), Script("settle")
         self.acquire, self.restore, self.renew, self.release = Script("acquire"), Script("restore"), Script("renew"), Script("release")
+        self.tail, self.place = Script("tail"), Script("place")
         self.member, self.state, self.trim = Script("member"), Script("state"), Script("trim")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes what every group has settled and what is older than it has to be kept. One script: a group that is made or reset meanwhile would lose.
--- KEYS: stream. ARGV: publish and due times below this (ms) may go. Returns how many entries went.
+-- KEYS: stream, instances of broadcasts by expiry, their places. ARGV: publish and due times below this (ms) may go. Returns how many entries went.
 local function parts(id)
   local era, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(era), tonumber(sequence)
@@ -21,6 +21,11 @@ for _, fields in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local oldest = redis.call('XPENDING', KEYS[1], group['name'])[2]
     if oldest and (not bound or below(oldest, bound)) then bound = oldest end
   end
+end
+local time = redis.call('TIME')
+for _, instance in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], time[1] * 1000, '+inf')) do
+  local place = redis.call('HGET', KEYS[3], instance)
+  if place and (not settled or below(place, settled)) then settled = place end
 end
 if not settled then return 0 end  -- no group yet: whoever comes first is to see all of it
 local went, limit = 0, tonumber(ARGV[1])
