@@ -17,7 +17,6 @@ from mqsdk.spi import (
     Capabilities,
     EventSink,
     Finding,
-    NotSupported,
     StateError,
     Subscription,
 )
@@ -35,7 +34,9 @@ from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
 
 log = logging.getLogger("mqsdk.log")
 
-CAPABILITIES = Capabilities(settle="cursor", publish="inline", companions=True, sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD)
+CAPABILITIES = Capabilities(
+    settle="cursor", publish="inline", companions=True, broadcast=True, sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD
+)
 PROGRESS_SYNC_S = 1.0  # settles reach the medium once a second: what a power loss takes of them is handled again
 GUARANTEES = {
     "none": "log `none`: survives kill -9 of any process; a power loss takes what the kernel had not written back (about 30 s)",
@@ -92,11 +93,9 @@ class LogBackend(Backend):
         return LogProducer(self._opened(), events)
 
     def consumer(self, subscription: Subscription) -> LogConsumer:
-        if subscription.broadcast:
-            raise NotSupported("broadcast")
         found, admin = self._opened(), self.admin()
         check_name("group", subscription.group)
-        for topic in subscription.topics:
+        for topic in () if subscription.broadcast else subscription.topics:
             if topic == subscription.topics[0] or admin.partitions(topic) is not None:
                 admin.ensure_group(topic, subscription.group, subscription.start)
         consumer = LogConsumer(self.name, found, subscription, self._mark, self._consumers.discard)

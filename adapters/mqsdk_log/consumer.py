@@ -25,14 +25,14 @@ from mqsdk.spi import (
 )
 from mqsdk_log.engine.cursors import BLOB_LIMIT, Cursor
 from mqsdk_log.engine.errors import CorruptRange, LockTimeout, LogError, NoSuchTopic, OutOfRange, reason
-from mqsdk_log.engine.groups import Group
 from mqsdk_log.engine.holding import Appeared, Dropped, Extended, Gained, Recalled, Troubled
 from mqsdk_log.engine.log import Log
-from mqsdk_log.engine.seat import Mark, Seat
+from mqsdk_log.engine.seat import Mark
 from mqsdk_log.engine.wake import BOUND_S, CROWDED_S, Waiter
 from mqsdk_log.errors import KIND, translated
 from mqsdk_log.owned import FAILURES, Owned, drain, is_alone, poke
 from mqsdk_log.records import LogRecord
+from mqsdk_log.seating import begun, seat_of
 
 OPEN_PATIENCE_S = 0.2  # for the lock on the set of topics, by a thread that has leases to renew; tried again with the next look
 GLANCE_S = 0.02  # how often a consumer that never sleeps looks for another assignment: 2 us each
@@ -54,13 +54,9 @@ class LogConsumer(Consumer):
         self._owned: dict[Partition, Owned] = {}
         self._woken = self._sleeping = self._closing = self._closed = self._stale = False
         with translated(cluster):
-            group = Group(log.path, subscription.group, subscription.lease_s)
-            first = subscription.topics[0]
-            awaited = [topic for topic in subscription.topics if topic != first and not group.knows(topic)]
             self._log = log
-            self._topics = {topic: log.topic(topic) for topic in subscription.topics if topic not in awaited}
-            wakers = {name: topic.wake_all for name, topic in self._topics.items()}
-            self._seat = Seat(group, wakers, subscription.lease_s, subscription.instance, mark, awaited)
+            self._topics = {topic: log.topic(topic) for topic in begun(log, subscription)}
+            self._seat = seat_of(log, subscription, self._topics, mark)
             self._waiters: list[Waiter] = []
             try:
                 self._waiters.extend(topic.waiter() for topic in self._topics.values())

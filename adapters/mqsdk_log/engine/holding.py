@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .cursors import Cursor
-from .leases import Lease
 
 Key = tuple[str, int]  # topic, partition
+
+
+class Held(Protocol):
+    """A lease, as far as it has to be given back."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -20,7 +25,7 @@ class Holding:
 
     key: Key
     epoch: int
-    lease: Lease
+    lease: Held
     stored: Cursor
     give_back_by: float = 0.0
     ended: bool = False
