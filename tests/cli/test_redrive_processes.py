@@ -7,13 +7,10 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.brokers.redis import RedisServer
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
 COUNT = 400  # two seconds of redrive: a consumer on Redis takes the retry topic up within one
@@ -32,26 +29,6 @@ def bill(payload: str, message: Message) -> None:
         raise Reject("the service is down")
     os.write(handled, f"{payload} {message.topic} {message.attempt}\\n".encode())
 """
-
-REDIS = """
-version: 1
-app: shop
-clusters: {{main: {{backend: redis, servers: ["{address}"]}}}}
-routes: [{{topics: ["*"], cluster: main}}]
-"""
-
-
-@pytest.fixture(params=["log", "redis"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    if request.param == "log":  # as it is without a configuration
-        yield tmp_path
-        return
-    (tmp_path / "server").mkdir()
-    server = RedisServer(tmp_path / "server")
-    (tmp_path / "mqsdk.yaml").write_text(REDIS.format(address=server.address))
-    (tmp_path / "mqsdk.yaml").chmod(0o600)
-    yield tmp_path
-    server.stop()
 
 
 def call(folder: Path, *words: str) -> dict[str, Any]:
@@ -81,7 +58,8 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         threading.Event().wait(0.01)
 
 
-def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(folder: Path) -> None:
+def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(shop: Path) -> None:
+    folder = shop
     (folder / "billing.py").write_text(APP)
     (folder / "broken").touch()
     with Running([*MQSDK, "run", "billing:app"], folder) as consumer:
