@@ -13,11 +13,12 @@ from mqsdk_redis.client import Client
 from mqsdk_redis.errors import STALE, closed, code_of
 from mqsdk_redis.instance import End, Instance
 from mqsdk_redis.leases import Leases
-from mqsdk_redis.mover import Mover, Reply
+from mqsdk_redis.mover import Mover
 from mqsdk_redis.owned import Owned
+from mqsdk_redis.pipeline import Call, Pipeline, Reply
 from mqsdk_redis.seat import Seat
 from mqsdk_redis.waiter import Waiter
-from mqsdk_redis.wire import FAILURES, Command, ResponseError, Wire
+from mqsdk_redis.wire import FAILURES, ResponseError, Wire
 
 SPARSE_BYTES = 4096
 LONGEST_SLEEP_S = 1.0
@@ -40,7 +41,7 @@ class RedisConsumer(Consumer):
         self._wake_guard = threading.Lock()
         self._events: list[ConsumerEvent] = []
         self._owned: dict[Partition, Owned] = {}
-        self._outbox: list[tuple[Command, Reply]] = []
+        self._pipeline = Pipeline()
         self._woken = self._closing = self._closed = self._stale = False
         self._wire: Wire | None = None
         self._is_up = True
@@ -55,7 +56,7 @@ class RedisConsumer(Consumer):
         keep_s, put = self._client.settings.own.keep, self._events.append
         if subscription.broadcast:
             return Instance(self._scripts, subscription, ends, keep_s, self._owned, put)
-        return Leases(self._scripts, Seat(self._scripts, subscription, len(ends)), keep_s, self._owned, put, self._send)
+        return Leases(self._scripts, Seat(self._scripts, subscription, len(ends)), keep_s, self._owned, put, self._pipeline.send)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
 
@@ -121,9 +122,16 @@ class RedisConsumer(Consumer):
             try:
                 wire = self._connected(now)
                 if wire is not None:
+                    self._pipeline.hear(wire)
                     if nudged or now >= self._leases.due():
                         self._leases.turn(wire, now)
-                    self._exchange(wire, max_records)
+                    self._deliver(max_records)
+                    if not self._events:
+                        self._ask(wire, max_records)
+                        self._pipeline.hear(wire)
+                        self._deliver(max_records)
+                    if self._events:
+                        self._ask(wire, max_records)  # heard at the next poll: the server works while these are handled
             except FAILURES as error:
                 self._went_down(error)
             if self._events or self._woken or self._closing or time.monotonic() >= give_up:
@@ -133,16 +141,14 @@ class RedisConsumer(Consumer):
                 return events
             nudged = self._sleep(give_up, max_records > 0)
 
-    def _exchange(self, wire: Wire, max_records: int) -> None:
-        """Settles and reads of all partitions in one round trip; then deliver what credit allows."""
+    def _ask(self, wire: Wire, max_records: int) -> None:
+        """Settles and reads of all partitions in one round trip."""
         moves = self._mover.calls(time.monotonic())
         readers = [owned for owned in self._owned.values() if owned.wants] if max_records > 0 else []
-        calls = [*self._outbox, *moves, *self._reads(wire, readers, max_records)]
-        if calls:
-            replies = wire.exchange([command for command, _ in calls])
-            self._outbox.clear()
-            for (_, answered), reply in zip(calls, replies, strict=True):
-                answered(reply)
+        self._pipeline.ask(wire, [*moves, *self._reads(wire, readers, max_records)])
+
+    def _deliver(self, max_records: int) -> None:
+        """What credit allows."""
         budget = max_records
         for owned in [owned for owned in self._owned.values() if owned.has_news]:
             if budget <= 0:
@@ -153,8 +159,8 @@ class RedisConsumer(Consumer):
             # To the back of the queue, so that none starves.
             self._owned[owned.partition] = self._owned.pop(owned.partition)
 
-    def _reads(self, wire: Wire, readers: list[Owned], max_records: int) -> list[tuple[Command, Reply]]:
-        calls: list[tuple[Command, Reply]] = []
+    def _reads(self, wire: Wire, readers: list[Owned], max_records: int) -> list[Call]:
+        calls: list[Call] = []
         for place, owned in enumerate(readers):
             count = min(owned.records, max(1, max_records // len(readers)))
             if place >= max_records:
@@ -169,10 +175,10 @@ class RedisConsumer(Consumer):
             if isinstance(reply, ResponseError):
                 self._refused(owned, reply)
                 return
-            is_full, entries = reply
-            dead = owned.receive(entries, is_full == 1, self._leases.lost_before(wire, owned))
+            is_full, *chunks = reply
+            dead = owned.receive([entry for entries in chunks for entry in entries], is_full == 1, self._leases.lost_before(wire, owned))
             if dead:
-                self._send(self._leases.settle_call(owned, dead))
+                self._pipeline.send(self._leases.settle_call(owned, dead))
 
         return answered
 
@@ -182,10 +188,6 @@ class RedisConsumer(Consumer):
             self._leases.lose(owned)
         else:
             raise error
-
-    def _send(self, command: Command) -> None:
-        """With the next round trip; whatever the answer is, nothing follows from it."""
-        self._outbox.append((command, lambda _: None))
 
     # --- settling -----------------------------------------------------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class RedisConsumer(Consumer):
             if owned.give_back_by is None:
                 self._leases.leave_soon()
             owned.give_back_by = float("inf")
-        self._outbox.append((call, self._settled(owned, progress, positions)))
+        self._pipeline.outbox.append((call, self._settled(owned, progress, positions)))
 
     def _settled(self, owned: Owned, progress: Progress, positions: list[int]) -> Reply:
         partition, epoch, token = progress.partition, progress.epoch, progress.token
@@ -251,6 +253,7 @@ class RedisConsumer(Consumer):
         if self._wire is not None:
             self._wire.abort()
             self._wire = None
+        self._pipeline.forget()
         self._waiter.use(None)
         least, most = BACKOFF_S
         self._retry_at = time.monotonic() + min(most, least * 2 ** min(self._failures, 10)) * random.uniform(0.7, 1.0)
@@ -267,7 +270,7 @@ class RedisConsumer(Consumer):
         if self._wire is None:
             self._waiter.sleep({}, min(give_up, self._retry_at) - now)
             return False
-        if self._outbox or (may_read and any(owned.wants or owned.has_news for owned in self._owned.values())):
+        if self._pipeline.outbox or (may_read and any(owned.wants or owned.has_news for owned in self._owned.values())):
             return False
         try:
             streams = self._watched()
@@ -321,6 +324,7 @@ class RedisConsumer(Consumer):
         if self._wire is None:
             return
         try:
-            self._wire.exchange([*(command for command, _ in self._outbox), *self._leases.leaving()], timeout_s)
+            self._pipeline.hear(self._wire)
+            self._wire.exchange([*(command for command, _ in self._pipeline.outbox), *self._leases.leaving()], timeout_s)
         except FAILURES:
-            self._outbox.clear()
+            self._pipeline.forget()

@@ -7,14 +7,13 @@ server's have to agree. Nothing of it stands in this process but the time of the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mqsdk.spi import Partition
 from mqsdk_redis.owned import Owned
-from mqsdk_redis.wire import Command, ResponseError, Scripts
-
-Reply = Callable[[Any], None]
+from mqsdk_redis.pipeline import Call, Reply
+from mqsdk_redis.wire import ResponseError, Scripts
 
 LOOK_S = 1.0  # while something waits: the server's clock may jump, which this process's does not see
 IDLE_LOOK_S = 5.0  # while nothing does: whoever delays something tells, so only a news stream that was lost is found by this
@@ -27,9 +26,9 @@ class Mover:
         self._scripts = scripts
         self._owned = owned
 
-    def calls(self, now: float) -> list[tuple[Command, Reply]]:
+    def calls(self, now: float) -> list[Call]:
         """Scripts that move what is due now. They go before the reads, which then find it."""
-        calls: list[tuple[Command, Reply]] = []
+        calls: list[Call] = []
         for owned in self._owned.values():
             if owned.move_at <= now:
                 owned.behind = True

@@ -58,9 +58,9 @@ class Scripts:
 
     def __init__(self) -> None:
         self.publish, self.move = Script("publish", "append"), Script("move", "append")
-        self.read, self.settle = Script("read"), Script("settle")
+        self.read, self.settle = Script("read", "size"), Script("settle")
         self.acquire, self.restore, self.renew, self.release = Script("acquire"), Script("restore"), Script("renew"), Script("release")
-        self.tail, self.place = Script("tail"), Script("place")
+        self.tail, self.place = Script("tail", "size"), Script("place")
         self.member, self.state, self.trim = Script("member"), Script("state"), Script("trim")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]
 
@@ -91,7 +91,12 @@ class Wire:
 
     def exchange(self, commands: Sequence[Command], timeout_s: float = ANSWER_TIMEOUT_S) -> list[Any]:
         """The replies in order; an error that the server answered stands in its place. Raises FAILURES when the connection ends."""
-        replies = self._exchange(commands, timeout_s)
+        self.send(commands, timeout_s)
+        return self.replies(commands, timeout_s)
+
+    def replies(self, commands: Sequence[Command], timeout_s: float = ANSWER_TIMEOUT_S) -> list[Any]:
+        """As `exchange`, of commands that were sent before and not heard of yet."""
+        replies = [self.receive() for _ in commands]
         missing = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
             # A server that has restarted: such a command did nothing at all.
