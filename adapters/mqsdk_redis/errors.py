@@ -10,6 +10,7 @@ from mqsdk.spi import AccessDenied, BackendError, Rejected, StateError, Unavaila
 
 KIND = "redis"
 STALE, NO_TOPIC = "MQSTALE", "MQNOTOPIC"
+FULL = "full"  # of `Rejected.code`
 _PASSING = ("LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED", "READONLY")
 
 
@@ -72,7 +73,7 @@ def refusal(error: Exception) -> Rejected | Unknown:
     if code == NO_TOPIC:
         return Rejected("no_route", "there is no such topic or partition", fix="create the topic first")
     if code == "OOM":
-        return Rejected("full", "the server's memory is full", retryable=True, fix="let consumers catch up, or raise maxmemory")
+        return Rejected(FULL, "the server's memory is full", retryable=True, fix="let consumers catch up, or raise maxmemory")
     if code == "NOPERM":
         return Rejected("denied", "the user may not publish here", fix="grant the user the keys `mq:*`")
     if code in _PASSING:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mqsdk.spi import BackendError, EventSink, NewRecord, Partition, Producer, Rejected, Stored, Unknown
+from mqsdk.spi import BackendError, EventSink, Flow, NewRecord, Partition, Producer, Rejected, Stored, Unknown
 from mqsdk.spi.answers import put_outcome
 from mqsdk_redis import names
 from mqsdk_redis.client import Client
-from mqsdk_redis.errors import refusal
+from mqsdk_redis.errors import FULL, refusal
 from mqsdk_redis.ids import position_of, shown
 from mqsdk_redis.records import fields_of
 from mqsdk_redis.wire import ANSWER_TIMEOUT_S, FAILURES, Command, ResponseError, Wire
@@ -31,6 +31,7 @@ class RedisProducer(Producer):
         self._client = client
         self._events = events
         self._eras: dict[Partition, bytes] = {}
+        self._is_full = False
 
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
         """One record of a partition that may still be repeated holds back what is newer in it."""
@@ -104,10 +105,20 @@ class RedisProducer(Producer):
             if last and not last.startswith(b"0-"):
                 self._eras[records[0].partition] = last.split(b"-")[0]
         if failed is None:
+            if self._is_full:
+                self._tell_flow(Stored())
             return True
         outcome = refusal(ResponseError(failed.decode("utf-8", "replace")))
         put_outcome(self._events, records[done:], outcome)
+        self._tell_flow(outcome)
         return isinstance(outcome, Rejected) and not outcome.retryable
+
+    def _tell_flow(self, outcome: Answer) -> None:
+        """Publishers are asked to wait while the server's memory is full, and to go on with the first message that finds room."""
+        is_full = isinstance(outcome, Rejected) and outcome.code == FULL
+        if is_full != self._is_full and (is_full or isinstance(outcome, Stored)):
+            self._is_full = is_full
+            self._events.put(Flow(is_full, outcome.what if isinstance(outcome, Rejected) else ""))
 
 
 def _by_partition(batch: Sequence[NewRecord]) -> list[Sequence[NewRecord]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mqsdk_redis import names
 
-from mqsdk.spi import Assigned, Batch, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown
+from mqsdk.spi import Assigned, Batch, Flow, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Answers, values
 from tests.redis.stage import RedisStage
@@ -150,6 +150,23 @@ class TestServer(RedisStage):
         assert values(reader.take(20)) == numbered(20)
         reader.settle_all(final=True)
         assert self.pending(topic) == 0
+
+    def test_publishers_are_told_when_memory_is_full_and_when_there_is_room_again(self) -> None:
+        topic = self.topic()
+        answers = Answers(self.timeout_s)
+        producer = self.backend.producer(answers)
+
+        def publish() -> Outcome:
+            record = self.record(topic)
+            producer.publish([record], self.deadline())
+            return answers.of([record.token])[0]
+
+        assert isinstance(publish(), Stored)
+        self.server.call("CONFIG", "SET", "maxmemory", 1)
+        assert [type(publish()) for _ in range(3)] == [Rejected] * 3
+        self.server.call("CONFIG", "SET", "maxmemory", 0)
+        assert [type(publish()) for _ in range(3)] == [Stored] * 3
+        assert [event for event in answers.events if isinstance(event, Flow)] == [Flow(True, "the server's memory is full"), Flow(False)]
 
 
 class TestLostTail(RedisStage):
