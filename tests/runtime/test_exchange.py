@@ -89,6 +89,24 @@ def test_a_handler_that_runs_may_finish_and_is_settled_on_the_old_client(process
     assert len(handler.seen) == 2
 
 
+def test_a_broadcast_goes_on_where_it_was_on_the_new_client(process: Process) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def behave(record: Record) -> None:
+        inside.set()
+        assert go.wait(BOUND_S)
+
+    handler = Recorder(behave)
+    process.start(handler, broadcast=True)
+    process.publish("orders", "a", key="k")
+    assert inside.wait(BOUND_S)
+    old, _ = exchange(process)
+    process.publish("orders", "b", "c", key="k")
+    go.set()
+    assert handler.wait_for(3) == [(b"a", 1), (b"b", 1), (b"c", 1)]
+    process.wait(lambda: is_closed(old))
+
+
 def test_a_client_that_cannot_connect_changes_nothing(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Recorder()
     process.start(handler)
