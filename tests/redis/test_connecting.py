@@ -59,7 +59,7 @@ def refused(backend: RedisBackend, kind: type[BackendError], timeout_s: float = 
 
 
 def works(backend: RedisBackend) -> None:
-    """A topic can be made, published to and consumed from."""
+    """A topic can be made, published to, with delay too, and consumed from, by a group and by an instance of a broadcast."""
     backend.open(time.monotonic() + BOUND_S)
     try:
         backend.admin().ensure_topic("t", 1)
@@ -68,7 +68,12 @@ def works(backend: RedisBackend) -> None:
         assert isinstance(answers.of([1])[0], Stored)
         reader = Reader(backend.consumer(Subscription(("t",), "g")), BOUND_S, credit=PLENTY)
         assert [record.value for record in reader.take(1)] == [b"v"]
-        reader.settle_all()
+        instance = Reader(backend.consumer(Subscription(("t",), "all", broadcast=True)), BOUND_S, credit=PLENTY)
+        later = NewRecord(2, Partition("t", 0), None, b"later", "id", 0, due_ms=time.time_ns() // 1_000_000 + 20)
+        backend.producer(answers).publish([later], time.monotonic() + BOUND_S)
+        for one in (reader, instance):
+            assert [record.value for record in one.take(1)] == [b"later"]
+            one.settle_all()
         assert backend.health().ok
     finally:
         backend.close(time.monotonic() + BOUND_S)
