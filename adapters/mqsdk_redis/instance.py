@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mqsdk.spi import Assigned, ConsumerEvent, Partition, Subscription
 from mqsdk_redis import names
 from mqsdk_redis.ids import id_before, position_of
-from mqsdk_redis.leases import TRIMS, raise_first
+from mqsdk_redis.leases import TRIMS, lost_before, raise_first
 from mqsdk_redis.owned import Owned
 from mqsdk_redis.wire import Command, Scripts, Wire
 
@@ -127,13 +127,7 @@ class Instance:
         return self._place(owned, self._settled[owned.partition])
 
     def lost_before(self, wire: Wire, owned: Owned) -> Callable[[bytes], bool]:
-        def lost_before(stream_id: bytes) -> bool:
-            state = wire.call(*self._scripts.state.call((owned.stream, owned.ownership), self._group))
-            if not state or state[0] != stream_id:
-                return False
-            return owned.read_so_far < 0 or state[3] - state[2] > owned.read_so_far
-
-        return lost_before
+        return lost_before(self._scripts, wire, owned, self._group)
 
     def lose(self, owned: Owned) -> None:
         """Nobody can take it."""

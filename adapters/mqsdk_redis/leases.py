@@ -108,16 +108,7 @@ class Leases:
         return self._scripts.settle.call(keys, owned.token, self._group, end, blob, *ids)
 
     def lost_before(self, wire: Wire, owned: Owned) -> Callable[[bytes], bool]:
-        """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing."""
-
-        def lost_before(stream_id: bytes) -> bool:
-            state = wire.call(*self._scripts.state.call((owned.stream, owned.ownership), self._group))
-            if not state or state[0] != stream_id:
-                return False  # an older entry still stands before it, or it is gone too
-            length, added = state[2], state[3]
-            return bool(owned.read_so_far < 0 or added - length > owned.read_so_far)
-
-        return lost_before
+        return lost_before(self._scripts, wire, owned, self._group)
 
     # --- keeping ------------------------------------------------------------------------------------------------------------------------
 
@@ -318,6 +309,19 @@ class Leases:
         before_ms = int(self._seat.server_ms - self._keep_s * 1000)
         keys = [(owned.stream, *names.instances(owned.partition)) for owned in self._owned.values()]
         raise_first(wire.exchange([self._scripts.trim.call(each, before_ms) for each in keys]))
+
+
+def lost_before(scripts: Scripts, wire: Wire, owned: Owned, group: str) -> Callable[[bytes], bool]:
+    """Between numbers of the SDK and those of a foreign producer only the server's counters tell whether an entry is missing."""
+
+    def lost_before(stream_id: bytes) -> bool:
+        state = wire.call(*scripts.state.call((owned.stream, owned.ownership), group))
+        if not state or state[0] != stream_id:
+            return False  # an older entry still stands before it, or it is gone too
+        length, added = state[2], state[3]
+        return bool(owned.read_so_far < 0 or added - length > owned.read_so_far)
+
+    return lost_before
 
 
 def _read_so_far(delivered: int, last: int, added: int, read: int) -> int:
