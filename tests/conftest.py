@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.brokers.kafka import KafkaBroker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +21,13 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["MQSDK_STATE"]
     else:
         os.environ["MQSDK_STATE"] = before
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """One broker for all tests of a run: it takes seconds to start. Topics and groups are each test's own."""
+    from tests.brokers.kafka import KafkaBroker
+
+    started = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    yield started
+    started.stop()

@@ -64,9 +64,7 @@ def _said(metadata: Any) -> Said:
     one = about(metadata)
     generation = one.get("generation", -1)
     held = {(owned.topic, number) for owned in metadata.owned_partitions or () for number in owned.partitions}
-    return Said(
-        frozenset(metadata.topics), frozenset(held), generation if isinstance(generation, int) else -1, one.get("leaving") is True
-    )
+    return Said(frozenset(metadata.topics), frozenset(held), generation if isinstance(generation, int) else -1, one.get("leaving") is True)
 
 
 def _by_topic(places: Sequence[Place]) -> list[tuple[str, list[int]]]:

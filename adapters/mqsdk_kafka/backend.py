@@ -70,8 +70,10 @@ class KafkaBackend(Backend):
         self._client = client
 
     def close(self, deadline: float) -> None:
-        for part in [*self._producers, *self._consumers]:
-            part.close(deadline)
+        for producer in list(self._producers):
+            producer.close(deadline)
+        for consumer in list(self._consumers):
+            consumer.close(deadline)
         if self._client is not None:
             self._client.close()
 
@@ -115,7 +117,9 @@ class KafkaBackend(Backend):
 
     def vanish(self) -> None:
         """Close every socket, tell the brokers nothing: what the kernel does for a process that is killed."""
-        for part in [*self._producers, *self._consumers]:
-            part.vanish()
+        for producer in list(self._producers):
+            producer.vanish()
+        for consumer in list(self._consumers):
+            consumer.vanish()
         if self._client is not None:
             self._client.close()

@@ -67,9 +67,10 @@ class Client:
         self._admin: KafkaAdminClient | None = None
         self._reading = threading.Lock()
         self._reader: KafkaConsumer | None = None
-        # The client tells each record it sends, with key and value, at DEBUG.
+        # The client tells each record it sends, with key and value, at DEBUG, and ten times a second that a broker is away. What counts
+        # comes out of this adapter as an error or an event. Whoever sets the level itself keeps it.
         if logging.getLogger("kafka").level == logging.NOTSET:
-            logging.getLogger("kafka").setLevel(logging.WARNING)
+            logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
     # --- making clients -----------------------------------------------------------------------------------------------------------------
 
@@ -88,6 +89,7 @@ class Client:
             "client_id": f"mqsdk-{os.getpid()}",
             "reconnect_backoff_max_ms": 1000,  # the client's 30 s would be 30 s of deafness after an outage
             "request_timeout_ms": REQUEST_MS,
+            "retry_backoff_ms": 25,  # also how long metadata that is missing at a start is waited for
         }
         if context is not None:
             options["ssl_context"] = context

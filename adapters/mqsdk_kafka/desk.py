@@ -49,7 +49,7 @@ class Desk:
     def said(self) -> Said:
         """What this member says when it joins."""
         with self:
-            held = frozenset(tuple(partition) for partition, owned in self.owned.items() if not owned.handed_back)
+            held = frozenset((topic, number) for (topic, number), owned in self.owned.items() if not owned.handed_back)
             return Said(frozenset(self.topics), held, self.generation, self.leaving)
 
     def lose(self, which: Callable[[Owned], bool]) -> None:

@@ -6,7 +6,7 @@ import ssl
 
 from kafka import errors as client
 
-from mqsdk.spi import AccessDenied, BackendError, ConfigError, Rejected, StateError, Unavailable, Unknown, UnsafeBackend
+from mqsdk.spi import AccessDenied, BackendError, Rejected, StateError, Unavailable, Unknown, UnsafeBackend
 
 KIND = "kafka"
 FAILURES = (client.KafkaError, OSError, RuntimeError)  # RuntimeError: the client's loop was closed meanwhile
@@ -49,7 +49,7 @@ class Doors:
             return self._away("what answers there is no broker that this client understands", fix, False)
         if isinstance(error, client.CorruptRecordError | client.KafkaProtocolError | client.InvalidReceiveError):
             return self._away("what answers there is no Kafka broker", "check the port, and whether it wants `tls`", False)
-        if isinstance(error, PASSING) or isinstance(error, OSError | RuntimeError):
+        if isinstance(error, (*PASSING, OSError, RuntimeError)):
             fix = "check `servers`: is it running, is this its port, does it want `tls` or `auth`?"
             return self._away(f"the broker cannot be reached{_reason(error, text)}", fix, True)
         return BackendError(f"the broker answers {type(error).__name__}", where=self.where, cluster=self.cluster, backend=KIND)

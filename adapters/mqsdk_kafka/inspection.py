@@ -19,7 +19,7 @@ BROKER_SETTINGS = (
 )  # fmt: skip
 SMALL_MARK = 1024
 UNKNOWN = "kafka: what is acknowledged is held by the replicas that were in sync"
-SINGLE = "kafka, one broker: what is acknowledged survives kill -9, it stands in the page cache; a power loss takes what was not written back"
+SINGLE = "kafka, one broker: what is acknowledged survives kill -9 (page cache); a power loss takes what was not written back"
 ONE_COPY = "kafka, one copy: survives kill -9 of a broker; the loss of its disk, or a power loss before write-back, loses messages"
 ONE_IN_SYNC = "kafka, replicated, min.insync.replicas 1: an acknowledged message may stand on a single broker when others are away"
 REPLICATED = "kafka, replicated: what is acknowledged survives the loss of a broker and a power loss of one host"
@@ -54,7 +54,7 @@ def _settings(client: Client, brokers: Any) -> Mapping[str, str]:
         answer = client.look(lambda admin: admin.describe_configs([resource], config_filter="all"))
     except BackendError:
         return {}
-    values = next(iter(next(iter(answer.values())).values()), {})
+    values: Mapping[str, Any] = next(iter(next(iter(answer.values())).values()), {})
     return {name: str(item["value"]) for name, item in values.items() if isinstance(item, dict) and item.get("value") is not None}
 
 

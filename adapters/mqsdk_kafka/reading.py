@@ -153,7 +153,18 @@ class Reading:
                 going += not owned.paused
         return bool(assignment) and not going
 
+    def _hold_on(self) -> None:
+        """Let a join that outlives one poll be waited for by the next.
+
+        The client forgets it when what it joined for (new partitions of a topic) is dealt with while the answer is still on its way: it
+        would stay without partitions and without heartbeats for ever.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator._join_task is not None or coordinator.need_rejoin():
+            coordinator.request_rejoin()
+
     def _read(self, timeout_ms: int) -> None:
+        self._hold_on()
         try:
             found = self._consumer.poll(timeout_ms=timeout_ms, max_records=READ_RECORDS)
         except client.OffsetOutOfRangeError as error:

@@ -57,7 +57,7 @@ log.retention.check.interval.ms=86400000
 class KafkaBroker:
     """Started by the constructor; `stop` in any case. `extra`: further lines of its settings; `listeners`: further ones, name -> port."""
 
-    def __init__(self, folder: Path, listeners: dict[str, int] | None = None, extra: str = "", format_options: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, listeners: dict[str, int] | None = None, extra: str = "", options: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.jars = kafka_jars()
         self.port, controller = free_port(), free_port()
@@ -68,7 +68,7 @@ class KafkaBroker:
         (folder / "server.properties").write_text(settings)
         (folder / "log4j2.properties").write_text(LOGGING)
         self._process: subprocess.Popen[bytes] | None = None
-        self._format(format_options)
+        self._format(options)
         self.start()
 
     @property

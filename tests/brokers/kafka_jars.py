@@ -58,7 +58,7 @@ def _fetch(folder: Path, sums: str) -> None:
 
 
 def _compare(folder: Path, sums: str) -> None:
-    expected = dict(reversed(line.split()) for line in sums.splitlines())
+    expected = {name: digest for digest, name in (line.split() for line in sums.splitlines())}
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     assert found == expected, f"other files than listed: {sorted(set(found.items()) ^ set(expected.items()))}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import mqsdk_kafka
@@ -41,20 +41,13 @@ class _Failing:
         return doubtful
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    started = KafkaBroker(tmp_path_factory.mktemp("kafka"))
-    yield started
-    started.stop()
-
-
 class TestKafka(BackendConformance):
-    lease_s = 6.0
+    lease_s = 3.0  # a crashed consumer is seen after it
     quiet_s = 0.3
 
     @pytest.fixture(autouse=True)
-    def _broker(self, broker: KafkaBroker) -> None:
-        self.broker = broker
+    def _broker(self, kafka_broker: KafkaBroker) -> None:
+        self.broker = kafka_broker
 
     def make_backend(self) -> Backend:
         backend = mqsdk_kafka.mqsdk_backend(kind="kafka", name="kafka", options={"servers": [self.broker.address]})
