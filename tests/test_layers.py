@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mqsdk/api": ("mqsdk.api", "mqsdk.core", "mqsdk.runtime", "mqsdk.spi", "mqsdk.config", *LEAVES),
     "mqsdk/cli": ("mqsdk",),
     "mqsdk/testing": ("mqsdk",),
+    "adapters/mqsdk_kafka": ("mqsdk_kafka", "mqsdk.spi"),
     "adapters/mqsdk_log": ("mqsdk_log", "mqsdk.spi"),
     "adapters/mqsdk_log/engine": ("mqsdk_log.engine",),
     "adapters/mqsdk_redis": ("mqsdk_redis", "mqsdk.spi"),
@@ -41,7 +42,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "mqsdk/spi": (*CLIENTS, "threading", "asyncio", "socket"),
     "mqsdk/runtime": CLIENTS,
     "mqsdk/api": CLIENTS,
-    "mqsdk/testing": (*CLIENTS, "mqsdk_log", "mqsdk_redis"),
+    "mqsdk/testing": (*CLIENTS, "mqsdk_kafka", "mqsdk_log", "mqsdk_redis"),
 }
 # hooks.py declares the one plugin hook; `mqsdk.spi` itself does not import it, so an import of mqsdk does not pay for pluggy.
 THIRD_PARTY_ALLOWED = {Path("mqsdk/spi/hooks.py"): "pluggy"}
@@ -83,7 +84,7 @@ def import_problem(path: Path, folder: str, found: Import) -> str:
     module = found.module
     if within(module, (THIRD_PARTY_ALLOWED.get(path, "-"),)):
         return ""
-    ours = within(module, ("mqsdk", "mqsdk_log", "mqsdk_redis"))
+    ours = within(module, ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_redis"))
     if ours and not within(module, MAY_IMPORT[folder]):
         return f"imports {module}"
     if within(module, FORBIDDEN.get(folder, ())):
@@ -164,6 +165,8 @@ def test_the_distribution_of_an_adapter_is_not_a_package_named_adapters() -> Non
         ("adapters/mqsdk_log/engine/log.py", "import msgspec"),
         ("adapters/mqsdk_redis/consumer.py", "from mqsdk.core import machine"),
         ("adapters/mqsdk_redis/consumer.py", "import mqsdk_log"),
+        ("adapters/mqsdk_kafka/consumer.py", "from mqsdk.runtime import supervisor"),
+        ("adapters/mqsdk_kafka/consumer.py", "import mqsdk_redis"),
     ],
 )
 def test_a_violation_is_seen(path: str, line: str) -> None:

@@ -21,6 +21,7 @@ LOOK_S = 15.0  # an administrative call repeats what may be repeated for so long
 REQUEST_MS = 10_000
 LEAST_BOOTSTRAP_S = 0.2
 PAUSE_S = 0.05
+CUT_LOGINS = 3
 
 Answer = TypeVar("Answer")
 Made = TypeVar("Made")
@@ -29,27 +30,54 @@ Made = TypeVar("Made")
 class Watched(KafkaNetClient):  # type: ignore[misc]  # the client has no type hints
     """The client's network half, which remembers why its first connection failed: the client itself only says that it could not bootstrap.
 
-    A cause that no repetition can heal ends the bootstrap at once.
+    A cause that no repetition can heal ends the bootstrap at once. A broker answers a wrong password and closes; when both are read together
+    the client drops the answer. So a connection that ends while it logs in, several times running, was refused.
     """
 
     def __init__(self, **configs: Any) -> None:
         super().__init__(**configs)
         self.first_failure: Exception | None = None
+        self._cut_logins = 0
         manager = self._manager
         connect = manager.get_connection
 
         def get_connection(*given: Any, **named: Any) -> Any:
             connection = connect(*given, **named)
             connection.init_future.add_errback(self._failed)
+            login = connection._sasl_authenticate
+
+            async def watched_login(*of: Any, **by: Any) -> None:
+                try:
+                    await login(*of, **by)
+                except client.KafkaConnectionError:
+                    self._cut_logins += 1
+                    raise
+                self._cut_logins = 0
+
+            connection._sasl_authenticate = watched_login
             return connection
 
         manager.get_connection = get_connection
 
     def _failed(self, error: Exception) -> None:
+        if self._cut_logins >= CUT_LOGINS:
+            error = client.SaslAuthenticationFailedError("the broker closes the connection while the user logs in")
         if self.first_failure is None or is_fatal(error):
             self.first_failure = error
         if is_fatal(error) and not self._manager.bootstrapped:
             self._manager.closed = True
+
+
+def _quieten() -> None:
+    """At DEBUG the client logs passwords, keys and values: never. By itself it is silent: what counts comes out of this adapter.
+
+    While a broker is away the client warns ten times a second. Whoever sets a level for the logger `kafka` from INFO on keeps it.
+    """
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+    elif logger.level < logging.INFO:
+        logger.setLevel(logging.INFO)
 
 
 class Client:
@@ -67,10 +95,6 @@ class Client:
         self._admin: KafkaAdminClient | None = None
         self._reading = threading.Lock()
         self._reader: KafkaConsumer | None = None
-        # The client tells each record it sends, with key and value, at DEBUG, and ten times a second that a broker is away. What counts
-        # comes out of this adapter as an error or an event. Whoever sets the level itself keeps it.
-        if logging.getLogger("kafka").level == logging.NOTSET:
-            logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
     # --- making clients -----------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +125,7 @@ class Client:
     def _make(self, kind: Callable[..., Made], deadline: float, **options: Any) -> Made:
         """A client that has seen the cluster. Raises BackendError; one that failed leaves no thread behind."""
         self.check()
+        _quieten()
         made: list[Watched] = []
 
         def network(**configs: Any) -> Watched:

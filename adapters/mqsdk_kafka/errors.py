@@ -122,7 +122,12 @@ def _tls_reason(error: Exception, text: str) -> str:
 
 
 def _reason(error: Exception, text: str) -> str:
-    for part in ("Connection refused", "Name or service not known", "No route to host", "Temporary failure in name resolution"):
+    known = {
+        "ECONNREFUSED": "Connection refused",
+        "DNS Resolution failure": "the name of the host is not known",
+        "EHOSTUNREACH": "no route",
+    }
+    for part, said in known.items():
         if part in text:
-            return f": {part}"
+            return f": {said}"
     return f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import errors as raw
 
-from mqsdk.spi import BackendError, EventSink, NewRecord, Outcome, Producer, Published, Rejected, Stored, Unknown
+from mqsdk.spi import BackendError, EventSink, NewRecord, Outcome, Partition, Producer, Published, Rejected, Stored, Unknown
 from mqsdk_kafka.backend import MAX_PAYLOAD
 from mqsdk_kafka.client import Client
 from mqsdk_kafka.errors import refusal
@@ -45,6 +45,8 @@ class KafkaProducer(Producer):
         self._queue: deque[Flying] = deque()
         self._results: deque[tuple[int, Any]] = deque()  # (token, offset or exception)
         self._flying: dict[int, Flying] = {}
+        self._taken_back: set[int] = set()  # of those that fly: never sent
+        self._doubtful: set[Partition] = set()  # partitions with a record of this line that may be stored or not
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, token)
         self._bell = threading.Event()
         self._room = threading.Condition()
@@ -178,10 +180,14 @@ class KafkaProducer(Producer):
         while self._results:
             token, result = self._results.popleft()
             if isinstance(result, NotSent):
-                continue  # `_retire` sees to it
+                self._taken_back.add(token)
+                continue
             flying = self._flying.pop(token, None)
             if flying is not None:
-                done.append((flying, refusal(result) if isinstance(result, Exception) else Stored(result)))
+                outcome = refusal(result) if isinstance(result, Exception) else Stored(result)
+                if isinstance(outcome, Unknown):
+                    self._doubtful.add(flying.record.partition)
+                done.append((flying, outcome))
         if done:
             self._done(done)
 
@@ -194,15 +200,15 @@ class KafkaProducer(Producer):
     def _retire(self, doubt: Unknown) -> None:
         """End the line. What has gone out without an answer is in doubt, and holds back what is newer in its partition."""
         line, self._line = self._line, None
-        taken_back: set[int] = set()
         if line is not None:
             line.take_back()
-            taken_back = {token for token, result in self._results if isinstance(result, NotSent)}
             line.end(wait=False)
         self._answer()
+        taken_back, self._taken_back = self._taken_back, set()
         now = time.monotonic()
         flying, self._flying = self._flying, {}
-        doubtful = {one.record.partition for token, one in flying.items() if token not in taken_back}
+        doubtful, self._doubtful = self._doubtful, set()
+        doubtful |= {one.record.partition for token, one in flying.items() if token not in taken_back}
         unsent = [one for token, one in flying.items() if token in taken_back] + list(self._queue)
         self._queue.clear()
         done: list[tuple[Flying, Outcome]] = [(one, doubt) for token, one in flying.items() if token not in taken_back]

@@ -13,8 +13,8 @@ from mqsdk.errors import ConfigError
 
 GROUP = "mqsdk"
 EMBEDDED = "log"
-LATER = frozenset({"kafka", "rabbitmq"})
-SHIPPED = {EMBEDDED: "mqsdk_log", "redis": "mqsdk_redis"}
+LATER = frozenset({"rabbitmq"})
+SHIPPED = {EMBEDDED: "mqsdk_log", "kafka": "mqsdk_kafka", "redis": "mqsdk_redis"}
 COMMON_KEYS = frozenset({"servers", "tls", "auth", "options"})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
-from kafka.partitioner.default import DefaultPartitioner
+from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
 
 from mqsdk.core.partitioner import partition_of
@@ -35,9 +35,9 @@ class TestForeign(KafkaStage):
     def test_a_plain_consumer_reads_payload_and_key_untouched(self) -> None:
         topic = self.topic()
         value = bytes(range(256)) * 4
-        self.store([self.record(topic, value, b"key\x00\xff", headers=(("shop", "grüße"),), timestamp_ms=1_800_000_000_123)])
+        self.store([self.record(topic, value, b"key\x00\xff", headers=(("shop", "grüße"),), timestamp_ms=1_700_000_000_123)])
         (found,) = self.read_plainly(topic, 1)
-        assert (found.value, found.key, found.timestamp) == (value, b"key\x00\xff", 1_800_000_000_123)
+        assert (found.value, found.key, found.timestamp) == (value, b"key\x00\xff", 1_700_000_000_123)
         assert ("shop", "grüße".encode()) in found.headers
         assert {name for name, _ in found.headers if name != "shop"} == {"mq-id", "mq-ts", "mq-v"}
 
@@ -58,10 +58,9 @@ class TestForeign(KafkaStage):
         assert {(record.id, record.timestamp_ms, record.attempt) for record in records} == {(None, 1_700_000_000_000, 1)}
 
     def test_a_key_belongs_to_the_partition_that_the_clients_of_kafka_choose(self) -> None:
-        partitions = list(range(12))
         for number in range(2000):
             key = b"key-%d" % number * (number % 5 + 1)
-            assert partition_of(key, 12) == DefaultPartitioner()._partition_for_key(key, partitions) if False else True
+            assert partition_of(key, 12) == (murmur2(key) & 0x7FFFFFFF) % 12
         topic = self.topic(5)
         producer = self.broker.producer()
         for number in range(50):
