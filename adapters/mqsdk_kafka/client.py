@@ -30,8 +30,8 @@ Made = TypeVar("Made")
 class Watched(KafkaNetClient):  # type: ignore[misc]  # the client has no type hints
     """The client's network half, which remembers why its first connection failed: the client itself only says that it could not bootstrap.
 
-    A cause that no repetition can heal ends the bootstrap at once. A broker answers a wrong password and closes; when both are read together
-    the client drops the answer. So a connection that ends while it logs in, several times running, was refused.
+    A cause that no repetition can heal ends the bootstrap at once. A broker answers a wrong password and closes; when both are read
+    together the client drops the answer. So a connection that ends while it logs in, several times running, was refused.
     """
 
     def __init__(self, **configs: Any) -> None:

@@ -4,13 +4,14 @@ Why: an idempotent producer of the client is dead for a partition once a batch t
 fail), and after an error that changes its epoch it sends what is younger under the new one. Nothing younger may pass a doubtful record, so
 what has not gone out is taken back before the client's sender goes on.
 
-Uses parts of the client that it calls private (`_accumulator`, `_sender`); its version is pinned for them.
+Uses parts of the client that it calls private (`_accumulator`, `_sender`, `_add_cb_eb`); its version is pinned for them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
@@ -34,7 +35,7 @@ OPTIONS: dict[str, Any] = {
     "linger_ms": 0,  # a partition has one batch on its way, so a busy one fills the next batch meanwhile
 }
 
-Told = Callable[[int, Any], None]  # (token, offset or exception), from any thread
+Told = Callable[[int, Any], None]  # (token, the client's metadata of the stored record, or an exception), from any thread
 
 
 class NotSent(Exception):
@@ -55,13 +56,12 @@ class Line:
     def send(self, record: NewRecord) -> bool:
         """Hand it over without waiting; False when the line is broken. Its topic is known. Raises KafkaError: then it was not sent."""
         topic, number = record.partition
-        token, told = record.token, self._told
+        token = record.token
         with self._guard:
             if self.broken:
                 return False
             future = self._raw.send(topic, record.value, record.key, headers_of(record), number, record.timestamp_ms)
-        future.add_callback(lambda stored: told(token, stored.offset))
-        future.add_errback(lambda error: self._failed(token, error))
+        future._add_cb_eb(partial(self._told, token), partial(self._failed, token))
         return True
 
     def _failed(self, token: int, error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from mqsdk.spi import Batch, ConsumerEvent, Gap, Partition, Progress
@@ -13,6 +14,7 @@ from mqsdk_kafka.records import KafkaRecord
 # Read ahead of the credit per partition, beside what the client has fetched: enough that a consumer never waits for the reading thread.
 AHEAD_RECORDS = 2000
 AHEAD_BYTES = 1 << 20
+_VALUE_SIZE, _KEY_SIZE = attrgetter("serialized_value_size"), attrgetter("serialized_key_size")
 
 
 class Owned:
@@ -45,7 +47,8 @@ class Owned:
         """Records of the client, in order."""
         self._ahead.append(records)
         self._ahead_records += len(records)
-        self._ahead_bytes += sum(_size(record) for record in records)
+        # The client has measured them: -1 for none.
+        self._ahead_bytes += sum(map(_VALUE_SIZE, records)) + sum(map(_KEY_SIZE, records)) + len(records)
         self.position = records[-1].offset + 1
 
     def lose(self, stop: int, reason: str) -> None:
@@ -94,7 +97,7 @@ class Owned:
         if not found:
             return None
         self._ahead_records -= len(found)
-        self._ahead_bytes -= size
+        self._ahead_bytes = self._ahead_bytes - size if self._ahead_records else 0
         self.records -= len(found)
         self.bytes -= size
         return Batch(self.partition, self.epoch, found, size)
@@ -110,19 +113,17 @@ class Owned:
         return Mark(clean, self.epoch, self.blob)
 
 
-def _size(record: Any) -> int:
-    value, key = record.value, record.key
-    return (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
-
-
 def _take(chunk: Sequence[Any], most: int, size: int, room: int, found: list[KafkaRecord]) -> tuple[int, int]:
     """Append records until `most` are taken or `room` is used up; (taken, size)."""
     taken = 0
-    for record in chunk[:most]:
+    for record in chunk if len(chunk) <= most else chunk[:most]:
         if size >= room:
             break
-        key, value = record.key, record.value
-        found.append(KafkaRecord(record.offset, key, value, record.headers, record.timestamp))
-        size += (len(value) if value is not None else 0) + (len(key) if key is not None else 0)
+        _, _, _, offset, stamp, _, key, value, headers, *_ = record
+        found.append(KafkaRecord(offset, key, value, headers, stamp))
+        if value is not None:
+            size += len(value)
+        if key is not None:
+            size += len(key)
         taken += 1
     return taken, size

@@ -30,9 +30,12 @@ CUT = Unknown("the connection was given up before the broker answered")
 
 
 class Flying(NamedTuple):
+    """call: number of the `publish` that it came with."""
+
     record: NewRecord
     deadline: float
     size: int
+    call: int
 
 
 class KafkaProducer(Producer):
@@ -43,11 +46,13 @@ class KafkaProducer(Producer):
         self._events = events
         self._routes = Routes(client)
         self._queue: deque[Flying] = deque()
-        self._results: deque[tuple[int, Any]] = deque()  # (token, offset or exception)
+        self._results: deque[tuple[int, Any]] = deque()  # (token, what the client told)
         self._flying: dict[int, Flying] = {}
         self._taken_back: set[int] = set()  # of those that fly: never sent
         self._doubtful: set[Partition] = set()  # partitions with a record of this line that may be stored or not
-        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, token)
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, number of the call)
+        self._open: dict[int, int] = {}  # number of a call -> how many of its records fly
+        self._calls = 0
         self._bell = threading.Event()
         self._room = threading.Condition()
         self._records = self._bytes = 0
@@ -72,7 +77,8 @@ class KafkaProducer(Producer):
                 raise self._client.doors.closed()
             self._records += len(batch)
             self._bytes += size
-            self._queue.extend([Flying(record, deadline, _size(record)) for record in batch])
+            self._calls += 1
+            self._queue.extend([Flying(record, deadline, _size(record), self._calls) for record in batch])
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mqsdk-kafka-publish", daemon=True)
                 self._thread.start()
@@ -131,29 +137,48 @@ class KafkaProducer(Producer):
         self._expire(time.monotonic())
 
     def _send(self, flying: Flying) -> None:
-        record = flying.record
-        refused = self._refused(flying)
-        if refused is not None:
-            self._done([(flying, refused)])
-            return
-        line = self._line
-        assert line is not None  # a route was found over it
-        self._flying[record.token] = flying
-        heapq.heappush(self._deadlines, (flying.deadline, record.token))
+        record, line = flying.record, self._line
+        if line is None or not self._routes.is_open(record.partition, line) or len(record.value) > MAX_PAYLOAD:
+            refused = self._refused(flying)
+            if refused is not None:
+                self._done([(flying, refused)])
+                return
+            line = self._line
+            assert line is not None  # a route was found over it
+        self._take_off(flying)
         try:
             sent = line.send(record)
         except UNSENT as error:
-            del self._flying[record.token]
+            self._land(record.token)
             outcome = refusal(error)
             if isinstance(outcome, Unknown):
                 outcome = Rejected("backend", f"the client refuses the message: {type(error).__name__}")
             self._done([(flying, outcome)])
         else:
             if not sent:
-                del self._flying[record.token]
+                self._land(record.token)
                 self._queue.appendleft(flying)
                 self._answer()
                 self._retire(CUT)
+
+    def _take_off(self, flying: Flying) -> None:
+        call = flying.call
+        self._flying[flying.record.token] = flying
+        if call in self._open:
+            self._open[call] += 1
+        else:
+            self._open[call] = 1
+            heapq.heappush(self._deadlines, (flying.deadline, call))
+
+    def _land(self, token: int) -> Flying | None:
+        flying = self._flying.pop(token, None)
+        if flying is not None:
+            left = self._open[flying.call] - 1
+            if left:
+                self._open[flying.call] = left
+            else:
+                del self._open[flying.call]
+        return flying
 
     def _refused(self, flying: Flying) -> Rejected | None:
         """Why this record is not sent at all; None when the way is free."""
@@ -182,9 +207,9 @@ class KafkaProducer(Producer):
             if isinstance(result, NotSent):
                 self._taken_back.add(token)
                 continue
-            flying = self._flying.pop(token, None)
+            flying = self._land(token)
             if flying is not None:
-                outcome = refusal(result) if isinstance(result, Exception) else Stored(result)
+                outcome = refusal(result) if isinstance(result, Exception) else Stored(result.offset)
                 if isinstance(outcome, Unknown):
                     self._doubtful.add(flying.record.partition)
                 done.append((flying, outcome))
@@ -192,9 +217,9 @@ class KafkaProducer(Producer):
             self._done(done)
 
     def _expire(self, now: float) -> None:
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._flying):
-            deadline, token = heapq.heappop(self._deadlines)
-            if token in self._flying and deadline <= now:
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._open):
+            _, call = heapq.heappop(self._deadlines)
+            if call in self._open:
                 self._retire(SILENT)
 
     def _retire(self, doubt: Unknown) -> None:
@@ -207,6 +232,7 @@ class KafkaProducer(Producer):
         taken_back, self._taken_back = self._taken_back, set()
         now = time.monotonic()
         flying, self._flying = self._flying, {}
+        self._open.clear()
         doubtful, self._doubtful = self._doubtful, set()
         doubtful |= {one.record.partition for token, one in flying.items() if token not in taken_back}
         unsent = [one for token, one in flying.items() if token in taken_back] + list(self._queue)

@@ -16,7 +16,9 @@ from mqsdk_kafka.keeper import Keeper
 from mqsdk_kafka.owned import Owned
 
 POLL_MS = 100
-READ_RECORDS = 2000
+# Everything that was fetched: the client never finds again what it had begun to hand out of several partitions when they were paused.
+# Bounded by the bytes of a fetch.
+READ_RECORDS = 1 << 30
 COMPANION_S = 0.5  # how often the group's own topics are looked for
 LOOK_MS = 2000
 PAUSE_S = 0.05

@@ -20,19 +20,25 @@ class Routes:
         self._counts: dict[str, int] = {}
         self._lines: dict[str, Line] = {}
 
+    def is_open(self, partition: Partition, line: Line) -> bool:
+        """Whether this line has carried a record there or could."""
+        topic, number = partition
+        return self._lines.get(topic) is line and 0 <= number < self._counts[topic]
+
     def refusal(self, partition: Partition, line: Line, deadline: float) -> Rejected | None:
         """None when the line can carry a record there. Raises BackendError or the client's KafkaError when that cannot be found out."""
         topic, number = partition
-        if self._lines.get(topic) is not line or number >= self._counts[topic]:
-            try:
-                found = self._looking.counts([topic], deadline).get(topic)
-            except AccessDenied:
-                return DENIED
-            if found is None:
-                return NO_TOPIC
-            self._counts[topic] = found
-            if number >= found:
-                return NO_PARTITION
-            line.knows(topic)
-            self._lines[topic] = line
-        return None if number >= 0 else NO_PARTITION
+        if self.is_open(partition, line):
+            return None
+        try:
+            found = self._looking.counts([topic], deadline).get(topic)
+        except AccessDenied:
+            return DENIED
+        if found is None:
+            return NO_TOPIC
+        self._counts[topic] = found
+        if not 0 <= number < found:
+            return NO_PARTITION
+        line.knows(topic)
+        self._lines[topic] = line
+        return None

@@ -19,7 +19,8 @@ from tests.brokers.kafka_jars import java, kafka_jars
 START_S = 60.0
 # A killed broker is let in again only after its old session: 9 s by default.
 SESSION_MS = 1500
-JVM = ["-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+SMALL = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # starts soonest
+FAST = ("-Xms256m", "-Xmx1g", "-XX:+UseG1GC")  # for figures
 LOGGING = """
 rootLogger.level = warn
 rootLogger.appenderRef.out.ref = out
@@ -57,8 +58,16 @@ log.retention.check.interval.ms=86400000
 class KafkaBroker:
     """Started by the constructor; `stop` in any case. `extra`: further lines of its settings; `listeners`: further ones, name -> port."""
 
-    def __init__(self, folder: Path, listeners: dict[str, int] | None = None, extra: str = "", options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        listeners: dict[str, int] | None = None,
+        extra: str = "",
+        options: tuple[str, ...] = (),
+        jvm: tuple[str, ...] = SMALL,
+    ) -> None:
         self.folder = folder
+        self._jvm = jvm
         self.jars = kafka_jars()
         self.port, controller = free_port(), free_port()
         named = {"PLAINTEXT": self.port, **(listeners or {})}
@@ -116,7 +125,7 @@ class KafkaBroker:
 
     def _java(self, main: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile=file:{self.folder / 'log4j2.properties'}"
-        return [java(), *JVM, logging, "-cp", f"{self.jars}/*", main]
+        return [java(), *self._jvm, logging, "-cp", f"{self.jars}/*", main]
 
     def _format(self, options: tuple[str, ...]) -> None:
         cluster = "A" + base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")[1:]

@@ -299,6 +299,27 @@ class TestMembers(KafkaStage):
         reader.consumer.credit(partition, 10_000, 1 << 30)
         assert values(reader.take(2999)) == sent[1:]
 
+    def test_a_backlog_of_several_partitions_is_read_to_its_end_through_small_credit(self) -> None:
+        """The client loses sight of what it has half handed out when more than one partition is paused."""
+        topic = self.topic(4)
+        counts = {number: 5100 + 300 * number for number in range(4)}
+        for number, count in counts.items():
+            self.publish(topic, [b"%d" % place for place in range(count)], partition=number)
+        reader = self.join(topic, 4, credit=None)
+        got: dict[Partition, int] = dict.fromkeys(reader.owned, 0)
+        owned = reader.consumer._desk.owned  # type: ignore[attr-defined]
+        reader.until(lambda: all(one.paused for one in owned.values()), "every partition paused")
+
+        def more() -> bool:
+            for partition in got:
+                reader.consumer.credit(partition, 500, 1 << 20)
+            for partition, _ in reader.read:
+                got[partition] += 1
+            reader.read.clear()
+            return all(counts[partition.number] == count for partition, count in got.items())
+
+        reader.until(more, "all of the backlog")
+
     def test_an_error_of_the_reading_thread_is_raised_by_poll(self) -> None:
         topic = self.topic()
         reader = self.join(topic)

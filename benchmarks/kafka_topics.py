@@ -1,0 +1,183 @@
+"""mqsdk on Kafka beside the best loops of plain kafka-python, on one broker of its own: messages a second, and the ratio.
+
+    PYTHONPATH=. python benchmarks/kafka_topics.py [MESSAGES]
+
+200 bytes a message, 8 partitions, one process, default settings. Best of three rounds, each alternating with the other.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import Counter
+from kafka import KafkaConsumer, TopicPartition
+
+from mqsdk import App
+from tests.brokers.kafka import FAST, KafkaBroker
+
+COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+BODY = b"x" * 200
+IN_FLIGHT = 100
+ROUNDS = 3
+LIMIT_S = 120.0
+PARTITIONS = 8
+CONFIG = """
+version: 1
+app: bench
+clusters: {{main: {{backend: kafka, servers: ["{address}"]}}}}
+routes: [{{topics: ["*"], cluster: main}}]
+"""
+GOALS = {"publish": 0.6, "per message": 0.4, "per batch": 0.8}
+
+
+def seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class Bench:
+    def __init__(self, broker: KafkaBroker, folder: Path) -> None:
+        self._broker = broker
+        self._folder = folder
+        self._round = 0
+        (folder / "mqsdk.yaml").write_text(CONFIG.format(address=broker.address))
+        (folder / "mqsdk.yaml").chmod(0o600)
+
+    def topic(self) -> str:
+        self._round += 1
+        name = f"bench-{self._round}"
+        with self._broker.admin() as admin:
+            admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1}}, wait_for_metadata=True)
+        return name
+
+    def app(self) -> App:
+        return App(config=self._folder / "mqsdk.yaml")
+
+    # --- publish with 100 in flight ------------------------------------------------------------------------------------------------------
+
+    def raw_publish(self, topic: str) -> float:
+        producer = self._broker.producer(metrics_enabled=False)
+        producer.send(topic, BODY, partition=0).get(LIMIT_S)
+
+        def work() -> None:
+            flying: deque[Any] = deque()
+            for number in range(COUNT):
+                if len(flying) == IN_FLIGHT:
+                    flying.popleft().get(LIMIT_S)
+                flying.append(producer.send(topic, BODY, partition=number // 50 % PARTITIONS))
+            for future in flying:
+                future.get(LIMIT_S)
+
+        found = COUNT / seconds(work)
+        producer.close()
+        return found
+
+    def our_publish(self, topic: str) -> float:
+        with self.app() as app:
+            app.publish(topic, BODY)
+            items = [BODY] * IN_FLIGHT
+
+            def work() -> None:
+                for _ in range(COUNT // IN_FLIGHT):
+                    app.publish_many(topic, items)
+
+            return COUNT / seconds(work)
+
+    # --- consume a backlog ---------------------------------------------------------------------------------------------------------------
+
+    def fill(self) -> str:
+        topic = self.topic()
+        producer = self._broker.producer(metrics_enabled=False, linger_ms=20, batch_size=128 << 10)
+        for number in range(COUNT):
+            producer.send(topic, BODY, partition=number % PARTITIONS)
+        producer.flush()
+        producer.close()
+        return topic
+
+    def raw_consume(self, topic: str) -> float:
+        consumer = KafkaConsumer(
+            bootstrap_servers=[self._broker.address], group_id=topic, enable_auto_commit=False, metrics_enabled=False, max_poll_records=5000
+        )
+        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        seen = 0
+        while not seen:
+            seen = sum(len(records) for records in consumer.poll(100, max_records=1).values())
+
+        def work() -> None:
+            left = COUNT - seen
+            while left:
+                found = consumer.poll(1000)
+                left -= sum(len(records) for records in found.values())
+                consumer.commit_async()
+
+        found = (COUNT - seen) / seconds(work)
+        consumer.close()
+        return found
+
+    def our_consume(self, topic: str, batch: int | None) -> float:
+        counter, sizes = Counter(), list[int]()
+        tick = counter.tick
+        app = self.app()
+        if batch is None:
+
+            @app.consumer(topic, group="noop")
+            def noop(payload: bytes) -> None:
+                tick()
+        else:
+
+            @app.consumer(topic, group="noop", batch=batch)
+            def noops(payloads: list[bytes]) -> None:
+                sizes.append(len(payloads))
+
+        def value() -> int:
+            return counter.value if batch is None else sum(sizes)
+
+        with app:
+            app.start()
+            give_up = time.monotonic() + LIMIT_S
+            while not (first := value()):
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+            began = time.perf_counter()
+            while value() < COUNT:
+                assert time.monotonic() < give_up, f"{value()} of {COUNT}"
+                time.sleep(0.001)
+            return (COUNT - first) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    figures: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "broker").mkdir()
+        broker = KafkaBroker(folder / "broker", jvm=FAST)
+        try:
+            bench = Bench(broker, folder)
+            for _ in range(ROUNDS):
+                for name, measure in (
+                    ("publish raw", lambda: bench.raw_publish(bench.topic())),
+                    ("publish mqsdk", lambda: bench.our_publish(bench.topic())),
+                    ("consume raw", lambda: bench.raw_consume(bench.fill())),
+                    ("per message mqsdk", lambda: bench.our_consume(bench.fill(), None)),
+                    ("per batch mqsdk", lambda: bench.our_consume(bench.fill(), 1000)),
+                ):
+                    figures.setdefault(name, []).append(measure())
+        finally:
+            broker.stop()
+    best = {name: max(found) for name, found in figures.items()}
+    for what, goal in GOALS.items():
+        raw, ours = best["publish raw" if what == "publish" else "consume raw"], best[f"{what} mqsdk"]
+        print(f"{what:12} raw kafka-python {raw:9,.0f}/s   mqsdk {ours:9,.0f}/s   ratio {ours / raw:.2f} (goal {goal})")
+
+
+if __name__ == "__main__":
+    main()
