@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ class Bench:
 
     def app(self) -> App:
         return App(config=self._folder / "mqsdk.yaml")
+
+    def one_round(self) -> Iterator[tuple[str, float]]:
+        yield "publish raw", self.raw_publish(self.topic())
+        yield "publish mqsdk", self.our_publish(self.topic())
+        yield "consume raw", self.raw_consume(self.fill())
+        yield "per message mqsdk", self.our_consume(self.fill(), None)
+        yield "per batch mqsdk", self.our_consume(self.fill(), 1000)
 
     # --- publish with 100 in flight ------------------------------------------------------------------------------------------------------
 
@@ -163,17 +170,11 @@ def main() -> None:
         try:
             bench = Bench(broker, folder)
             for _ in range(ROUNDS):
-                for name, measure in (
-                    ("publish raw", lambda: bench.raw_publish(bench.topic())),
-                    ("publish mqsdk", lambda: bench.our_publish(bench.topic())),
-                    ("consume raw", lambda: bench.raw_consume(bench.fill())),
-                    ("per message mqsdk", lambda: bench.our_consume(bench.fill(), None)),
-                    ("per batch mqsdk", lambda: bench.our_consume(bench.fill(), 1000)),
-                ):
-                    figures.setdefault(name, []).append(measure())
+                for name, found in bench.one_round():
+                    figures.setdefault(name, []).append(found)
         finally:
             broker.stop()
-    best = {name: max(found) for name, found in figures.items()}
+    best = {name: max(rates) for name, rates in figures.items()}
     for what, goal in GOALS.items():
         raw, ours = best["publish raw" if what == "publish" else "consume raw"], best[f"{what} mqsdk"]
         print(f"{what:12} raw kafka-python {raw:9,.0f}/s   mqsdk {ours:9,.0f}/s   ratio {ours / raw:.2f} (goal {goal})")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as client
+from kafka.admin import OffsetSpec
 from kafka.coordinator.base import MemberState
 from kafka.structs import OffsetAndMetadata
 
@@ -19,6 +20,9 @@ from mqsdk_kafka.owned import Owned
 
 COMMIT_S = 5.0  # a settle that is not stored by then has failed and may be repeated
 TICK_S = 0.02
+# Share of a lease that layer 2 has to hand a partition back. A member that joins meanwhile makes the others wait for this one without
+# heartbeats, and they must not give up by their own clocks.
+HAND_BACK = 0.75
 _OVER = (client.UnknownMemberIdError, client.IllegalGenerationError, client.FencedInstanceIdError)
 
 Outcome = Literal["stored", "stale", "failed"]
@@ -47,11 +51,12 @@ class Keeper(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the clien
             return
         granted_at = time.monotonic()
         committed = await self._coordinator.fetch_committed_offsets_async(places, timeout_ms=int(desk.lease_s * 1000))
+        ends = await self._ends([place for place in places if not marks.decode(_note(committed.get(place))).clean])
         generation = int(self._consumer.group_metadata().generation_id)
         taken: list[tuple[Owned, marks.Mark]] = []
         for place in places:
             stored = committed.get(place)
-            mark = marks.decode(stored.metadata if stored is not None else "")
+            mark = marks.decode(_note(stored))
             # Without progress it is a partition that was added later: from its beginning. What is gone of it will be a gap.
             position = stored.offset if stored is not None else 0
             self._consumer.seek(place, position)
@@ -64,14 +69,24 @@ class Keeper(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the clien
             for owned, mark in taken:
                 desk.owned[owned.partition] = owned
                 valid_until = granted_at + desk.lease_s - desk.margin_s
-                desk.tell(Assigned(owned.partition, owned.epoch, owned.position, mark.blob, valid_until, mark.clean))
+                end = ends.get(TopicPartition(*owned.partition))
+                desk.tell(Assigned(owned.partition, owned.epoch, owned.position, mark.blob, valid_until, mark.clean, end))
+
+    async def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offsets after the newest records, where the last owner did not hand back: it may have had so much."""
+        asked = dict.fromkeys(places, OffsetSpec.LATEST)
+        try:
+            found = await self._consumer._fetcher._fetch_offsets_by_times_async(asked, timeout_ms=int(self._desk.lease_s * 500))
+        except PASSING:
+            return {}
+        return {place: item.offset for place, item in found.items()}
 
     # --- partitions go ------------------------------------------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Ask layer 2 for them and wait; the broker gives them on when this returns. Heartbeats go on meanwhile."""
         desk = self._desk
-        deadline = time.monotonic() + desk.lease_s
+        deadline = time.monotonic() + desk.lease_s * HAND_BACK
         with desk:
             asked = [owned for place in revoked if (owned := desk.owned.get(Partition(*place))) is not None]
             if not desk.closing:
@@ -190,6 +205,10 @@ class Keeper(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the clien
             else:
                 return "stored", ""
         return "stored", ""
+
+
+def _note(stored: OffsetAndMetadata | None) -> str:
+    return str(stored.metadata or "") if stored is not None else ""
 
 
 def _nothing(*_: Any) -> None:

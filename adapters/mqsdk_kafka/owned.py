@@ -51,10 +51,10 @@ class Owned:
         self._ahead_bytes += sum(map(_VALUE_SIZE, records)) + sum(map(_KEY_SIZE, records)) + len(records)
         self.position = records[-1].offset + 1
 
-    def lose(self, stop: int, reason: str) -> None:
-        """What stood between here and `stop` is gone; or nothing stands here any more because the log was cut at `stop`."""
-        start, self.position = self.position, stop
-        self._ahead.append(Gap(self.partition, self.epoch, min(start, stop), max(start, stop), reason))
+    def lose(self, stop: int) -> None:
+        """What stood between here and `stop` is gone."""
+        self._ahead.append(Gap(self.partition, self.epoch, self.position, stop, "retention"))
+        self.position = stop
 
     # --- delivering ---------------------------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as client
+from kafka.structs import OffsetAndMetadata
 
-from mqsdk.spi import BackendError, Link, Partition
+from mqsdk.spi import BackendError, Gap, Link, Partition
+from mqsdk_kafka import marks
 from mqsdk_kafka.desk import Desk
 from mqsdk_kafka.errors import FAILURES, PASSING, Doors
 from mqsdk_kafka.keeper import Keeper
-from mqsdk_kafka.owned import Owned
+from mqsdk_kafka.marks import Mark
 
 POLL_MS = 100
 # Everything that was fetched: the client never finds again what it had begun to hand out of several partitions when they were paused.
@@ -172,7 +174,7 @@ class Reading:
         except client.OffsetOutOfRangeError as error:
             self._find_gaps(error.args[0])
         except client.LogTruncationError as error:
-            self._find_gaps(getattr(error, "partitions", None) or error.args[0])
+            self._cut_back({place: found.offset for place, found in error.divergent_offsets.items() if found is not None})
         except _FATAL:
             raise
         except PASSING:
@@ -201,13 +203,38 @@ class Reading:
             ends = self._consumer.end_offsets(wanted, timeout_ms=LOOK_MS)
         except PASSING:
             return
+        beyond = {}
         for place in wanted:
             with self._desk as desk:
                 owned = desk.owned.get(Partition(*place))
-                if owned is not None:
-                    _close_gap(owned, firsts[place], ends[place])
-                    self._consumer.seek(place, owned.position)
-                    desk.tell()
+                if owned is None:
+                    continue
+                if owned.position > ends[place]:
+                    beyond[place] = ends[place]
+                    continue
+                if owned.position < firsts[place]:
+                    owned.lose(firsts[place])
+                self._consumer.seek(place, owned.position)
+                desk.tell()
+        if beyond:
+            self._cut_back(beyond)
+
+    def _cut_back(self, ends: dict[TopicPartition, int]) -> None:
+        """The log has lost its newest records (an unclean election), and others take their positions: begin anew where it was cut."""
+        offsets = {}
+        with self._desk as desk:
+            for place, end in ends.items():
+                owned = desk.owned.get(Partition(*place))
+                if owned is not None and owned.position > end:
+                    desk.tell(Gap(owned.partition, owned.epoch, end, owned.position, "truncated"))
+                    offsets[place] = OffsetAndMetadata(min(owned.watermark, end), marks.encode(Mark(False, owned.epoch)), -1)
+        try:
+            if offsets:
+                self._consumer.commit(offsets, timeout_ms=LOOK_MS)
+        except client.KafkaError:
+            self._pause()  # the next poll finds it again
+        else:
+            self._give_up()
 
     def _pause(self) -> None:
         with self._desk as desk:
@@ -224,10 +251,3 @@ class Reading:
         with self._desk as desk:
             desk.ended = True
             desk.tell()
-
-
-def _close_gap(owned: Owned, first: int, end: int) -> None:
-    if owned.position < first:
-        owned.lose(first, "retention")
-    elif owned.position > end:
-        owned.lose(end, "truncated")

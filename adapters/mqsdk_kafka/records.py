@@ -30,6 +30,12 @@ class KafkaRecord(Record):
         self.raw = raw
         self.stamp = stamp
         self.redelivered = False
+        # Asked of every record, while the rest of the headers may never be.
+        for name, _ in raw:
+            if name == headers.ATTEMPT:
+                break
+        else:
+            self.attempt = 1
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:

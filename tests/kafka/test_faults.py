@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from kafka import TopicPartition
 from kafka import errors as raw
+from kafka.structs import OffsetAndMetadata
 from mqsdk_kafka.backend import KafkaBackend
 from mqsdk_kafka.line import Line
 
@@ -17,6 +19,7 @@ from mqsdk.spi import (
     BackendError,
     Batch,
     Consumer,
+    Gap,
     Link,
     Lost,
     Outcome,
@@ -361,6 +364,27 @@ class TestMembers(KafkaStage):
         reader.until(lambda: len(reader.owned) == 1, "a new ownership")
         epochs = [event.epoch for event in reader.events if isinstance(event, Assigned)]
         assert epochs == sorted(set(epochs))
+
+    def test_a_log_that_was_cut_is_a_gap_and_is_read_anew_from_there(self) -> None:
+        """Injected: the client reports it after an unclean election, when other records stand at positions that were read already."""
+        topic = self.topic()
+        self.publish(topic, numbered(10))
+        reader = self.join(topic)
+        reader.take(10)
+        ((partition, before),) = reader.owned.items()
+        reader.answer(reader.send_settle(partition, 8))
+        raw_consumer = reader.consumer._raw  # type: ignore[attr-defined]
+        poll = raw_consumer.poll
+
+        def cut(**how: object) -> object:
+            raw_consumer.poll = poll
+            raise raw.LogTruncationError({TopicPartition(topic, 0): OffsetAndMetadata(3, "", 1)})
+
+        raw_consumer.poll = cut
+        reader.until(lambda: len(reader.seen(Assigned)) == 2, "a new ownership")
+        assert [(event.start, event.stop, event.reason) for event in reader.seen(Gap) if isinstance(event, Gap)] == [(3, 10, "truncated")]
+        assert reader.owned[partition].epoch > before.epoch
+        assert values(reader.take(7)) == numbered(10)[3:]
 
     def test_a_partition_that_is_added_later_is_read_from_its_beginning(self) -> None:
         topic = self.topic()
