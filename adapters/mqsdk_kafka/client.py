@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -20,6 +20,7 @@ from mqsdk_kafka.options import Settings
 LOOK_S = 15.0  # an administrative call repeats what may be repeated for so long
 REQUEST_MS = 10_000
 LEAST_BOOTSTRAP_S = 0.2
+RETRY_MS = 25
 PAUSE_S = 0.05
 CUT_LOGINS = 3
 
@@ -39,6 +40,7 @@ class Watched(KafkaNetClient):  # type: ignore[misc]  # the client has no type h
         self.first_failure: Exception | None = None
         self._cut_logins = 0
         manager = self._manager
+        manager.cluster.config["retry_backoff_ms"] = RETRY_MS  # else metadata of a new topic waits four times as long
         connect = manager.get_connection
 
         def get_connection(*given: Any, **named: Any) -> Any:
@@ -98,11 +100,12 @@ class Client:
 
     # --- making clients -----------------------------------------------------------------------------------------------------------------
 
-    def consumer(self, deadline: float, **options: Any) -> KafkaConsumer:
-        return self._make(KafkaConsumer, deadline, metrics_enabled=False, **options)
+    def consumer(self, deadline: float, topics: Sequence[str] = (), **options: Any) -> KafkaConsumer:
+        """topics: whose partitions it knows from the start."""
+        return self._make(KafkaConsumer, deadline, topics, metrics_enabled=False, **options)
 
-    def producer(self, deadline: float, **options: Any) -> KafkaProducer:
-        return self._make(KafkaProducer, deadline, metrics_enabled=False, **options)
+    def producer(self, deadline: float, topics: Sequence[str] = (), **options: Any) -> KafkaProducer:
+        return self._make(KafkaProducer, deadline, topics, metrics_enabled=False, **options)
 
     def _options(self) -> dict[str, Any]:
         settings, context = self.settings, self.settings.context()
@@ -113,7 +116,7 @@ class Client:
             "client_id": f"mqsdk-{os.getpid()}",
             "reconnect_backoff_max_ms": 1000,  # the client's 30 s would be 30 s of deafness after an outage
             "request_timeout_ms": REQUEST_MS,
-            "retry_backoff_ms": 25,  # also how long metadata that is missing at a start is waited for
+            "retry_backoff_ms": RETRY_MS,
         }
         if context is not None:
             options["ssl_context"] = context
@@ -122,7 +125,7 @@ class Client:
             options["sasl_plain_password"] = settings.password
         return options
 
-    def _make(self, kind: Callable[..., Made], deadline: float, **options: Any) -> Made:
+    def _make(self, kind: Callable[..., Made], deadline: float, topics: Sequence[str] = (), **options: Any) -> Made:
         """A client that has seen the cluster. Raises BackendError; one that failed leaves no thread behind."""
         self.check()
         _quieten()
@@ -130,6 +133,8 @@ class Client:
 
         def network(**configs: Any) -> Watched:
             made.append(Watched(**configs))
+            if topics:
+                made[-1].cluster.set_topics(topics)
             return made[-1]
 
         left_s = max(LEAST_BOOTSTRAP_S, deadline - time.monotonic())

@@ -35,7 +35,7 @@ class KafkaConsumer(Consumer):
         self._forget = forget
         self._desk = desk = Desk(subscription.topics, subscription.lease_s)
         self._told_valid = 0.0
-        self._raw = client.consumer(time.monotonic() + CONNECT_S, **_options(client, subscription, desk))
+        self._raw = client.consumer(time.monotonic() + CONNECT_S, first, **_options(client, subscription, desk))
         self._keeper = Keeper(self._raw, desk, client.mark_limit)
         self._reading = Reading(self._raw, desk, self._keeper, client.doors, admin.existing)
         self._reading.topics = first

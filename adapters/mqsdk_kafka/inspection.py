@@ -18,6 +18,7 @@ BROKER_SETTINGS = (
     "auto.create.topics.enable", "offsets.topic.replication.factor", "offsets.retention.minutes",
 )  # fmt: skip
 SMALL_MARK = 1024
+HEALTH_S = 3.0
 UNKNOWN = "kafka: what is acknowledged is held by the replicas that were in sync"
 SINGLE = "kafka, one broker: what is acknowledged survives kill -9 (page cache); a power loss takes what was not written back"
 ONE_COPY = "kafka, one copy: survives kill -9 of a broker; the loss of its disk, or a power loss before write-back, loses messages"
@@ -35,7 +36,7 @@ def health(client: Client) -> BackendHealth:
     """Never raises: what cannot be seen is a finding."""
     began = time.monotonic()
     try:
-        found = client.look(lambda admin: admin.describe_cluster(), began + 5.0)
+        found = client.look(lambda admin: admin.describe_cluster(), began + HEALTH_S)
     except BackendError as error:
         return BackendHealth(False, guarantee=UNKNOWN, findings=(Finding("warn", "unreachable", error.what, error.fix),))
     latency_ms = (time.monotonic() - began) * 1000

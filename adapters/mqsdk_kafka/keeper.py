@@ -47,7 +47,7 @@ class Keeper(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the clien
         desk = self._desk
         order = {topic: place for place, topic in enumerate(desk.topics)}
         places = sorted(assigned, key=lambda place: (order.get(place.topic, 0), place.topic, place.partition))
-        if not places:
+        if not places or desk.closing:
             return
         granted_at = time.monotonic()
         committed = await self._coordinator.fetch_committed_offsets_async(places, timeout_ms=int(desk.lease_s * 1000))

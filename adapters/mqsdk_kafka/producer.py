@@ -190,7 +190,7 @@ class KafkaProducer(Producer):
             return LATE
         try:
             if self._line is None:
-                self._line = Line(self._client.producer(time.monotonic() + left_s, **OPTIONS), self._told)
+                self._line = Line(self._client.producer(time.monotonic() + left_s, [record.partition.topic], **OPTIONS), self._told)
             return self._routes.refusal(record.partition, self._line, time.monotonic() + left_s)
         except BackendError as error:
             return Rejected("backend", error.what, retryable=error.retryable, fix=error.fix)

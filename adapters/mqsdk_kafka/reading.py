@@ -8,6 +8,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as client
+from kafka.coordinator.base import MemberState
 from kafka.structs import OffsetAndMetadata
 
 from mqsdk.spi import BackendError, Gap, Link, Partition
@@ -17,7 +18,7 @@ from mqsdk_kafka.errors import FAILURES, PASSING, Doors
 from mqsdk_kafka.keeper import Keeper
 from mqsdk_kafka.marks import Mark
 
-POLL_MS = 100
+POLL_MS = 50  # how long a close may wait for this thread
 # Everything that was fetched: the client never finds again what it had begun to hand out of several partitions when they were paused.
 # Bounded by the bytes of a fetch.
 READ_RECORDS = 1 << 30
@@ -26,6 +27,7 @@ LOOK_MS = 2000
 PAUSE_S = 0.05
 LINK_S = 1.0  # without any connection for so long, the link is down
 LEAVE_MS = 500
+JOIN_S = 1.5
 # The client raises these for good: nothing that this process does makes the next poll succeed.
 _FATAL = (
     client.AuthorizationError, client.InvalidSessionTimeoutError, client.InconsistentGroupProtocolError, client.InvalidGroupIdError,
@@ -241,9 +243,16 @@ class Reading:
             if not desk.closing:
                 desk.wait(PAUSE_S)
 
+    def _finish_joining(self, give_up: float) -> None:
+        """In the middle of a rebalance nothing can be committed: what is handed back would look like left without a word."""
+        while self._consumer.group_metadata().state is MemberState.REBALANCING and time.monotonic() < give_up:
+            self._hold_on()
+            self._consumer.poll(timeout_ms=POLL_MS, max_records=1)
+
     def _end(self) -> None:
         left_s = max(LEAVE_MS / 1000, self._desk.close_by - time.monotonic())
         try:
+            self._finish_joining(time.monotonic() + min(left_s / 2, JOIN_S))
             self._consumer.close(autocommit=False, timeout_ms=int(min(left_s, 5.0) * 1000))
         except FAILURES:
             # It could not say good-bye: its session ends by itself.

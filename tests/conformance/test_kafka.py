@@ -44,7 +44,7 @@ class _Failing:
 # The client does not close a socket whose connection was refused: the collector does, and says so.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 class TestKafka(BackendConformance):
-    lease_s = 3.0  # a crashed consumer is seen after it
+    lease_s = 2.0  # a crashed consumer is seen after it
     quiet_s = 0.3
 
     @pytest.fixture(autouse=True)

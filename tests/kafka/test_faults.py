@@ -276,9 +276,10 @@ class TestMembers(KafkaStage):
         first.poll(10.0)
         assert time.monotonic() - began < 3.0
         began = time.monotonic()
-        first.consumer.close(self.deadline(2.0))
-        assert time.monotonic() - began < 4.0
+        first.consumer.close(self.deadline(3.0))
+        assert time.monotonic() - began < 5.0
         second.joined(2)
+        assert all(event.clean for event in second.seen(Assigned) if isinstance(event, Assigned)), "left without a word"
 
     def test_who_does_not_answer_a_revoke_loses_the_partition_after_a_lease(self) -> None:
         topic = self.topic(2)
