@@ -70,7 +70,7 @@ class KafkaProducer(Producer):
             while self._records and (self._records + len(batch) > WINDOW_RECORDS or self._bytes + size > WINDOW_BYTES):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or not self._room.wait(left_s):
-                    self._put([(record.token, LATE) for record in batch])
+                    self._put([(record.token, LATE, 0) for record in batch])
                     return
             self._client.check()
             if self._ending_at is not None:
@@ -235,8 +235,9 @@ class KafkaProducer(Producer):
         self._open.clear()
         doubtful, self._doubtful = self._doubtful, set()
         doubtful |= {one.record.partition for token, one in flying.items() if token not in taken_back}
-        unsent = [one for token, one in flying.items() if token in taken_back] + list(self._queue)
-        self._queue.clear()
+        unsent = [one for token, one in flying.items() if token in taken_back]
+        while self._queue:  # other threads add to it
+            unsent.append(self._queue.popleft())
         done: list[tuple[Flying, Outcome]] = [(one, doubt) for token, one in flying.items() if token not in taken_back]
         for one in unsent:
             if one.record.partition in doubtful:
@@ -250,19 +251,19 @@ class KafkaProducer(Producer):
             self._ring()
 
     def _done(self, done: Sequence[tuple[Flying, Outcome]]) -> None:
-        self._put([(flying.record.token, outcome) for flying, outcome in done])
+        self._put([(flying.record.token, outcome, flying.call) for flying, outcome in done])
         with self._room:
             self._records -= len(done)
             self._bytes -= sum(flying.size for flying, _ in done)
             self._room.notify_all()
 
-    def _put(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
-        """One event for a run of consecutive tokens with one refusal, or with consecutive positions."""
+    def _put(self, outcomes: Sequence[tuple[int, Outcome, int]]) -> None:
+        """One event for a run of consecutive tokens of one call with one refusal, or with consecutive positions."""
         index = 0
         while index < len(outcomes):
-            token, outcome = outcomes[index]
+            token, outcome, call = outcomes[index]
             length = 1
-            while index + length < len(outcomes) and outcomes[index + length] == (token + length, _after(outcome, length)):
+            while index + length < len(outcomes) and outcomes[index + length] == (token + length, _after(outcome, length), call):
                 length += 1
             self._events.put(Published(token, outcome, length))
             index += length

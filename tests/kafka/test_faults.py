@@ -25,6 +25,7 @@ from mqsdk.spi import (
     Outcome,
     Partition,
     Producer,
+    Published,
     Rejected,
     Revoking,
     StateError,
@@ -224,6 +225,25 @@ class TestDoubt(KafkaStage):
         following = self.record(topic, b"next")
         producer.publish([following], self.deadline())
         assert isinstance(answers.of([following.token])[0], Stored)
+
+    def test_a_run_of_results_never_joins_two_calls(self) -> None:
+        """Whoever waits for a call looks for runs that begin in it."""
+        topic = self.topic()
+        answers = Answers(self.timeout_s)
+        producer = self.backend.producer(answers)
+        warm = self.record(topic)
+        producer.publish([warm], self.deadline())
+        answers.of([warm.token])
+        self.broker.freeze()
+        try:
+            calls = [[self.record(topic) for _ in range(3)] for _ in range(4)]
+            for call in calls:
+                producer.publish(call, self.deadline())
+        finally:
+            self.broker.thaw()
+        answers.of([record.token for call in calls for record in call])
+        begun = {event.token for event in answers.events if isinstance(event, Published)}
+        assert {call[0].token for call in calls} <= begun
 
     def test_a_publisher_waits_for_room_no_longer_than_its_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mqsdk_kafka.producer.WINDOW_RECORDS", 1)
