@@ -28,6 +28,7 @@ PAUSE_S = 0.05
 LINK_S = 1.0  # without any connection for so long, the link is down
 LEAVE_MS = 500
 JOIN_S = 1.5
+HEARD_S = 0.3  # an answer is so much younger than its request at most: a fetch waits a tenth of a second
 # The client raises these for good: nothing that this process does makes the next poll succeed.
 _FATAL = (
     client.AuthorizationError, client.InvalidSessionTimeoutError, client.InconsistentGroupProtocolError, client.InvalidGroupIdError,
@@ -93,7 +94,25 @@ class Reading:
         sent, received = heartbeat.last_send, heartbeat.last_receive
         if received >= sent:
             desk.granted_at = max(desk.granted_at, sent)
+        if self._is_joining():
+            desk.granted_at = max(desk.granted_at, self._heard_at() - HEARD_S)
         return desk.granted_at + desk.lease_s - desk.margin_s
+
+    def _is_joining(self) -> bool:
+        task = self._consumer._coordinator._join_task
+        return task is not None and not task.is_done
+
+    def _heard_at(self) -> float:
+        """When the broker that coordinates the group has answered anything.
+
+        There are no heartbeats while a join waits for other members, which may be dead: the broker keeps who waits, and cannot go on before
+        it has answered the join. So as long as it answers other requests, the join is still open and the partitions are still ours.
+        """
+        coordinator = str(self._consumer._coordinator.coordinator_id or "").removeprefix("coordinator-")
+        for node, connection in list(self._consumer._client._manager._conns.items()):
+            if str(node) == coordinator and connection.connected:
+                return float(connection.transport.last_read)
+        return float("-inf")
 
     def _is_forgotten(self, now: float) -> bool:
         """Layer 2 has not polled for a whole lease: it is stuck, and somebody else shall go on."""
@@ -172,7 +191,13 @@ class Reading:
     def _read(self, timeout_ms: int) -> None:
         self._hold_on()
         try:
-            found = self._consumer.poll(timeout_ms=timeout_ms, max_records=READ_RECORDS)
+            if self._is_joining():
+                # The client reads nothing meanwhile; what is owned stays owned, so it may.
+                found = self._consumer.poll(timeout_ms=0, max_records=READ_RECORDS)
+                if not found:
+                    found, _ = self._consumer._fetcher.fetch_records(READ_RECORDS, timeout_ms=timeout_ms)
+            else:
+                found = self._consumer.poll(timeout_ms=timeout_ms, max_records=READ_RECORDS)
         except client.OffsetOutOfRangeError as error:
             self._find_gaps(error.args[0])
         except client.LogTruncationError as error:

@@ -310,6 +310,29 @@ class TestMembers(KafkaStage):
         self.until([leaving, other], lambda: len(other.owned) == 4, "all partitions at the other one")
         assert all(event.clean for event in other.seen(Assigned) if isinstance(event, Assigned))
 
+    def test_a_dead_member_does_not_stop_the_living(self) -> None:
+        """Whoever joins waits for the dead one's session; who owns partitions goes on with them, longer than its last heartbeat lasts."""
+        topic = self.topic(2)
+        doomed = self.connect()
+        living = self.join(topic, 2, lease_s=3.0)
+        dying = self.subscribe(topic, backend=doomed, lease_s=3.0)
+        self.until([living, dying], lambda: len(dying.owned) == 1 == len(living.owned), "one partition each")
+        (kept,) = living.owned
+        assert isinstance(doomed, KafkaBackend)
+        doomed.vanish()
+        replacing = self.subscribe(topic, backend=self.connect(), lease_s=3.0)
+        began, last, sent = time.monotonic(), time.monotonic(), 0
+        while not replacing.owned:
+            assert time.monotonic() - began < self.timeout_s
+            self.publish(topic, [b"%d" % sent], partition=kept.number)
+            sent += 1
+            living.take(1)
+            assert time.monotonic() - last < 2.0, "it stood still"
+            last = time.monotonic()
+            replacing.poll(0.1)
+        assert time.monotonic() - began > 1.5
+        assert not living.seen(Lost)
+
     def test_wake_and_close_work_while_partitions_are_asked_back(self) -> None:
         topic = self.topic(2)
         first = self.join(topic, 2, answers_revoking=False)
