@@ -192,10 +192,11 @@ class Reading:
         self._hold_on()
         try:
             if self._is_joining():
-                # The client reads nothing meanwhile; what is owned stays owned, so it may.
-                found = self._consumer.poll(timeout_ms=0, max_records=READ_RECORDS)
+                # The client reads nothing meanwhile; what is owned stays owned, so it may. The wait is for the join: an answer that
+                # comes while nobody waits for it is thrown away, and the whole group joins again.
+                found = self._consumer.poll(timeout_ms=POLL_MS, max_records=READ_RECORDS)
                 if not found:
-                    found, _ = self._consumer._fetcher.fetch_records(READ_RECORDS, timeout_ms=timeout_ms)
+                    found, _ = self._consumer._fetcher.fetch_records(READ_RECORDS, timeout_ms=0)
             else:
                 found = self._consumer.poll(timeout_ms=timeout_ms, max_records=READ_RECORDS)
         except client.OffsetOutOfRangeError as error:
