@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/kafka_topics.py [MESSAGES]
 
-200 bytes a message, 8 partitions, one process, default settings. Best of three rounds, each alternating with the other. Consuming is timed from
-before the client begins to read (raw), or before it connects and joins the group (mqsdk), to the last message.
+200 bytes a message, 8 partitions, one process, default settings. Best of three rounds, each alternating with the other.
+Consuming is timed from before the client begins to read (raw), or before it connects and joins the group (mqsdk), to the last message.
 """
 
 from __future__ import annotations
