@@ -1,0 +1,183 @@
+"""Looking at the cluster and arranging it. Nothing is kept between two calls; every process sees the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from mqsdk.spi import (
+    Admin,
+    BackendError,
+    CapabilityError,
+    ConfigError,
+    GroupInfo,
+    Member,
+    Partition,
+    PartitionProgress,
+    Start,
+    StateError,
+    TopicInfo,
+    UnsafeBackend,
+)
+from mqsdk_rabbitmq import names, topology
+from mqsdk_rabbitmq.catalog import Catalog, Held, Topic, held
+from mqsdk_rabbitmq.errors import KIND
+from mqsdk_rabbitmq.names import check_group, check_topic
+from mqsdk_rabbitmq.roll import roll_call
+from mqsdk_rabbitmq.session import Dialer, Session
+
+DEFAULT_PARTITIONS = 8
+MAX_PARTITIONS = 1024  # each costs two queues per group, and a member one channel; a connection has 2,047
+CALL_S = 30.0
+
+Held_here = Callable[[Partition, str], int]
+
+
+class RabbitAdmin(Admin):
+    """Thread-safe: every call has a connection of its own. held_here: deliveries that consumers of this process have not settled."""
+
+    def __init__(self, dialer: Dialer, held_here: Held_here, check: Callable[[], None]) -> None:
+        self._dialer = dialer
+        self._held_here = held_here
+        self._check = check
+        self._type = dialer.settings.own.queues
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        self._check()
+        with self._dialer.session(time.monotonic() + CALL_S) as session:
+            yield session
+
+    @contextmanager
+    def _catalog(self) -> Iterator[tuple[Session, Held]]:
+        with self._session() as session, held(session, self._type) as holder:
+            yield session, holder
+
+    def _read(self) -> Catalog:
+        with self._catalog() as (_, holder):
+            return holder.catalog
+
+    # --- topics -------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_topic(self, topic: str, partitions: int | None) -> int:
+        check_topic(topic)
+        wanted = DEFAULT_PARTITIONS if partitions is None else partitions
+        if not 0 < wanted <= MAX_PARTITIONS:
+            raise ConfigError(f"topic `{topic}` cannot be created: {wanted} is no number of partitions", where=self._where)
+        with self._catalog() as (session, holder):
+            found = holder.catalog.topics.get(topic)
+            if found is None:
+                topology.make_topic(session, topic)
+                holder.catalog.topics[topic] = Topic(wanted)
+                holder.save()
+                return wanted
+            if partitions is not None and found.partitions != partitions:
+                raise UnsafeBackend(
+                    f"topic `{topic}` has {found.partitions} partitions, not {partitions}: keys would move",
+                    finding="partitions",
+                    cluster=self._dialer.cluster,
+                    backend=KIND,
+                    fix=f"declare partitions: {found.partitions}, or use another topic",
+                )
+            topology.make_topic(session, topic)
+            return found.partitions
+
+    def partitions(self, topic: str) -> int | None:
+        found = self._read().topics.get(topic)
+        return None if found is None else found.partitions
+
+    def topics(self) -> list[TopicInfo]:
+        """Without numbers of messages: AMQP counts what waits in a queue, not what a topic holds."""
+        topics = sorted(self._read().topics.items())
+        return [TopicInfo(name, about.partitions, tuple(sorted(about.groups))) for name, about in topics]
+
+    def delete_topic(self, topic: str) -> None:
+        with self._catalog() as (session, holder):
+            found = self._found(holder.catalog, topic)
+            for group in found.groups:  # all or nothing: look at every group before the first one goes
+                self._check_idle(session, topic, group)
+            del holder.catalog.topics[topic]
+            holder.save()
+            topology.drop_topic(session, topic)
+            for group in found.groups:
+                topology.drop_group(session, topic, group, found.partitions)
+
+    # --- groups -------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_group(self, topic: str, group: str, start: Start = None) -> None:
+        self.ensure_group_of(topic, group, start)
+
+    def ensure_group_of(self, topic: str, group: str, start: Start) -> int:
+        """As `ensure_group`; returns the number of partitions. CapabilityError for a new group that is to begin in the past: there is none."""
+        check_group(group)
+        with self._catalog() as (session, holder):
+            found = self._found(holder.catalog, topic)
+            is_known = group in found.groups
+            if not is_known and (start == "earliest" or isinstance(start, datetime)):
+                raise CapabilityError(
+                    f"group `{group}` of topic `{topic}` cannot begin in the past: RabbitMQ keeps nothing for a group that is not there yet",
+                    where=self._where,
+                    fix="begin at the latest, and ensure groups before what they are to see is published",
+                    capability="history",
+                    cluster=self._dialer.cluster,
+                )
+            topology.make_group(session, topic, group, found.partitions, self._type, is_known)
+            if not is_known:
+                found.groups.add(group)
+                holder.save()
+            return found.partitions
+
+    def groups(self, topic: str) -> list[GroupInfo]:
+        found = self._read().topics.get(topic)
+        if found is None:
+            return []
+        with self._session() as session:
+            return [GroupInfo(topic, group, self._members(session, topic, group)) for group in sorted(found.groups)]
+
+    def progress(self, topic: str, group: str) -> list[PartitionProgress]:
+        """What waits in the queues, and what consumers of this process hold; what other processes hold is not counted."""
+        found = self._read().topics.get(topic)
+        if found is None or group not in found.groups:
+            return []
+        with self._session() as session:
+            return [self._progress(session, Partition(topic, number), group) for number in range(found.partitions)]
+
+    def delete_group(self, topic: str, group: str) -> None:
+        with self._catalog() as (session, holder):
+            found = self._found(holder.catalog, topic)
+            if group not in found.groups:
+                return
+            self._check_idle(session, topic, group)
+            found.groups.discard(group)
+            holder.save()
+            topology.drop_group(session, topic, group, found.partitions)
+
+    # --- parts --------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        return f"cluster {self._dialer.cluster} ({KIND})"
+
+    def _found(self, catalog: Catalog, topic: str) -> Topic:
+        found = catalog.topics.get(check_topic(topic))
+        if found is None:
+            raise BackendError(
+                f"there is no topic `{topic}`", where=self._where, cluster=self._dialer.cluster, backend=KIND, fix="create it first"
+            )
+        return found
+
+    def _check_idle(self, session: Session, topic: str, group: str) -> None:
+        found = session.queue(names.members(topic, group))
+        if found is not None and found[1] > 0:
+            raise StateError(f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members")
+
+    def _members(self, session: Session, topic: str, group: str) -> tuple[Member, ...]:
+        found = session.queue(names.members(topic, group))
+        return roll_call(session, topic, group, found[1]) if found is not None and found[1] > 0 else ()
+
+    def _progress(self, session: Session, partition: Partition, group: str) -> PartitionProgress:
+        found = session.queue(names.queue(partition, group))
+        messages = (found[0] if found is not None else 0) + self._held_here(partition, group)
+        return PartitionProgress(partition.number, 0, messages, messages)

@@ -1,0 +1,225 @@
+"""Reading one subscription: what the loop's thread received, handed out to the thread that polls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Lost, Partition, Progress, Renewed, Settled, Subscription
+from mqsdk_rabbitmq.errors import closed
+from mqsdk_rabbitmq.member import Hub, gap
+from mqsdk_rabbitmq.owned import FIRST, Owned
+from mqsdk_rabbitmq.session import Dialer
+from mqsdk_rabbitmq.wire import parameters
+
+MARGIN = 0.1  # of the lease: nothing may start in the last tenth, so that a start and a takeover are seen in this order
+HEARTBEATS_PER_LEASE = 3  # a frozen process is cut off after two to three heartbeats
+MAX_HEARTBEAT_S = 60
+LEAST_CLOSE_S = 0.5  # a close whose deadline has passed still tells the group
+
+Forget = Callable[["RabbitConsumer"], None]
+
+
+class RabbitConsumer(Consumer):
+    """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
+
+    def __init__(self, dialer: Dialer, subscription: Subscription, topics: dict[str, int], forget: Forget) -> None:
+        self._cluster = dialer.cluster
+        self._forget = forget
+        self._group = subscription.group
+        self._lease_s = subscription.lease_s
+        self._mail: deque[ConsumerEvent | Owned | tuple[Owned, bool, bool]] = deque()
+        self._ready = threading.Event()
+        self._owned: dict[Partition, Owned] = {}
+        self._state = "open"
+        self._woken = self._is_sleeping = self._is_polling = False
+        self._polled_at = time.monotonic()
+        self._told_until = 0.0
+        self._heartbeat_s = max(1, min(MAX_HEARTBEAT_S, int(subscription.lease_s / HEARTBEATS_PER_LEASE)))
+        name = f"mqsdk {subscription.topics[0]}/{subscription.group} {subscription.instance}".strip()
+        targets = parameters(dialer.settings, self._heartbeat_s, name)
+        self._hub = Hub(dialer, subscription, topics, self, targets, self._heartbeat_s)
+
+    # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
+
+    def poll(self, max_records: int, timeout_s: float) -> list[ConsumerEvent]:
+        self._check_usable()
+        give_up = time.monotonic() + timeout_s
+        self._is_polling = True
+        try:
+            return self._collect(max_records, give_up)
+        finally:
+            self._polled_at = time.monotonic()
+            self._is_polling = False
+
+    def wake(self) -> None:
+        self._woken = True
+        self._ready.set()
+
+    def credit(self, partition: Partition, records: int, bytes: int) -> None:
+        owned = self._owned.get(partition)
+        if owned is None:
+            return
+        owned.records, owned.bytes = records, bytes
+        if records > 0 and not owned.is_started:
+            owned.is_started = True
+            self._hub.loop.call(self._hub.slot(partition).consume)
+
+    def settle(self, progress: Progress) -> None:
+        if self._state == "stale":
+            self._check_usable()
+        owned = self._owned.get(progress.partition)
+        if self._state != "open" or owned is None or owned.epoch != progress.epoch:
+            self._mail.append(Settled(progress.partition, progress.epoch, progress.token, "stale"))
+            return
+        delivered = owned.delivered
+        hub, slot = self._hub, self._hub.slot(progress.partition)
+        if progress.final:
+            del self._owned[progress.partition]
+            if not owned.is_revoked:
+                hub.loop.call(hub.leave_group)
+        hub.loop.call(lambda: slot.settle(owned, progress, delivered))
+
+    def close(self, deadline: float) -> None:
+        if self._state != "open":
+            return
+        self._state = "closed"
+        self.wake()
+        hub = self._hub
+        deadline = max(deadline, time.monotonic() + LEAST_CLOSE_S)
+        hub.loop.call(lambda: hub.close(deadline))
+        hub.done.wait(max(0.0, deadline - time.monotonic()) + LEAST_CLOSE_S)
+        hub.loop.stop()
+        self._forget(self)
+
+    def crash(self) -> None:
+        """As a kill of the process: the sockets are cut, nothing is handed back. For tests of the seam."""
+        self._state = "closed"
+        self.wake()
+        self._hub.loop.call(self._hub.crash)
+        self._hub.done.wait(LEAST_CLOSE_S)
+        self._hub.loop.stop()
+        self._forget(self)
+
+    def vanish(self) -> None:
+        """In a forked child: close the sockets' copies and fail from now on; the parent keeps what it owns."""
+        self._state = "stale"
+        self._hub.vanish()
+
+    def held(self, partition: Partition, group: str) -> int:
+        """Received and not settled."""
+        owned = self._owned.get(partition)
+        return owned.unsettled if owned is not None and group == self._group else 0
+
+    # --- what the loop's thread calls ---------------------------------------------------------------------------------------------------
+
+    def put(self, event: ConsumerEvent) -> None:
+        self._mail.append(event)
+        self.look()
+
+    def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
+        self._mail.append((owned, is_clean, has_gap))
+        self.look()
+
+    def dropped(self, owned: Owned, is_lost: bool) -> None:
+        if is_lost:
+            self._mail.append(owned)
+            self.look()
+
+    def look(self) -> None:
+        """There may be something new."""
+        if self._is_sleeping and (self._mail or self._has_news()):
+            self._is_sleeping = False
+            self._ready.set()
+
+    def is_frozen(self, now: float) -> bool:
+        """Layer 2 has not polled for a whole lease."""
+        return not self._is_polling and now - self._polled_at > self._lease_s
+
+    # --- collecting ---------------------------------------------------------------------------------------------------------------------
+
+    def _collect(self, max_records: int, give_up: float) -> list[ConsumerEvent]:
+        if time.monotonic() - self._polled_at > self._lease_s:
+            self._hub.loop.call(self._hub.thaw)
+        while True:
+            events = self._sort() if self._mail else []
+            if max_records > 0:
+                self._deliver(events, max_records)
+            now = time.monotonic()
+            self._polled_at = now
+            if self._owned:
+                self._renew(events, now)
+            if events or self._woken or self._state != "open" or now >= give_up:
+                self._woken = False
+                return events
+            self._sleep(min(give_up, now + self._heartbeat_s / 4) - now, max_records > 0)
+
+    def _sleep(self, timeout_s: float, may_deliver: bool) -> None:
+        self._ready.clear()
+        self._is_sleeping = True
+        if not (self._mail or self._woken or self._state != "open" or (may_deliver and self._has_news())):
+            self._ready.wait(timeout_s)
+        self._is_sleeping = False
+
+    def _has_news(self) -> bool:
+        return any(owned.has_news for owned in list(self._owned.values()))
+
+    def _sort(self) -> list[ConsumerEvent]:
+        """What the loop's thread has put, in order."""
+        events: list[ConsumerEvent] = []
+        mail = self._mail
+        while mail:
+            item = mail.popleft()
+            if isinstance(item, Owned):
+                if self._owned.get(item.partition) is item:
+                    del self._owned[item.partition]
+                    events.append(Lost(item.partition, item.epoch))
+            elif type(item) is tuple:
+                owned, is_clean, has_gap = item
+                self._owned[owned.partition] = owned
+                position = 0 if has_gap else FIRST
+                valid_until = self._valid_until(time.monotonic())
+                events.append(Assigned(owned.partition, owned.epoch, position, b"", valid_until, is_clean))
+                if has_gap:
+                    events.append(gap(owned))
+            else:
+                assert not isinstance(item, tuple) or hasattr(item, "_fields")
+                events.append(self._noted(item))  # type: ignore[arg-type]  # the two others are sorted out above
+        return events
+
+    def _noted(self, event: ConsumerEvent) -> ConsumerEvent:
+        if type(event).__name__ == "Revoking":
+            owned = self._owned.get(event.partition)  # type: ignore[union-attr]  # a Revoking has one
+            if owned is not None:
+                owned.is_revoked = True
+        return event
+
+    def _deliver(self, events: list[ConsumerEvent], budget: int) -> None:
+        for owned in [owned for owned in self._owned.values() if owned.has_news]:
+            if budget <= 0:
+                break
+            batch = owned.deliver(budget)
+            budget -= len(batch.records)
+            events.append(batch)
+            # To the back of the queue, so that none starves.
+            self._owned[owned.partition] = self._owned.pop(owned.partition)
+
+    # --- how long an ownership is good --------------------------------------------------------------------------------------------------
+
+    def _valid_until(self, now: float) -> float:
+        """The server cuts a silent connection off no earlier than a heartbeat after what was heard last; this side gives up after a lease."""
+        connection = self._hub.connection
+        heard = connection.heard if connection is not None else 0.0
+        return min(heard + self._heartbeat_s, now + self._lease_s * (1 - MARGIN))
+
+    def _renew(self, events: list[ConsumerEvent], now: float) -> None:
+        until = self._valid_until(now)
+        if until > self._told_until + self._heartbeat_s / 4:
+            self._told_until = until
+            events.append(Renewed(until))
+
+    def _check_usable(self) -> None:
+        if self._state != "open":
+            raise closed(self._cluster, self._state)

@@ -1,0 +1,369 @@
+"""One consumer as the server sees it: a connection, a slot for every partition, and what it knows of the group's other members.
+
+Everything runs on the loop's thread; what layer 2 is to hear goes into the inbox.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import pika
+
+from mqsdk.spi import BackendError, ConsumerEvent, Gap, Link, Partition, Revoking, Subscription
+from mqsdk_rabbitmq import names, topology
+from mqsdk_rabbitmq.errors import NOT_FOUND
+from mqsdk_rabbitmq.owned import Owned
+from mqsdk_rabbitmq.peers import BYE, HELLO, HERE, WHO, Note, Peers
+from mqsdk_rabbitmq.session import Dialer
+from mqsdk_rabbitmq.slot import AGAIN_S, Slot
+from mqsdk_rabbitmq.teller import Teller
+from mqsdk_rabbitmq.wire import Connection, Loop, Wire
+
+TICK_S = 0.1
+NOTE_EVERY_S = 1.0
+HANDOVER_LEASES = 3  # how many leases a revoked owner may take to finish what runs
+MAX_PASSES = 20  # a token nobody takes is taken, whatever the shares say
+REPAIR_S = 10.0
+CLEAN_CLOSE_S = 3.0
+
+
+class Inbox(Protocol):
+    """What the consumer of layer 2 gives: called on the loop's thread."""
+
+    def put(self, event: ConsumerEvent) -> None: ...
+    def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None: ...
+    def dropped(self, owned: Owned, is_lost: bool) -> None: ...
+    def look(self) -> None: ...
+    def is_frozen(self, now: float) -> bool: ...
+
+
+class Hub:
+    """targets: where to connect, with `heartbeat_s`."""
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        subscription: Subscription,
+        topics: Mapping[str, int],
+        inbox: Inbox,
+        targets: Sequence[pika.ConnectionParameters],
+        heartbeat_s: int,
+    ) -> None:
+        settings = dialer.settings
+        self.group = subscription.group
+        self.prefetch = settings.own.prefetch
+        self.is_quorum = settings.own.queues == "quorum"
+        self.heartbeat_s = heartbeat_s
+        self.done = threading.Event()
+        self._id = f"{time.time_ns() // 1_000_000:013x}-{secrets.token_hex(4)}"  # in order of joining
+        self._dialer = dialer
+        self._inbox = inbox
+        self._instance = subscription.instance
+        self._lease_s = subscription.lease_s
+        self._topics = dict(topics)
+        self._peers = {topic: Peers(self._id, count) for topic, count in topics.items()}
+        self._slots = {Partition(topic, number): Slot(self, Partition(topic, number)) for topic, count in topics.items() for number in range(count)}
+        self._passes: dict[Partition, int] = {}
+        self._repairing: set[Partition] = set()
+        self._control: Any = None
+        self._is_leaving = self._is_closing = self._is_frozen = False
+        self._is_up = True
+        self._note_at = 0.0
+        self.loop = Loop(f"consume-{self.group}")
+        self.loop.broken = self._broken
+        self._wire = Wire(self.loop, dialer.cluster, settings, targets, self._connected, self._went_down)
+        self.teller = Teller(self.loop, dialer.cluster, settings, targets)
+        self.loop.call(self._begin)
+        self.loop.start()
+
+    def _begin(self) -> None:
+        self._wire.open()
+        self.teller.open()
+        self._tick()
+
+    # --- what slots use -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Connection | None:
+        return self._wire.connection if self._control is not None else None
+
+    def put(self, event: ConsumerEvent) -> None:
+        self._inbox.put(event)
+
+    def later(self, delay_s: float, work: Callable[[], None]) -> None:
+        self.loop.later(delay_s, work)
+
+    def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
+        self._passes.pop(owned.partition, None)
+        self._inbox.gained(owned, is_clean, has_gap)
+        self._changed(owned.partition.topic)
+
+    def dropped(self, owned: Owned, is_lost: bool) -> None:
+        self._inbox.dropped(owned, is_lost)
+
+    def offered(self, slot: Slot) -> None:
+        """The token has come: take it, or let it go on to a member that owns less than its share."""
+        if slot.state != "waiting" or not slot.has_token:
+            return
+        if self._is_leaving or self._is_frozen:
+            slot.pass_on()
+            return
+        topic = slot.partition.topic
+        peers, owned = self._peers[topic], self._owned_of(topic)
+        if owned < peers.share(owned) or not peers.somebody_wants(owned) or self._passes.get(slot.partition, 0) >= MAX_PASSES:
+            slot.claim()
+        else:
+            self._passes[slot.partition] = self._passes.get(slot.partition, 0) + 1
+            slot.pass_on()
+
+    def is_out(self, slot: Slot) -> None:
+        self._changed(slot.partition.topic)
+        if self._is_closing:
+            self._close_when_out()
+        elif not (self._is_leaving or self._is_frozen) and slot.partition not in self._repairing:
+            passes = self._passes.get(slot.partition, 0)
+            self.later(min(AGAIN_S, 0.005 * passes), slot.join)
+
+    def failed(self, slot: Slot, error: Exception) -> None:
+        """The server has ended a channel that was in use."""
+        if getattr(error, "reply_code", 0) == NOT_FOUND:
+            self.repair(slot)
+        elif slot.state == "owned":
+            slot.end(hand_back=False, is_lost=True)
+        elif self._wire.connection is not None:
+            # What could be refused was not there at the start: begin anew, with the pauses of a reconnect.
+            self._wire.cut(error)
+
+    def repair(self, slot: Slot) -> None:
+        """A queue of the partition is not there any more: declare it again, and let whoever owns the partition know what that means."""
+        partition = slot.partition
+        if partition in self._repairing or self._is_closing:
+            return
+        self._repairing.add(partition)
+        slot.end(hand_back=False, is_lost=True)
+        slot.leave()
+        threading.Thread(target=self._declare_again, args=(slot,), name="mqsdk-rabbitmq-repair", daemon=True).start()
+
+    def _declare_again(self, slot: Slot) -> None:
+        """On a thread of its own: it waits for answers."""
+        failure: BackendError | None = None
+        try:
+            with self._dialer.session(time.monotonic() + REPAIR_S) as session:
+                topology.make_partition(session, slot.partition, self.group, self._dialer.settings.own.queues, is_known=True)
+        except BackendError as error:
+            failure = error
+        self.loop.call(lambda: self._declared(slot, failure))
+
+    def _declared(self, slot: Slot, failure: BackendError | None) -> None:
+        self._repairing.discard(slot.partition)
+        if failure is not None and self._wire.connection is not None:
+            self._wire.cut(failure)
+        elif slot.state == "out" and not self._is_leaving and not self._is_frozen:
+            slot.join()
+
+    # --- what the consumer uses, by `loop.call` -----------------------------------------------------------------------------------------
+
+    def slot(self, partition: Partition) -> Slot:
+        return self._slots[partition]
+
+    def leave_group(self) -> None:
+        """Layer 2 has handed something back unasked: it is about to leave, and gets nothing any more."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._tell_all(BYE)
+            for slot in self._slots.values():
+                if slot.state in ("waiting", "claiming"):
+                    slot.leave()
+
+    def thaw(self) -> None:
+        if self._is_frozen:
+            self._is_frozen = False
+            self._tell_all(HELLO)
+            self._join()
+
+    def close(self, deadline: float) -> None:
+        """Hand everything back in order, then end the connection; whatever is not done by the deadline ends with the sockets."""
+        if self._is_closing:
+            return
+        self.leave_group()
+        self._is_closing = True
+        self.later(max(0.0, min(deadline - time.monotonic(), CLEAN_CLOSE_S)), self._close_now)
+        for slot in list(self._slots.values()):
+            slot.leave()
+        self._close_when_out()
+
+    def _close_when_out(self) -> None:
+        if self._is_closing and all(slot.state == "out" for slot in self._slots.values()):
+            self.teller.close()
+            self._wire.close(self.done.set)
+
+    def _close_now(self) -> None:
+        if not self.done.is_set():
+            for wire in (self.teller, self._wire):
+                wire.close()
+                wire.cut(ConnectionError("closed"))
+            self.done.set()
+
+    def crash(self) -> None:
+        """As a kill of the process."""
+        self._is_closing = True
+        for wire in (self._wire, self.teller):
+            wire.cut(ConnectionError("crashed"))
+            wire.close()
+        self.done.set()
+
+    def vanish(self) -> None:
+        """In a forked child."""
+        self._wire.vanish()
+        self.teller.vanish()
+        self.loop.vanish()
+
+    # --- the link -----------------------------------------------------------------------------------------------------------------------
+
+    def _connected(self, connection: Connection) -> None:
+        connection.on_chunk = self._inbox.look
+        connection.channel(on_open_callback=self._control_opened)
+
+    def _control_opened(self, channel: Any) -> None:
+        inbox = names.inbox(self._id)
+        channel.add_on_close_callback(self._control_closed)
+        channel.queue_declare(inbox, exclusive=True, auto_delete=False)
+        for topic in self._topics:
+            channel.queue_bind(inbox, names.members(topic, self.group))
+        channel.basic_consume(inbox, self._note_came, auto_ack=True, exclusive=True)
+        last = list(self._topics)[-1]
+        for topic in self._topics:
+            ready = (lambda _: self._ready(channel)) if topic == last else None
+            channel.basic_consume(names.members(topic, self.group), lambda *_: None, consumer_tag=f"{self._id}.{topic}"[:255], callback=ready)
+
+    def _ready(self, channel: Any) -> None:
+        self._control = channel
+        if not self._is_up:
+            self._is_up = True
+            self.put(Link(up=True))
+        self._tell_all(HELLO)
+        self._join()
+
+    def _join(self) -> None:
+        if not (self._is_leaving or self._is_frozen):
+            for slot in self._slots.values():
+                slot.join()
+
+    def _control_closed(self, _: Any, error: Exception) -> None:
+        self._control = None
+        if self._wire.connection is not None and self._wire.connection.is_open:
+            self._wire.cut(error)
+
+    def _went_down(self, error: BackendError, _: bool) -> None:
+        self._control = None
+        for slot in self._slots.values():
+            slot.reset()
+        for peers in self._peers.values():
+            peers.others.clear()
+        if self._is_closing:
+            self.done.set()
+        elif self._is_up:
+            self._is_up = False
+            self.put(Link(up=False, error=error))
+
+    def _broken(self, error: Exception) -> None:
+        self._wire.cut(error)
+        self.later(TICK_S, self._tick)
+
+    # --- the group ----------------------------------------------------------------------------------------------------------------------
+
+    def _owned_of(self, topic: str) -> int:
+        return sum(slot.is_busy for partition, slot in self._slots.items() if partition.topic == topic)
+
+    def _note(self, kind: str, topic: str) -> Note:
+        owned = tuple(sorted(partition.number for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy))
+        return Note(kind, topic, self._id, owned, socket.gethostname(), os.getpid(), self._instance)
+
+    def _tell_all(self, kind: str) -> None:
+        """By the group's exchange: also to members that are not known yet."""
+        for topic in self._topics:
+            self.teller.tell(names.members(topic, self.group), "", self._note(kind, topic).encode(), lambda _: None)
+
+    def _changed(self, topic: str) -> None:
+        for member in list(self._peers[topic].others):
+            self._tell(member, topic)
+
+    def _tell(self, member: str, topic: str) -> None:
+        def told(result: str) -> None:
+            if result == "returned":  # its queue went with its connection
+                self._peers[topic].gone(member)
+
+        self.teller.tell("", names.inbox(member), self._note(HERE, topic).encode(), told)
+
+    def _note_came(self, _: Any, __: Any, ___: Any, body: bytes) -> None:
+        note = Note.parse(body)
+        if note is None or note.topic not in self._peers or note.member == self._id:
+            return
+        if note.kind == WHO:
+            if note.reply.startswith("mq.~"):
+                self.teller.tell("", note.reply, self._note(HERE, note.topic).encode(), lambda _: None)
+            return
+        self._peers[note.topic].heard(note)
+        if note.kind == HELLO and not self._is_leaving and not self._is_frozen:
+            self._tell(note.member, note.topic)
+        self._balance(note.topic)
+
+    def _balance(self, topic: str) -> None:
+        """Ask layer 2 for what is over this member's share, if another one is short of it."""
+        if self._is_leaving or self._is_frozen:
+            return
+        peers = self._peers[topic]
+        mine = [slot for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
+        kept = [slot for slot in mine if slot.revoke_by is None]
+        surplus = len(kept) - peers.share(len(mine))
+        if surplus > 0 and peers.somebody_wants(len(mine)):
+            for slot in [slot for slot in reversed(kept) if slot.state == "owned"][:surplus]:
+                self._revoke(slot)
+
+    def _revoke(self, slot: Slot) -> None:
+        if slot.owned is not None:
+            slot.revoke_by = time.monotonic() + HANDOVER_LEASES * self._lease_s
+            self.put(Revoking(slot.partition, slot.owned.epoch, slot.revoke_by))
+
+    # --- time ---------------------------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self.done.is_set():
+            return
+        self.later(TICK_S, self._tick)
+        now = time.monotonic()
+        connection = self._wire.connection
+        if connection is not None and 0 < connection.heard < now - 2 * self.heartbeat_s:
+            connection.cut(TimeoutError("the server is not heard of"))
+            return
+        if not self._is_frozen and self._inbox.is_frozen(now):
+            self._freeze()
+        for slot in self._slots.values():
+            if slot.revoke_by is not None and now > slot.revoke_by:
+                slot.end(hand_back=False, is_lost=True)
+        if now >= self._note_at and not self._is_frozen and not self._is_leaving:
+            self._note_at = now + NOTE_EVERY_S
+            for topic in self._topics:
+                self._changed(topic)
+                self._balance(topic)
+
+    def _freeze(self) -> None:
+        """Layer 2 shows no life: what it owns goes to others."""
+        self._is_frozen = True
+        self._tell_all(BYE)
+        for slot in self._slots.values():
+            if slot.state == "owned":
+                slot.end(hand_back=False, is_lost=True)
+            else:
+                slot.leave()
+
+
+def gap(owned: Owned) -> Gap:
+    """Nobody knows how many: at least one, before everything that is there now."""
+    return Gap(owned.partition, owned.epoch, 0, 1, "truncated")

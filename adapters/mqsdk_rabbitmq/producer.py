@@ -1,0 +1,351 @@
+"""Publishing: records go over one connection of their own, many in flight, each confirmed by the server or answered at its deadline."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from pika import ConnectionParameters, spec
+
+from mqsdk.spi import BackendError, EventSink, Flow, Link, NewRecord, Outcome, Partition, Producer, Rejected, Stored, Unknown
+from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq.errors import NOT_FOUND, closed, is_fatal, rejection, translate
+from mqsdk_rabbitmq.options import Settings
+from mqsdk_rabbitmq.outbox import Answerer, Entry, Unconfirmed, Window
+from mqsdk_rabbitmq.records import FRAME_OVERHEAD, TooLarge, content_frames, publish_frame
+from mqsdk_rabbitmq.wire import Connection, Loop, Wire
+
+MAX_PAYLOAD = 16 << 20  # `max_message_size` of RabbitMQ 4; 128 MiB before
+CHANNEL = 1
+WRITE_BYTES = 1 << 16
+TURN_RECORDS = 500  # sent in one go, then the loop reads confirmations
+SLACK_S = 0.002
+
+_STORED = Stored()
+_LATE = Rejected("throttled", "no time was left before the deadline", retryable=True)
+_FULL_WINDOW = Rejected("throttled", "too much is unconfirmed already, and no time was left", retryable=True)
+_BLOCKED = Rejected("full", "the server blocks publishers: its memory or its disk is short", retryable=True, fix="let consumers catch up")
+_HELD_BACK = Rejected("throttled", "an earlier message of this partition is in doubt", retryable=True)
+_SILENT = Unknown("the connection ended before the server answered")
+_OVERDUE = Unknown("the server did not answer before the deadline")
+_NACKED = Unknown("a queue did not take the message; another one may have")
+_NO_GROUP = Rejected("no_group", "no queue takes it: the topic has no group yet, or not this partition", fix="ensure the groups first")
+_NO_TOPIC = Rejected("no_route", "there is no such topic", fix="create the topic first")
+_TOO_LARGE = Rejected("too_large", f"the payload has over {MAX_PAYLOAD} bytes")
+
+
+class RabbitProducer(Producer):
+    """Any thread."""
+
+    def __init__(self, publisher: Publisher, events: EventSink) -> None:
+        self._publisher = publisher
+        self._events = events
+
+    def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
+        self._publisher.publish(self._events, batch, deadline)
+
+
+class Publisher:
+    """One per opened cluster. `publish` is for any thread; everything else runs on the loop's."""
+
+    def __init__(self, cluster: str, settings: Settings, targets: Sequence[ConnectionParameters]) -> None:
+        self._cluster = cluster
+        self._address = settings.address
+        self.state = "open"
+        self._window = Window()
+        self._answerer = Answerer(self._window)
+        self._sinks: list[EventSink] = []
+        self._outbox: deque[Entry] = deque()
+        self._checking: dict[str, list[Entry]] = {}
+        self._known: set[str] = set()
+        self._frames: dict[Partition, bytes] = {}
+        self._sent = Unconfirmed()
+        self._channel: Any = None
+        self._payload_max = 0
+        self._is_blocked = self._is_flushing = False
+        self._is_up = True
+        self._timer: object | None = None
+        self._timer_at = float("inf")
+        self._loop = Loop(f"publish-{cluster}")
+        self._loop.broken = lambda error: self._wire.cut(error)
+        self._wire = Wire(self._loop, cluster, settings, targets, self._connected, self._went_down, self._blocked)
+        self._loop.call(self._wire.open)
+        self._loop.start()
+
+    def producer(self, events: EventSink) -> RabbitProducer:
+        self._sinks.append(events)
+        return RabbitProducer(self, events)
+
+    # --- any thread -------------------------------------------------------------------------------------------------------------------
+
+    def publish(self, sink: EventSink, batch: Sequence[NewRecord], deadline: float) -> None:
+        """Blocks for room in the window only, and no longer than the deadline. Raises StateError after close."""
+        if self.state != "open":
+            raise closed(self._cluster, self.state)
+        entries = [Entry(record, sink, deadline) for record in batch]
+        start = 0
+        while start < len(entries):
+            count = self._window.take(entries, start, deadline)
+            if count == 0:
+                self._refuse_unheard(entries[start:])
+                return
+            part = entries[start : start + count]
+            self._loop.call(lambda part=part: self._accept(part))  # type: ignore[misc]  # bound now
+            start += count
+
+    def _refuse_unheard(self, entries: Sequence[Entry]) -> None:
+        """They hold no room."""
+        if self.state != "open":
+            raise closed(self._cluster, self.state)
+        Answerer(Window()).answer(entries, _BLOCKED if self._is_blocked else _FULL_WINDOW)
+
+    def close(self, deadline: float) -> None:
+        """What has no answer by the deadline is answered: in doubt where it was sent. Idempotent."""
+        if self.state != "open":
+            return
+        self.state = "closed"
+        self._window.close()
+        self._loop.call(lambda: self._leave(deadline))
+        self._loop_ended(deadline)
+
+    def _loop_ended(self, deadline: float) -> None:
+        while self._wire.connection is not None or self._outbox or len(self._sent):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(SLACK_S)
+        self._loop.stop()
+        self._answer_all()
+
+    def vanish(self) -> None:
+        """In a forked child, or as a kill would: the socket is closed, nothing else happens."""
+        self.state = "stale"
+        self._wire.vanish()
+        self._loop.vanish()
+
+    def crash(self) -> None:
+        """As a kill of the process: the socket is cut. For tests of the seam."""
+        self.state = "closed"
+        self._window.close()
+        self._loop.call(self._end)
+        self._loop.stop()
+        self._answer_all()
+
+    # --- the loop's thread --------------------------------------------------------------------------------------------------------------
+
+    def _accept(self, entries: Sequence[Entry]) -> None:
+        self._outbox.extend(entries)
+        self._wake_at(min(entry.deadline for entry in entries))
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what may be sent."""
+        connection = self._wire.connection
+        if self._channel is None or connection is None or self._is_blocked:
+            return
+        now = time.monotonic()
+        pieces: list[bytes] = []
+        size = 0
+        for _ in range(min(len(self._outbox), TURN_RECORDS)):
+            entry = self._outbox.popleft()
+            frames = self._frames_of(entry, now)
+            if frames:
+                self._sent.add(entry)
+                pieces += frames
+                size += entry.size
+                if size >= WRITE_BYTES:
+                    connection.send_frames(b"".join(pieces))
+                    pieces, size = [], 0
+        if pieces:
+            connection.send_frames(b"".join(pieces))
+        if self._outbox and not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call(self._flush_on)
+
+    def _flush_on(self) -> None:
+        self._is_flushing = False
+        self._flush()
+
+    def _frames_of(self, entry: Entry, now: float) -> tuple[bytes, bytes] | None:
+        """What goes over the wire for an entry; None where it is answered here, or has to wait for a look at the server."""
+        record = entry.record
+        partition = record.partition
+        outcome: Rejected
+        if entry.answered:
+            return None
+        if entry.deadline <= now:
+            outcome = _LATE
+        elif len(record.value) > MAX_PAYLOAD:
+            outcome = _TOO_LARGE
+        elif partition.topic not in self._known:
+            self._look_for(entry)
+            return None
+        else:
+            head = self._frames.get(partition)
+            if head is None:
+                head = publish_frame(CHANNEL, names.exchange(partition.topic), str(partition.number))
+                self._frames[partition] = head
+            try:
+                return head, content_frames(CHANNEL, record, self._payload_max)
+            except TooLarge as error:
+                outcome = Rejected("too_large", str(error))
+            except ValueError as error:
+                outcome = Rejected("invalid", str(error))
+        self._answerer.answer((entry,), outcome)
+        return None
+
+    # --- topics: a publish to an exchange that is not there would end the channel, and leave all others of it in doubt --------------------
+
+    def _look_for(self, entry: Entry) -> None:
+        topic = entry.record.partition.topic
+        waiting = self._checking.setdefault(topic, [])
+        waiting.append(entry)
+        connection = self._wire.connection
+        if len(waiting) > 1 or connection is None:
+            return
+
+        def opened(channel: Any) -> None:
+            channel.add_on_close_callback(refused)
+            channel.exchange_declare(names.exchange(topic), passive=True, callback=lambda _: found(channel))
+
+        def found(channel: Any) -> None:
+            self._known.add(topic)
+            channel.close()
+            self._outbox.extendleft(reversed(self._checking.pop(topic, [])))
+            self._flush()
+
+        def refused(_: Any, error: Exception) -> None:
+            if topic in self._checking and self._wire.connection is connection:
+                code = getattr(error, "reply_code", 0)
+                outcome = _NO_TOPIC if code == NOT_FOUND else rejection(translate(error, self._cluster, self._address))
+                self._answerer.answer(self._checking.pop(topic), outcome)
+
+        connection.channel(on_open_callback=opened)
+
+    # --- answers ------------------------------------------------------------------------------------------------------------------------
+
+    def _confirmed(self, frame: Any) -> None:
+        method = frame.method
+        entries = self._sent.confirmed(method.delivery_tag, method.multiple)
+        if not isinstance(method, spec.Basic.Ack):
+            self._answerer.answer(entries, _NACKED)
+        elif any(entry.returned for entry in entries):
+            for entry in entries:
+                self._answerer.answer((entry,), _NO_GROUP if entry.returned else _STORED)
+        else:
+            self._answerer.answer(entries, _STORED)
+
+    def _returned(self, _: Any, method: Any, properties: Any, __: bytes) -> None:
+        entry = self._sent.returned(properties.message_id, method.exchange, method.routing_key)
+        if entry is not None:
+            entry.returned = True
+
+    def _wake_at(self, deadline: float) -> None:
+        if deadline < self._timer_at and deadline != float("inf"):
+            if self._timer is not None:
+                self._loop.forget(self._timer)
+            self._timer_at = deadline
+            self._timer = self._loop.later(max(0.0, deadline - time.monotonic()) + SLACK_S, self._expire)
+
+    def _expire(self) -> None:
+        """Answer everything whose deadline has passed."""
+        self._timer, self._timer_at = None, float("inf")
+        now = time.monotonic()
+        unsent = [entry for entry in self._waiting() if entry.deadline <= now]
+        self._answerer.answer(unsent, _BLOCKED if self._is_blocked else _LATE)
+        self._outbox = deque(entry for entry in self._outbox if not entry.answered)
+        self._answerer.answer(self._sent.overdue(now), _OVERDUE)
+        unsent_next = min((entry.deadline for entry in self._waiting() if not entry.answered), default=float("inf"))
+        self._wake_at(min(unsent_next, self._sent.next_deadline()))
+
+    def _waiting(self) -> list[Entry]:
+        return [*self._outbox, *(entry for entries in self._checking.values() for entry in entries)]
+
+    # --- the link -----------------------------------------------------------------------------------------------------------------------
+
+    def _connected(self, connection: Connection) -> None:
+        self._payload_max = connection.params.frame_max - FRAME_OVERHEAD
+        self._known.clear()
+        self._open_channel(connection)
+
+    def _open_channel(self, connection: Connection) -> None:
+        def opened(channel: Any) -> None:
+            channel.add_on_close_callback(ended)
+            channel.add_on_return_callback(self._returned)
+            channel.confirm_delivery(self._confirmed, callback=lambda _: ready(channel))
+
+        def ready(channel: Any) -> None:
+            self._channel = channel
+            if not self._is_up:
+                self._is_up = True
+                self._tell(Link(up=True))
+            self._flush()
+
+        def ended(_: Any, __: Exception) -> None:
+            # A topic was deleted while it was published to: what is unconfirmed may be stored or not.
+            self._channel = None
+            self._known.clear()
+            self._doubt()
+            if self._wire.connection is connection and connection.is_open:
+                self._loop.later(SLACK_S, lambda: self._reopen(connection))
+
+        connection.channel(channel_number=CHANNEL, on_open_callback=opened)
+
+    def _reopen(self, connection: Connection) -> None:
+        if self._wire.connection is connection and connection.is_open:
+            self._open_channel(connection)
+
+    def _went_down(self, error: BackendError, was_open: bool) -> None:
+        self._channel = None
+        self._doubt()
+        for topic in list(self._checking):
+            self._outbox.extendleft(reversed(self._checking.pop(topic)))
+        if self._is_blocked:
+            self._blocked(False)
+        if is_fatal(error):
+            self._answerer.answer(self._outbox, rejection(error))
+            self._outbox.clear()
+        if self._is_up:
+            self._is_up = False
+            self._tell(Link(up=False, error=error))
+
+    def _doubt(self) -> None:
+        """The channel is gone: what it carried is in doubt, and nothing newer of those partitions goes before layer 2 has seen that."""
+        doubtful = [entry for entry in self._sent.take_all() if not entry.answered]
+        partitions = {entry.record.partition for entry in doubtful}
+        self._answerer.answer(doubtful, _SILENT)
+        if partitions:
+            held = [entry for entry in self._waiting() if entry.record.partition in partitions]
+            self._answerer.answer(held, _HELD_BACK)
+            self._outbox = deque(entry for entry in self._outbox if not entry.answered)
+
+    def _blocked(self, is_blocked: bool) -> None:
+        self._is_blocked = is_blocked
+        self._tell(Flow(is_blocked, "the server's memory or disk is short" if is_blocked else ""))
+        if not is_blocked:
+            self._flush()
+
+    def _tell(self, event: Flow | Link) -> None:
+        for sink in self._sinks:
+            sink.put(event)
+
+    # --- ending -------------------------------------------------------------------------------------------------------------------------
+
+    def _leave(self, deadline: float) -> None:
+        """Wait for what is under way, then close."""
+        if (self._outbox or self._checking or self._sent.next_deadline() < float("inf")) and time.monotonic() < deadline:
+            self._loop.later(SLACK_S, lambda: self._leave(deadline))
+            return
+        self._end()
+
+    def _end(self) -> None:
+        self._answer_all()
+        self._wire.close()
+
+    def _answer_all(self) -> None:
+        outcome: Outcome = Unknown("the producer was closed before the server answered")
+        self._answerer.answer(self._sent.take_all(), outcome)
+        self._answerer.answer(self._waiting(), Rejected("throttled", "the producer was closed before it was sent", retryable=True))
+        self._outbox.clear()
+        self._checking.clear()

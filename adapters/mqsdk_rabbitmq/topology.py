@@ -1,0 +1,72 @@
+"""What is declared on the server for a topic and a group. Everything is durable; nothing that exists is declared anew with other settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mqsdk.spi import Partition
+from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq.session import Session
+from mqsdk_rabbitmq.token import SEED, Token
+
+
+def queue_arguments(queue_type: str) -> dict[str, Any]:
+    """Of a partition's queue: full means refused, and what the server gives up (a delivery limit of its own) is kept beside."""
+    arguments: dict[str, Any] = {
+        "x-queue-type": queue_type,
+        "x-single-active-consumer": True,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": names.DEAD,
+    }
+    if queue_type == "quorum":
+        arguments["x-dead-letter-strategy"] = "at-least-once"
+    return arguments
+
+
+def owner_arguments(queue_type: str) -> dict[str, Any]:
+    return {"x-queue-type": queue_type, "x-single-active-consumer": True}
+
+
+def make_topic(session: Session, topic: str) -> None:
+    session.channel.exchange_declare(names.exchange(topic), "direct", durable=True)
+
+
+def make_group(session: Session, topic: str, group: str, partitions: int, queue_type: str, is_known: bool) -> None:
+    """is_known: the group was there before, so that a queue which is missing now has taken its messages with it."""
+    if not is_known:
+        session.channel.exchange_declare(names.DEAD, "fanout", durable=True)
+        if session.queue(names.DEAD) is None:
+            session.channel.queue_declare(names.DEAD, durable=True, arguments={"x-queue-type": queue_type})
+            session.channel.queue_bind(names.DEAD, names.DEAD)
+    members = names.members(topic, group)
+    if not is_known or session.queue(members) is None:
+        session.channel.queue_declare(members, durable=True, arguments={"x-queue-type": queue_type})
+        session.channel.exchange_declare(members, "fanout", durable=True)
+    for number in range(partitions):
+        make_partition(session, Partition(topic, number), group, queue_type, is_known)
+
+
+def make_partition(session: Session, partition: Partition, group: str, queue_type: str, is_known: bool) -> None:
+    queue, owner = names.queue(partition, group), names.owner(partition, group)
+    token = SEED
+    if session.queue(queue) is None:
+        session.channel.queue_declare(queue, durable=True, arguments=queue_arguments(queue_type))
+        session.channel.queue_bind(queue, names.exchange(partition.topic), str(partition.number))
+        token = Token(gap=is_known)
+    found = session.queue(owner)
+    if found is None:
+        session.channel.queue_declare(owner, durable=True, arguments=owner_arguments(queue_type))
+    if found in (None, (0, 0)) or token.gap:
+        session.put(owner, token.encode())
+
+
+def drop_group(session: Session, topic: str, group: str, partitions: int) -> None:
+    for number in range(partitions):
+        session.channel.queue_delete(names.queue(Partition(topic, number), group))
+        session.channel.queue_delete(names.owner(Partition(topic, number), group))
+    session.channel.queue_delete(names.members(topic, group))
+    session.channel.exchange_delete(names.members(topic, group))
+
+
+def drop_topic(session: Session, topic: str) -> None:
+    session.channel.exchange_delete(names.exchange(topic))
