@@ -110,14 +110,14 @@ class RabbitAdmin(Admin):
         self.ensure_group_of(topic, group, start)
 
     def ensure_group_of(self, topic: str, group: str, start: Start) -> int:
-        """As `ensure_group`; returns the number of partitions. CapabilityError for a new group that is to begin in the past: there is none."""
+        """As `ensure_group`; the number of partitions. Raises CapabilityError for a new group that is to begin in the past."""
         check_group(group)
         with self._catalog() as (session, holder):
             found = self._found(holder.catalog, topic)
             is_known = group in found.groups
             if not is_known and (start == "earliest" or isinstance(start, datetime)):
                 raise CapabilityError(
-                    f"group `{group}` of topic `{topic}` cannot begin in the past: RabbitMQ keeps nothing for a group that is not there yet",
+                    f"group `{group}` of topic `{topic}` cannot begin in the past: RabbitMQ keeps none for a group to come",
                     where=self._where,
                     fix="begin at the latest, and ensure groups before what they are to see is published",
                     capability="history",
@@ -171,7 +171,9 @@ class RabbitAdmin(Admin):
     def _check_idle(self, session: Session, topic: str, group: str) -> None:
         found = session.queue(names.members(topic, group))
         if found is not None and found[1] > 0:
-            raise StateError(f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members")
+            raise StateError(
+                f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members"
+            )
 
     def _members(self, session: Session, topic: str, group: str) -> tuple[Member, ...]:
         found = session.queue(names.members(topic, group))

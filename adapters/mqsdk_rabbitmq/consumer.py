@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Lost, Partition, Progress, Renewed, Settled, Subscription
+from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Lost, Partition, Progress, Renewed, Revoking, Settled, Subscription
 from mqsdk_rabbitmq.errors import closed
 from mqsdk_rabbitmq.member import Hub, gap
-from mqsdk_rabbitmq.owned import FIRST, Owned
+from mqsdk_rabbitmq.owned import FIRST, Gained, Owned
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.wire import parameters
 
@@ -30,7 +30,7 @@ class RabbitConsumer(Consumer):
         self._forget = forget
         self._group = subscription.group
         self._lease_s = subscription.lease_s
-        self._mail: deque[ConsumerEvent | Owned | tuple[Owned, bool, bool]] = deque()
+        self._mail: deque[ConsumerEvent | Owned | Gained] = deque()
         self._ready = threading.Event()
         self._owned: dict[Partition, Owned] = {}
         self._state = "open"
@@ -119,8 +119,8 @@ class RabbitConsumer(Consumer):
         self._mail.append(event)
         self.look()
 
-    def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
-        self._mail.append((owned, is_clean, has_gap))
+    def gained(self, gained: Gained) -> None:
+        self._mail.append(gained)
         self.look()
 
     def dropped(self, owned: Owned, is_lost: bool) -> None:
@@ -172,29 +172,25 @@ class RabbitConsumer(Consumer):
         mail = self._mail
         while mail:
             item = mail.popleft()
-            if isinstance(item, Owned):
+            if isinstance(item, Gained):
+                events += self._begun(item)
+            elif isinstance(item, Owned):
                 if self._owned.get(item.partition) is item:
                     del self._owned[item.partition]
                     events.append(Lost(item.partition, item.epoch))
-            elif type(item) is tuple:
-                owned, is_clean, has_gap = item
-                self._owned[owned.partition] = owned
-                position = 0 if has_gap else FIRST
-                valid_until = self._valid_until(time.monotonic())
-                events.append(Assigned(owned.partition, owned.epoch, position, b"", valid_until, is_clean))
-                if has_gap:
-                    events.append(gap(owned))
             else:
-                assert not isinstance(item, tuple) or hasattr(item, "_fields")
-                events.append(self._noted(item))  # type: ignore[arg-type]  # the two others are sorted out above
+                if isinstance(item, Revoking) and item.partition in self._owned:
+                    self._owned[item.partition].is_revoked = True
+                events.append(item)
         return events
 
-    def _noted(self, event: ConsumerEvent) -> ConsumerEvent:
-        if type(event).__name__ == "Revoking":
-            owned = self._owned.get(event.partition)  # type: ignore[union-attr]  # a Revoking has one
-            if owned is not None:
-                owned.is_revoked = True
-        return event
+    def _begun(self, gained: Gained) -> list[ConsumerEvent]:
+        owned = gained.owned
+        self._owned[owned.partition] = owned
+        valid_until = self._valid_until(time.monotonic())
+        first = 0 if gained.has_gap else FIRST
+        assigned = Assigned(owned.partition, owned.epoch, first, b"", valid_until, gained.is_clean)
+        return [assigned, gap(owned)] if gained.has_gap else [assigned]
 
     def _deliver(self, events: list[ConsumerEvent], budget: int) -> None:
         for owned in [owned for owned in self._owned.values() if owned.has_news]:
@@ -209,7 +205,7 @@ class RabbitConsumer(Consumer):
     # --- how long an ownership is good --------------------------------------------------------------------------------------------------
 
     def _valid_until(self, now: float) -> float:
-        """The server cuts a silent connection off no earlier than a heartbeat after what was heard last; this side gives up after a lease."""
+        """The server cuts nobody off before a heartbeat has passed since it was heard last; this side gives up after a lease."""
         connection = self._hub.connection
         heard = connection.heard if connection is not None else 0.0
         return min(heard + self._heartbeat_s, now + self._lease_s * (1 - MARGIN))

@@ -25,54 +25,74 @@ _PASSING = (CONNECTION_FORCED, 541, RESOURCE_LOCKED)
 
 
 def translate(error: BaseException, cluster: str, address: str) -> BackendError:
-    """The error of mqsdk that says the same. Never the server's text, where it could hold a name of a queue's content."""
-    where = f"cluster {cluster} ({KIND}), {address}"
+    """The error of mqsdk that says the same. Never the server's text, which names queues and users."""
     causes = list(_causes(error))
-
-    def denied(what: str, fix: str) -> AccessDenied:
-        return AccessDenied(what, where=where, cluster=cluster, backend=KIND, fix=fix)
-
-    def unavailable(what: str, fix: str = "", retryable: bool = True) -> Unavailable:
-        return Unavailable(what, where=where, cluster=cluster, backend=KIND, fix=fix, retryable=retryable)
-
+    made = _Maker(cluster, f"cluster {cluster} ({KIND}), {address}")
     for cause in causes:
-        if isinstance(cause, ssl.SSLError):
-            reason = getattr(cause, "verify_message", "") or cause.reason or "the handshake failed"
-            return unavailable(f"no encrypted connection: {reason}", "check the block `tls`, and that the port is the one for TLS", False)
-        if isinstance(cause, client.ProbableAuthenticationError | client.AuthenticationError):
-            return denied("the server refuses the user or the password", "check the block `auth`")
-        if isinstance(cause, client.ProbableAccessDeniedError):
-            return denied("the server refuses the virtual host to this user", "check `vhost`, and the user's permissions in it")
-        if isinstance(cause, client.IncompatibleProtocolError | client.ProtocolSyntaxError | client.ProtocolVersionMismatch):
-            return unavailable("what answers there speaks no AMQP 0-9-1", "check the port, and whether the server wants `tls`", False)
-        if isinstance(cause, client.ConnectionClosedByBroker | client.ChannelClosedByBroker):
-            return _answered(cause, denied, unavailable, where, cluster)
-    return _unreachable(causes, unavailable)
+        found = _refused(cause, made) or _answered(cause, made)
+        if found is not None:
+            return found
+    return _unreachable(causes, made)
 
 
-def _answered(cause, denied, unavailable, where, cluster) -> BackendError:  # type: ignore[no-untyped-def]
-    code = cause.reply_code
-    if code == ACCESS_REFUSED and isinstance(cause, client.ConnectionClosedByBroker):
-        return denied("the server refuses the user or the password", "check the block `auth`")
+class _Maker:
+    """Makes the errors of one cluster."""
+
+    def __init__(self, cluster: str, where: str) -> None:
+        self.cluster = cluster
+        self.where = where
+
+    def denied(self, what: str, fix: str) -> BackendError:
+        return AccessDenied(what, where=self.where, cluster=self.cluster, backend=KIND, fix=fix)
+
+    def unavailable(self, what: str, fix: str = "", retryable: bool = True) -> BackendError:
+        return Unavailable(what, where=self.where, cluster=self.cluster, backend=KIND, fix=fix, retryable=retryable)
+
+    def other(self, what: str, retryable: bool) -> BackendError:
+        return BackendError(what, where=self.where, cluster=self.cluster, backend=KIND, retryable=retryable)
+
+
+def _refused(cause: BaseException, made: _Maker) -> BackendError | None:
+    if isinstance(cause, ssl.SSLError):
+        reason = getattr(cause, "verify_message", "") or cause.reason or "the handshake failed"
+        return made.unavailable(f"no encrypted connection: {reason}", "check the block `tls`, and that the port is the one for TLS", False)
+    if isinstance(cause, client.ProbableAuthenticationError | client.AuthenticationError):
+        return made.denied("the server refuses the user or the password", "check the block `auth`")
+    if isinstance(cause, client.ProbableAccessDeniedError):
+        return made.denied("the server refuses the virtual host to this user", "check `vhost`, and the user's permissions in it")
+    if isinstance(cause, client.IncompatibleProtocolError | client.ProtocolSyntaxError | client.ProtocolVersionMismatch):
+        return made.unavailable("what answers there speaks no AMQP 0-9-1", "check the port, and whether the server wants `tls`", False)
+    return None
+
+
+def _answered(cause: BaseException, made: _Maker) -> BackendError | None:
+    """A code that the server gave when it closed a connection or a channel."""
+    if not isinstance(cause, client.ConnectionClosedByBroker | client.ChannelClosedByBroker):
+        return None
+    code, is_connection = cause.reply_code, isinstance(cause, client.ConnectionClosedByBroker)
+    if code == ACCESS_REFUSED and is_connection:
+        return made.denied("the server refuses the user or the password", "check the block `auth`")
     if code == ACCESS_REFUSED:
-        return denied("the user lacks a right on the server", "grant the user `^mq\\.` to configure, write and read in this virtual host")
-    if code == NOT_ALLOWED and isinstance(cause, client.ConnectionClosedByBroker):
-        return denied("the server refuses the virtual host to this user", "check `vhost`, and the user's permissions in it")
+        return made.denied("the user lacks a right on the server", "grant the user `^mq\\.` to configure, write and read in this vhost")
+    if code == NOT_ALLOWED and is_connection:
+        return made.denied("the server refuses the virtual host to this user", "check `vhost`, and the user's permissions in it")
     if code == CONNECTION_FORCED:
-        return unavailable(_MEANINGS[code])
+        return made.unavailable(_MEANINGS[code])
     what = _MEANINGS.get(code, "the server closed the channel or the connection")
-    return BackendError(f"{what} (AMQP {code})", where=where, cluster=cluster, backend=KIND, retryable=code in _PASSING)
+    return made.other(f"{what} (AMQP {code})", code in _PASSING)
 
 
-def _unreachable(causes, unavailable) -> BackendError:  # type: ignore[no-untyped-def]
+def _unreachable(causes: list[BaseException], made: _Maker) -> BackendError:
     for cause in causes:
         if isinstance(cause, socket.gaierror):
-            return unavailable("the name of the server is not known", "check `servers`")
+            return made.unavailable("the name of the server is not known", "check `servers`")
         if isinstance(cause, OSError) and cause.strerror:
-            return unavailable(f"the server cannot be reached: {cause.strerror}", "check `servers`")
+            return made.unavailable(f"the server cannot be reached: {cause.strerror}", "check `servers`")
+    if any(isinstance(cause, client.NackError) for cause in causes):
+        return made.unavailable("a queue takes nothing now", "are the nodes of the queue up, is the queue full?")
     if any(isinstance(cause, client.AMQPHeartbeatTimeout) or "Timeout" in type(cause).__name__ for cause in causes):
-        return unavailable("the server does not answer", "is it running, is this its port, does it want `tls`?")
-    return unavailable("the connection to the server ended", "is this its port, does it want `tls`?")
+        return made.unavailable("the server does not answer", "is it running, is this its port, does it want `tls`?")
+    return made.unavailable("the connection to the server ended", "is this its port, does it want `tls`?")
 
 
 def is_fatal(error: BackendError) -> bool:
@@ -99,7 +119,7 @@ def _causes(error: BaseException | None, depth: int = 6) -> Iterator[BaseExcepti
     if error is None or depth == 0:
         return
     yield error
-    inner: list[object] = [*error.args, *(getattr(error, name, None) or () for name in ("exceptions",)), getattr(error, "exception", None)]
+    inner: list[object] = [*error.args, getattr(error, "exceptions", None), getattr(error, "exception", None)]
     for item in inner:
         for one in item if isinstance(item, list | tuple) else (item,):
             if isinstance(one, BaseException):

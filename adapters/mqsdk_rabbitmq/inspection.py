@@ -52,7 +52,9 @@ def health(dialer: Dialer) -> BackendHealth:
         )
     ]
     if dialer.settings.own.queues == "classic":
-        findings.append(Finding("warn", "classic_queues", "queues are on one node each", "set `queues: quorum` on a cluster of three nodes"))
+        findings.append(
+            Finding("warn", "classic_queues", "queues are on one node each", "set `queues: quorum` on a cluster of three nodes")
+        )
     if dead is not None and dead[0] > 0:
         what = f"the server itself has given up {dead[0]} messages: they are in the queue `{names.DEAD}`"
         findings.append(Finding("warn", "dead", what, "look for a policy with a delivery limit or a length, and move them back"))

@@ -18,7 +18,7 @@ import pika
 from mqsdk.spi import BackendError, ConsumerEvent, Gap, Link, Partition, Revoking, Subscription
 from mqsdk_rabbitmq import names, topology
 from mqsdk_rabbitmq.errors import NOT_FOUND
-from mqsdk_rabbitmq.owned import Owned
+from mqsdk_rabbitmq.owned import Gained, Owned
 from mqsdk_rabbitmq.peers import BYE, HELLO, HERE, WHO, Note, Peers
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.slot import AGAIN_S, Slot
@@ -37,7 +37,7 @@ class Inbox(Protocol):
     """What the consumer of layer 2 gives: called on the loop's thread."""
 
     def put(self, event: ConsumerEvent) -> None: ...
-    def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None: ...
+    def gained(self, gained: Gained) -> None: ...
     def dropped(self, owned: Owned, is_lost: bool) -> None: ...
     def look(self) -> None: ...
     def is_frozen(self, now: float) -> bool: ...
@@ -68,7 +68,9 @@ class Hub:
         self._lease_s = subscription.lease_s
         self._topics = dict(topics)
         self._peers = {topic: Peers(self._id, count) for topic, count in topics.items()}
-        self._slots = {Partition(topic, number): Slot(self, Partition(topic, number)) for topic, count in topics.items() for number in range(count)}
+        self._slots = {
+            Partition(topic, number): Slot(self, Partition(topic, number)) for topic, count in topics.items() for number in range(count)
+        }
         self._passes: dict[Partition, int] = {}
         self._repairing: set[Partition] = set()
         self._control: Any = None
@@ -101,7 +103,7 @@ class Hub:
 
     def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
         self._passes.pop(owned.partition, None)
-        self._inbox.gained(owned, is_clean, has_gap)
+        self._inbox.gained(Gained(owned, is_clean, has_gap))
         self._changed(owned.partition.topic)
 
     def dropped(self, owned: Owned, is_lost: bool) -> None:
@@ -240,7 +242,9 @@ class Hub:
         last = list(self._topics)[-1]
         for topic in self._topics:
             ready = (lambda _: self._ready(channel)) if topic == last else None
-            channel.basic_consume(names.members(topic, self.group), lambda *_: None, consumer_tag=f"{self._id}.{topic}"[:255], callback=ready)
+            channel.basic_consume(
+                names.members(topic, self.group), lambda *_: None, consumer_tag=f"{self._id}.{topic}"[:255], callback=ready
+            )
 
     def _ready(self, channel: Any) -> None:
         self._control = channel
@@ -324,9 +328,10 @@ class Hub:
         surplus = len(kept) - peers.share(len(mine))
         if surplus > 0 and peers.somebody_wants(len(mine)):
             for slot in [slot for slot in reversed(kept) if slot.state == "owned"][:surplus]:
-                self._revoke(slot)
+                self.revoke(slot)
 
-    def _revoke(self, slot: Slot) -> None:
+    def revoke(self, slot: Slot) -> None:
+        """Ask layer 2 to hand the partition back."""
         if slot.owned is not None:
             slot.revoke_by = time.monotonic() + HANDOVER_LEASES * self._lease_s
             self.put(Revoking(slot.partition, slot.owned.epoch, slot.revoke_by))

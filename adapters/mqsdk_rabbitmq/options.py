@@ -23,12 +23,12 @@ Queues = Literal["quorum", "classic"]
 class Options:
     """vhost: virtual host. queues: type of the queues that are declared from now on; those that exist stay what they are.
 
-    prefetch: deliveries of one partition that are held here unsettled, at most; memory is this times the largest body.
+    prefetch: deliveries of one partition that are held here unsettled, at most; fewer where they would be over 256 MiB.
     """
 
     vhost: str = "/"
     queues: Queues = "quorum"
-    prefetch: int = 1000
+    prefetch: int = 5000
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], cluster: str) -> Options:

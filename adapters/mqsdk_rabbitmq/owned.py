@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mqsdk.spi import Batch, Partition
 from mqsdk_rabbitmq.records import Delivery, RabbitRecord
 
 FIRST = 1
 Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """An ownership has begun. has_gap: messages are gone that nobody has read."""
+
+    owned: Owned
+    is_clean: bool
+    has_gap: bool
 
 
 class Owned:

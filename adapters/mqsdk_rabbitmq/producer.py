@@ -69,8 +69,8 @@ class Publisher:
         self._timer: object | None = None
         self._timer_at = float("inf")
         self._loop = Loop(f"publish-{cluster}")
-        self._loop.broken = lambda error: self._wire.cut(error)
-        self._wire = Wire(self._loop, cluster, settings, targets, self._connected, self._went_down, self._blocked)
+        self._wire: Wire = Wire(self._loop, cluster, settings, targets, self._connected, self._went_down, self._blocked)
+        self._loop.broken = self._wire.cut
         self._loop.call(self._wire.open)
         self._loop.start()
 

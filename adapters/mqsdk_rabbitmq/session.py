@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pika
@@ -16,7 +16,7 @@ from mqsdk_rabbitmq.errors import KIND, NOT_FOUND, is_fatal, translate
 from mqsdk_rabbitmq.options import Settings
 
 HEARTBEAT_S = 5
-BLOCKED_S = 10.0
+TAKE_S = 10.0
 ATTEMPTS_S = (0.05, 0.5)
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 FAILURES = (client.AMQPError, OSError, ValueError)  # ValueError: what a blocking connection says that ended while it waited
@@ -40,10 +40,8 @@ class Dialer:
             raise self.error(error) from error
         finally:
             if connection.is_open:
-                try:
+                with suppress(*FAILURES):  # it may end by itself meanwhile
                     connection.close()
-                except FAILURES:
-                    pass  # it ended by itself meanwhile
 
     def error(self, error: BaseException) -> BackendError:
         return translate(error, self.cluster, self.settings.address)
@@ -105,8 +103,16 @@ class Session:
         return self.exists(lambda channel: channel.exchange_declare(name, passive=True)) is not None
 
     def put(self, queue: str, body: bytes) -> None:
-        """Straight into a queue, confirmed."""
-        self.channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
+        """Straight into a queue, confirmed. A quorum queue whose nodes are just starting takes nothing for a while."""
+        deadline = time.monotonic() + TAKE_S
+        while True:
+            try:
+                self.channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
+                return
+            except client.NackError:
+                if time.monotonic() > deadline:
+                    raise
+            self.connection.sleep(ATTEMPTS_S[0])
 
     def wait(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
         while not condition():

@@ -22,6 +22,7 @@ NO_SUCH_TAG = (1 << 63) - 1
 # Acknowledgements reach a quorum queue behind the channel's back; the end of the channel must not overtake them.
 QUORUM_ACK_S = 0.2
 AGAIN_S = 0.05
+WINDOW_BYTES = 256 << 20  # of deliveries held here unsettled, of one partition
 
 State = Literal["out", "waiting", "claiming", "owned", "ending"]
 
@@ -43,6 +44,8 @@ class Slot:
         self._is_clean = self._has_gap = False
         self._hand_back = False
         self._acked_at = 0.0
+        self._largest = 0  # body seen, also by earlier ownerships
+        self._prefetch = 0
         self._awaited: list[int] = []  # tokens of settles whose acknowledgements the server has not answered
 
     @property
@@ -179,15 +182,28 @@ class Slot:
             channel.close()
             return
         self._data = channel
+        self._prefetch = self._window()
         buffer = owned.buffer
 
         def came(_: Any, method: Any, properties: Any, body: bytes) -> None:
             buffer.append((method.delivery_tag, method.redelivered, properties, body))
+            if len(body) > self._largest:
+                self._larger(len(body))
 
         channel.add_on_close_callback(self._data_closed)
         channel.add_on_cancel_callback(lambda _: self._hub.repair(self))
-        channel.basic_qos(prefetch_count=self._hub.prefetch)
+        channel.basic_qos(prefetch_count=self._prefetch)
         channel.basic_consume(self._queue, came)
+
+    def _window(self) -> int:
+        """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
+        return max(1, min(self._hub.prefetch, WINDOW_BYTES // max(1, self._largest)))
+
+    def _larger(self, size: int) -> None:
+        """A window that turns out too wide is only narrowed by a new consumer: the partition is handed back in order, and taken again."""
+        self._largest = size
+        if self._prefetch * size > WINDOW_BYTES and self._prefetch > 1 and self.revoke_by is None:
+            self._hub.revoke(self)
 
     def settle(self, owned: Owned, progress: Progress, delivered: int) -> None:
         """Acknowledge, and answer when the server has taken it."""
@@ -212,7 +228,7 @@ class Slot:
             self._data.basic_ack(tag, multiple)
         self._acked_at = time.monotonic()
         # The server works a channel off in order: its answer to this, which changes nothing, says that it has the acknowledgements.
-        self._data.basic_qos(prefetch_count=self._hub.prefetch, callback=taken)
+        self._data.basic_qos(prefetch_count=self._prefetch, callback=taken)
 
     # --- ending -------------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What is declared on the server for a topic and a group. Everything is durable; nothing that exists is declared anew with other settings."""
+"""What is declared on the server for a topic and a group. All is durable; nothing that exists is declared anew with other settings."""
 
 from __future__ import annotations
 

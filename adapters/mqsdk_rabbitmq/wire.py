@@ -54,7 +54,7 @@ def parameters(settings: Settings, heartbeat_s: int, name: str) -> list[pika.Con
     ]
 
 
-class Connection(pika.SelectConnection):
+class Connection(pika.SelectConnection):  # type: ignore[misc]  # the client has no types
     """heard: monotonic time of the last bytes from the server. on_chunk: called after bytes from the server were worked off."""
 
     heard = 0.0
@@ -111,7 +111,7 @@ class Loop:
         return self._io.call_later(delay_s, work)
 
     def forget(self, timer: object) -> None:
-        self._io.remove_timeout(timer)  # type: ignore[arg-type]  # what `later` gave
+        self._io.remove_timeout(timer)
 
     def stop(self, timeout_s: float = JOIN_S) -> None:
         """End the thread. Idempotent, any thread but the loop's own."""

@@ -13,8 +13,7 @@ from mqsdk.errors import ConfigError
 
 GROUP = "mqsdk"
 EMBEDDED = "log"
-LATER = frozenset({"rabbitmq"})
-SHIPPED = {EMBEDDED: "mqsdk_log", "kafka": "mqsdk_kafka", "redis": "mqsdk_redis"}
+SHIPPED = {EMBEDDED: "mqsdk_log", "kafka": "mqsdk_kafka", "rabbitmq": "mqsdk_rabbitmq", "redis": "mqsdk_redis"}
 COMMON_KEYS = frozenset({"servers", "tls", "auth", "options"})
 
 
@@ -30,8 +29,6 @@ def refusal(name: str) -> tuple[str, str] | None:
     known = sorted(installed())
     if name in known:
         return None
-    if name in LATER:
-        return "this backend is not built in this version of mqsdk", f"known here: {', '.join(known)}"
     return "there is no such backend", suggestion(name, known)
 
 

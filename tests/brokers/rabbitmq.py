@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -95,19 +96,36 @@ class RabbitServer:
         if self._epmd is None or self._epmd.poll() is not None:
             program = shutil.which("epmd")
             assert program is not None, HINT
-            quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self._epmd = subprocess.Popen([program, "-port", str(self._epmd_port), "-address", "127.0.0.1"], **quiet)
+            with (self.folder / "out").open("ab") as out:
+                self._epmd = subprocess.Popen(
+                    [program, "-port", str(self._epmd_port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                )
 
     def _answers(self) -> bool:
         try:
+            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
             with self.connection():
                 return True
         except (AMQPError, OSError):
             return False
 
     def kill(self) -> None:
-        """kill -9 of the Erlang machine."""
+        """kill -9 of the Erlang machine, once it has written down which quorum queues it has.
+
+        It does so every half a second: a younger queue is found empty, and without a leader, after its kill (3.10.8).
+        """
+        deadline = time.monotonic() + STOP_S
+        while not self._knows_its_queues():
+            assert time.monotonic() < deadline, "the server does not write down its quorum queues"
+            time.sleep(0.02)
         self._end(signal.SIGKILL)
+
+    def _knows_its_queues(self) -> bool:
+        for names in self.folder.glob("mnesia/*/quorum/*/names.dets"):
+            written = names.read_bytes()
+            if any(folder.is_dir() and folder.name.encode() not in written for folder in names.parent.iterdir()):
+                return False
+        return True
 
     def stop(self) -> None:
         """Ends for good; what it holds is a test's and needs no orderly end."""
@@ -159,7 +177,11 @@ class RabbitServer:
     def ctl(self, *command: str) -> str:
         """rabbitmqctl; its start costs a second or two."""
         done = subprocess.run(
-            [str(BIN / "rabbitmqctl"), "-q", "-n", self._node, *command], env=self._environment, capture_output=True, timeout=60, check=False
+            [str(BIN / "rabbitmqctl"), "-q", "-n", self._node, *command],
+            env=self._environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"rabbitmqctl {command[0]}: {done.stderr.decode(errors='replace')[-500:]}"
         return done.stdout.decode(errors="replace")

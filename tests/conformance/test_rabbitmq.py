@@ -54,3 +54,9 @@ class TestRabbitMQ(BackendConformance):
         """What the kernel does for a killed process: close every socket. Real kills are in tests/rabbitmq."""
         assert isinstance(backend, RabbitBackend)
         backend.crash()
+
+
+class TestRabbitMQClassic(TestRabbitMQ):
+    """The same on classic queues."""
+
+    queues = "classic"
