@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.brokers.kafka import KafkaBroker
+    from tests.brokers.rabbitmq import RabbitServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,5 +30,15 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
     from tests.brokers.kafka import KafkaBroker
 
     started = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One server for all tests that do not need one of their own: its start takes five seconds."""
+    from tests.brokers.rabbitmq import RabbitServer
+
+    started = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
     yield started
     started.stop()

@@ -345,7 +345,7 @@ class Hub:
         now = time.monotonic()
         connection = self._wire.connection
         if connection is not None and 0 < connection.heard < now - 2 * self.heartbeat_s:
-            connection.cut(TimeoutError("the server is not heard of"))
+            self._wire.cut(TimeoutError("the server is not heard of"))
             return
         if not self._is_frozen and self._inbox.is_frozen(now):
             self._freeze()

@@ -216,7 +216,7 @@ class Publisher:
             self._flush()
 
         def refused(_: Any, error: Exception) -> None:
-            if topic in self._checking and self._wire.connection is connection:
+            if topic in self._checking and self._wire.connection is connection and connection.is_open:
                 code = getattr(error, "reply_code", 0)
                 outcome = _NO_TOPIC if code == NOT_FOUND else rejection(translate(error, self._cluster, self._address))
                 self._answerer.answer(self._checking.pop(topic), outcome)

@@ -41,7 +41,6 @@ class Slot:
         self._tokens: list[tuple[int, Token]] = []  # held, unacknowledged
         self._written: Token | None = None  # the newest that this member has put
         self._is_stored = self._has_come = False
-        self._is_clean = self._has_gap = False
         self._hand_back = False
         self._acked_at = 0.0
         self._largest = 0  # body seen, also by earlier ownerships
@@ -118,7 +117,6 @@ class Slot:
         """Write a newer token; the partition is owned when it is stored and has come, behind everything that stood before it."""
         self.state = "claiming"
         best = max((token for _, token in self._tokens), key=lambda token: token.rank)
-        self._is_clean, self._has_gap = best.clean, any(token.gap for _, token in self._tokens)
         self._write(best.claimed())
 
     def _write(self, token: Token) -> None:
@@ -146,11 +144,13 @@ class Slot:
         if self.state == "claiming" and any(token.epoch >= mine.epoch and token.nonce != mine.nonce for _, token in self._tokens):
             self.claim()
             return
+        others = [token for _, token in self._tokens if token.nonce != mine.nonce]
         self._keep_only(mine)
         if self.state == "claiming":
             self.state = "owned"
             self.owned = Owned(self.partition, mine.epoch)
-            self._hub.gained(self.owned, self._is_clean, self._has_gap)
+            is_clean = max(others, key=lambda token: token.rank).clean
+            self._hub.gained(self.owned, is_clean, any(token.gap for token in others))
         elif self.state == "ending":
             self._leave_line()
 
@@ -258,6 +258,8 @@ class Slot:
         if channel is not self._data:
             return
         self._data = None
+        if not channel.connection.is_open:
+            return  # `reset` follows
         if self.state == "ending":
             self._end_token()
         elif self.state == "owned":
@@ -273,7 +275,7 @@ class Slot:
         if channel is not self._channel:
             return
         self._channel = None
-        if self.state in ("waiting", "claiming", "owned"):
+        if channel.connection.is_open and self.state in ("waiting", "claiming", "owned"):
             self._hub.failed(self, error)
 
     def _out(self) -> None:

@@ -70,9 +70,12 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # the client has
         """Whole frames, many in one write."""
         self._output_marshaled_frames([frames])
 
-    def cut(self, error: Exception) -> None:
-        """Close the socket and tell the server nothing; `on_close` follows."""
+    def cut(self, error: Exception) -> bool:
+        """Close the socket and tell the server nothing; `on_close` follows. False where there is no socket any more."""
+        if getattr(self, "_transport", None) is None:
+            return False
         self._terminate_stream(error)
+        return True
 
     def descriptor(self) -> int:
         """Of the socket, -1 when there is none."""
@@ -204,7 +207,8 @@ class Wire:
         if connection is None or connection.is_closed:
             return
         if connection.is_open or connection.is_closing:
-            connection.cut(error)
+            if not connection.cut(error):  # what should have told its end has failed on the way
+                self._ended(connection, error)
         else:
             connection.close()
 

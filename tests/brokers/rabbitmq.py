@@ -127,6 +127,10 @@ class RabbitServer:
                 return False
         return True
 
+    def shut_down(self) -> None:
+        """In order: everything that it holds in memory is written."""
+        self._end(signal.SIGTERM)
+
     def stop(self) -> None:
         """Ends for good; what it holds is a test's and needs no orderly end."""
         self._end(signal.SIGKILL)
