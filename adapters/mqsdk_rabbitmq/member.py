@@ -202,8 +202,7 @@ class Hub:
 
     def _close_when_out(self) -> None:
         if self._is_closing and all(slot.state == "out" for slot in self._slots.values()):
-            self.teller.close()
-            self._wire.close(self.done.set)
+            self.teller.close(lambda: self._wire.close(self.done.set))
 
     def _close_now(self) -> None:
         if not self.done.is_set():
@@ -217,8 +216,7 @@ class Hub:
         self._is_closing = True
         for wire in (self._wire, self.teller):
             wire.cut(ConnectionError("crashed"))
-            wire.close()
-        self.done.set()
+        self._close_when_out()
 
     def vanish(self) -> None:
         """In a forked child."""

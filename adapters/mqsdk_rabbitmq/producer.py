@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from mqsdk_rabbitmq.wire import Connection, Loop, Wire
 
 MAX_PAYLOAD = 16 << 20  # `max_message_size` of RabbitMQ 4; 128 MiB before
 CHANNEL = 1
+NOWHERE = "mq..look"  # a routing key that is bound to nothing
 WRITE_BYTES = 1 << 16
 TURN_RECORDS = 500  # sent in one go, then the loop reads confirmations
 SLACK_S = 0.002
+LEAST_CLOSE_S = 0.5
 
 _STORED = Stored()
 _LATE = Rejected("throttled", "no time was left before the deadline", retryable=True)
@@ -54,6 +57,7 @@ class Publisher:
         self._cluster = cluster
         self._address = settings.address
         self.state = "open"
+        self._done = threading.Event()
         self._window = Window()
         self._answerer = Answerer(self._window)
         self._sinks: list[EventSink] = []
@@ -108,18 +112,13 @@ class Publisher:
         self.state = "closed"
         self._window.close()
         self._loop.call(lambda: self._leave(deadline))
-        self._loop_ended(deadline)
-
-    def _loop_ended(self, deadline: float) -> None:
-        while self._wire.connection is not None or self._outbox or len(self._sent):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(SLACK_S)
+        if not self._done.wait(max(0.0, deadline - time.monotonic()) + LEAST_CLOSE_S):
+            self._loop.call(self._end_now)
+            self._done.wait(LEAST_CLOSE_S)
         self._loop.stop()
-        self._answer_all()
 
     def vanish(self) -> None:
-        """In a forked child, or as a kill would: the socket is closed, nothing else happens."""
+        """In a forked child: the socket's copy is closed, nothing else happens."""
         self.state = "stale"
         self._wire.vanish()
         self._loop.vanish()
@@ -128,9 +127,9 @@ class Publisher:
         """As a kill of the process: the socket is cut. For tests of the seam."""
         self.state = "closed"
         self._window.close()
-        self._loop.call(self._end)
+        self._loop.call(self._end_now)
+        self._done.wait(LEAST_CLOSE_S)
         self._loop.stop()
-        self._answer_all()
 
     # --- the loop's thread --------------------------------------------------------------------------------------------------------------
 
@@ -207,7 +206,12 @@ class Publisher:
 
         def opened(channel: Any) -> None:
             channel.add_on_close_callback(refused)
-            channel.exchange_declare(names.exchange(topic), passive=True, callback=lambda _: found(channel))
+            channel.exchange_declare(names.exchange(topic), passive=True, callback=lambda _: there(channel))
+
+        def there(channel: Any) -> None:
+            # May this user write there? Asked with a message that no queue takes, so that a refusal leaves nothing in doubt.
+            channel.basic_publish(names.exchange(topic), NOWHERE, b"")
+            channel.basic_qos(prefetch_count=1, callback=lambda _: found(channel))
 
         def found(channel: Any) -> None:
             self._known.add(topic)
@@ -341,7 +345,11 @@ class Publisher:
 
     def _end(self) -> None:
         self._answer_all()
-        self._wire.close()
+        self._wire.close(self._done.set)
+
+    def _end_now(self) -> None:
+        self._end()
+        self._wire.cut(ConnectionError("closed"))
 
     def _answer_all(self) -> None:
         outcome: Outcome = Unknown("the producer was closed before the server answered")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from typing import Any
 import pika
 from pika import exceptions as client
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorException
 
 from mqsdk.spi import BackendError, Unavailable
 from mqsdk_rabbitmq.errors import KIND, NOT_FOUND, is_fatal, translate
@@ -19,7 +21,9 @@ HEARTBEAT_S = 5
 TAKE_S = 10.0
 ATTEMPTS_S = (0.05, 0.5)
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
-FAILURES = (client.AMQPError, OSError, ValueError)  # ValueError: what a blocking connection says that ended while it waited
+# ValueError: what a blocking connection says that ended while it waited.
+FAILURES = (client.AMQPError, AMQPConnectorException, AMQPConnectionWorkflowFailed, OSError, ValueError)
+LEAST_ATTEMPT_S = 0.5
 
 
 class Dialer:
@@ -56,7 +60,7 @@ class Dialer:
             failure: BackendError | None = None
             for target in self.targets:
                 try:
-                    return BlockingConnection(target)
+                    return BlockingConnection(_within(target, deadline))
                 except FAILURES as error:
                     failure = self.error(error)
                     failure.__cause__ = error
@@ -67,6 +71,14 @@ class Dialer:
                 raise failure
             time.sleep(pause)
             pause = min(longest, pause * 2)
+
+
+def _within(target: pika.ConnectionParameters, deadline: float) -> pika.ConnectionParameters:
+    """The same, with no more time than is left."""
+    found = copy.copy(target)
+    found.stack_timeout = max(LEAST_ATTEMPT_S, min(target.stack_timeout, deadline - time.monotonic()))
+    found.socket_timeout = min(target.socket_timeout, found.stack_timeout)
+    return found
 
 
 class Session:

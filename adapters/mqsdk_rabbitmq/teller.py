@@ -14,7 +14,7 @@ from pika import spec
 
 from mqsdk.spi import BackendError
 from mqsdk_rabbitmq.options import Settings
-from mqsdk_rabbitmq.wire import Connection, Loop, Wire
+from mqsdk_rabbitmq.wire import Connection, Loop, Wire, Work
 
 PERSISTENT, TRANSIENT = pika.BasicProperties(delivery_mode=2), pika.BasicProperties(delivery_mode=1)
 Told = Callable[[str], None]  # "stored", "returned" (no such queue) or "failed" (in doubt)
@@ -43,9 +43,9 @@ class Teller:
         self._sent[self._tag] = (key, told)
         self._channel.basic_publish(exchange, key, body, PERSISTENT if durable else TRANSIENT, mandatory=not exchange)
 
-    def close(self) -> None:
+    def close(self, done: Work | None = None) -> None:
         self._fail()
-        self._wire.close()
+        self._wire.close(done)
 
     def cut(self, error: Exception) -> None:
         self._wire.cut(error)
