@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "adapters/mqsdk_kafka": ("mqsdk_kafka", "mqsdk.spi"),
     "adapters/mqsdk_log": ("mqsdk_log", "mqsdk.spi"),
     "adapters/mqsdk_log/engine": ("mqsdk_log.engine",),
+    "adapters/mqsdk_rabbitmq": ("mqsdk_rabbitmq", "mqsdk.spi"),
     "adapters/mqsdk_redis": ("mqsdk_redis", "mqsdk.spi"),
 }
 # folder -> modules of the world it may not import.
@@ -42,7 +43,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "mqsdk/spi": (*CLIENTS, "threading", "asyncio", "socket"),
     "mqsdk/runtime": CLIENTS,
     "mqsdk/api": CLIENTS,
-    "mqsdk/testing": (*CLIENTS, "mqsdk_kafka", "mqsdk_log", "mqsdk_redis"),
+    "mqsdk/testing": (*CLIENTS, "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis"),
 }
 # hooks.py declares the one plugin hook; `mqsdk.spi` itself does not import it, so an import of mqsdk does not pay for pluggy.
 THIRD_PARTY_ALLOWED = {Path("mqsdk/spi/hooks.py"): "pluggy"}
@@ -84,7 +85,7 @@ def import_problem(path: Path, folder: str, found: Import) -> str:
     module = found.module
     if within(module, (THIRD_PARTY_ALLOWED.get(path, "-"),)):
         return ""
-    ours = within(module, ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_redis"))
+    ours = within(module, ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis"))
     if ours and not within(module, MAY_IMPORT[folder]):
         return f"imports {module}"
     if within(module, FORBIDDEN.get(folder, ())):
@@ -167,6 +168,7 @@ def test_the_distribution_of_an_adapter_is_not_a_package_named_adapters() -> Non
         ("adapters/mqsdk_redis/consumer.py", "import mqsdk_log"),
         ("adapters/mqsdk_kafka/consumer.py", "from mqsdk.runtime import supervisor"),
         ("adapters/mqsdk_kafka/consumer.py", "import mqsdk_redis"),
+        ("adapters/mqsdk_rabbitmq/consumer.py", "import mqsdk_redis"),
     ],
 )
 def test_a_violation_is_seen(path: str, line: str) -> None:

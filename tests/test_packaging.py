@@ -39,15 +39,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_ships_mqsdk_and_its_adapters_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_redis"}
-    assert {f"{top}/py.typed" for top in ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_redis")} <= set(names)
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis"}
+    assert {f"{top}/py.typed" for top in ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis")} <= set(names)
     assert "mqsdk_redis/lua/read.lua" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
     shipped = set(zipfile.ZipFile(wheel).namelist())
-    for top in (ROOT / "mqsdk", ROOT / "adapters" / "mqsdk_kafka", ROOT / "adapters" / "mqsdk_log", ROOT / "adapters" / "mqsdk_redis"):
+    for top in (ROOT / "mqsdk", *(ROOT / "adapters" / name for name in ("mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis"))):
         files = {path.relative_to(top.parent).as_posix() for path in top.rglob("*") if path.is_file() and path.suffix != ".pyc"}
         assert files <= shipped
 

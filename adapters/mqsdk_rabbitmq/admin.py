@@ -31,6 +31,8 @@ from mqsdk_rabbitmq.session import Dialer, Session
 DEFAULT_PARTITIONS = 8
 MAX_PARTITIONS = 1024  # each costs two queues per group, and a member one channel; a connection has 2,047
 CALL_S = 30.0
+# A dead letter is stored before its original is settled, whether anybody reads dead letters yet or not: their topics begin with a group.
+DEAD_LETTERS, KEPT = ".dlq", "kept"
 
 Held_here = Callable[[Partition, str], int]
 
@@ -70,7 +72,11 @@ class RabbitAdmin(Admin):
             found = holder.catalog.topics.get(topic)
             if found is None:
                 topology.make_topic(session, topic)
-                holder.catalog.topics[topic] = Topic(wanted)
+                made = Topic(wanted)
+                if topic.endswith(DEAD_LETTERS):
+                    topology.make_group(session, topic, KEPT, wanted, self._type, is_known=False)
+                    made.groups.add(KEPT)
+                holder.catalog.topics[topic] = made
                 holder.save()
                 return wanted
             if partitions is not None and found.partitions != partitions:

@@ -19,9 +19,15 @@ KEY, FOREIGN_KEY = "mq-key", "key"
 PERSISTENT = 2
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8
+_CONTENT_TYPE_BIT, _CONTENT_ENCODING_BIT, _HEADERS_BIT = 0x80, 0x40, 0x20  # of the first byte of the flags
 _CONTENT_TYPE, _HEADERS, _DELIVERY_MODE, _MESSAGE_ID = 1 << 15, 1 << 13, 1 << 12, 1 << 7
 
-Delivery = tuple[int, bool, spec.BasicProperties, bytes]  # tag, redelivered, properties, body
+Delivery = tuple[int, bool, bytes, bytes]  # tag, redelivered, properties as they came, body
+# What servers write into the headers of a message that comes again.
+_SERVERS = frozenset(
+    {"x-delivery-count", "x-acquired-count", "x-death"}
+    | {f"x-{which}-death-{what}" for which in ("first", "last") for what in ("exchange", "queue", "reason")}
+)
 
 
 class RabbitRecord(Record):
@@ -32,31 +38,32 @@ class RabbitRecord(Record):
 
     __slots__ = ("properties",)
 
-    properties: spec.BasicProperties
+    properties: bytes
 
-    def __init__(self, position: int, redelivered: bool, properties: spec.BasicProperties, value: bytes) -> None:
+    def __init__(self, position: int, redelivered: bool, properties: bytes, value: bytes) -> None:
         self.position = position
         self.redelivered = redelivered
         self.value = value
         self.properties = properties
-        table = properties.headers
-        if not table:
+        if properties[0] & _HEADERS_BIT:
+            key, is_known = _quick_key(properties)
+            if is_known:
+                self.key = key
+                if _ATTEMPT_NAME not in properties:
+                    self.attempt = 1
+        else:
             self.key = None
-            self.attempt = 1
-            return
-        key = table.get(KEY)
-        if key is None and headers.TIMESTAMP not in table:
-            key = table.get(FOREIGN_KEY)
-        self.key = None if key is None else _raw(key)
-        if headers.ATTEMPT not in table:
             self.attempt = 1
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        properties = self.properties
+        properties = spec.BasicProperties()
+        properties.decode(self.properties)
         table = properties.headers or {}
         own_key = KEY if KEY in table or headers.TIMESTAMP in table else FOREIGN_KEY
+        key = table.get(own_key)
+        self.key = None if key is None else _raw(key)
         envelope = decode_headers(_pairs(table, own_key))
         self.id = properties.message_id or envelope.id
         self.content_type = properties.content_type or envelope.content_type
@@ -69,10 +76,26 @@ class RabbitRecord(Record):
         return object.__getattribute__(self, name)
 
 
+def _quick_key(properties: bytes) -> tuple[bytes | None, bool]:
+    """(key, known): of a message as `content_frames` writes it, the key without reading the whole table."""
+    at = 2
+    if properties[0] & _CONTENT_TYPE_BIT:
+        at += 1 + properties[at]
+    at += 4  # length of the table
+    if properties[0] & _CONTENT_ENCODING_BIT or not properties.startswith(_TS_TEXT, at):
+        return None, False
+    at += len(_TS_TEXT)
+    at += 4 + int.from_bytes(properties[at : at + 4], "big")
+    if not properties.startswith(_KEY_BYTES, at):
+        return None, True
+    at += len(_KEY_BYTES) + 4
+    return properties[at : at + int.from_bytes(properties[at - 4 : at], "big")], True
+
+
 def _pairs(table: dict[str, Any], own_key: str) -> Iterator[tuple[str, bytes]]:
     """Headers as the envelope reads them; an array is a name that stands there several times."""
     for name, value in table.items():
-        if name == own_key:
+        if name == own_key or name in _SERVERS:
             continue
         for item in value if isinstance(value, list) else (value,):
             yield name, _raw(item)
@@ -175,3 +198,4 @@ def _long(raw: bytes) -> bytes:
 _TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME = (
     _short(name) for name in (headers.TIMESTAMP, KEY, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE)
 )
+_TS_TEXT, _KEY_BYTES = _TS_NAME + b"S", _KEY_NAME + b"x"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mqsdk.spi import Partition, Progress, Settled
 from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq.frames import Assembly
 from mqsdk_rabbitmq.owned import Owned
+from mqsdk_rabbitmq.records import Delivery
 from mqsdk_rabbitmq.token import Token
 
 if TYPE_CHECKING:
@@ -185,15 +187,16 @@ class Slot:
         self._prefetch = self._window()
         buffer = owned.buffer
 
-        def came(_: Any, method: Any, properties: Any, body: bytes) -> None:
-            buffer.append((method.delivery_tag, method.redelivered, properties, body))
-            if len(body) > self._largest:
-                self._larger(len(body))
+        def came(delivery: Delivery) -> None:
+            buffer.append(delivery)
+            if len(delivery[3]) > self._largest:
+                self._larger(len(delivery[3]))
 
         channel.add_on_close_callback(self._data_closed)
         channel.add_on_cancel_callback(lambda _: self._hub.repair(self))
         channel.basic_qos(prefetch_count=self._prefetch)
-        channel.basic_consume(self._queue, came)
+        channel.connection.deliver_to(channel.channel_number, Assembly(came))
+        channel.basic_consume(self._queue, _never)
 
     def _window(self) -> int:
         """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
@@ -258,6 +261,7 @@ class Slot:
         if channel is not self._data:
             return
         self._data = None
+        channel.connection.deliver_to(channel.channel_number, None)
         if not channel.connection.is_open:
             return  # `reset` follows
         if self.state == "ending":
@@ -301,3 +305,7 @@ class Slot:
         for token in awaited:
             self._hub.put(Settled(self.partition, owned.epoch, token, "stale"))
         self._hub.dropped(owned, is_lost)
+
+
+def _never(*_: object) -> None:
+    """The client asks for a callback; deliveries go past it."""

@@ -18,14 +18,17 @@ from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
+from pika.frame import decode_frame
 
 from mqsdk.spi import BackendError
 from mqsdk_rabbitmq.errors import translate
+from mqsdk_rabbitmq.frames import Assembly, BadFrame, read
 from mqsdk_rabbitmq.options import Settings
 
 CONNECT_S = 10.0  # one attempt, all of it
 BACKOFF_S = (0.05, 1.0)
 JOIN_S = 5.0
+RECEIVE_BYTES = 1 << 16
 Work = Callable[[], None]
 
 _log = logging.getLogger("mqsdk.rabbitmq")
@@ -60,11 +63,44 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # the client has
     heard = 0.0
     on_chunk: Work | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._assemblies: dict[int, Assembly] = {}
+        self._frame_buffer = b""  # the client's own
+        super().__init__(*arguments, **named)
+
+    def deliver_to(self, channel: int, assembly: Assembly | None) -> None:
+        """Deliveries of a channel go there, past the client, until None is set."""
+        if assembly is not None:
+            self._assemblies[channel] = assembly
+        else:
+            self._assemblies.pop(channel, None)
+
     def _on_data_available(self, data_in: bytes) -> None:
         self.heard = time.monotonic()
-        super()._on_data_available(data_in)
+        if self._assemblies:
+            data = self._frame_buffer + data_in if self._frame_buffer else data_in
+            self._frame_buffer = b""
+            try:
+                taken = read(data, self._assemblies, self._other_frame)
+            except BadFrame as error:
+                self.cut(error)
+                return
+            self.bytes_received += taken
+            self._frame_buffer = data[taken:]
+        else:
+            super()._on_data_available(data_in)
         if self.on_chunk is not None:
             self.on_chunk()
+
+    def _other_frame(self, data: bytes) -> None:
+        _, found = decode_frame(data)
+        self._process_frame(found)
+
+    def read_more_at_once(self) -> None:
+        """The client reads 4 KiB a call."""
+        transport = getattr(self, "_transport", None)
+        if transport is not None:
+            transport._MAX_RECV_BYTES = RECEIVE_BYTES
 
     def send_frames(self, frames: bytes) -> None:
         """Whole frames, many in one write."""
@@ -229,6 +265,7 @@ class Wire:
             self._attempt = connection
             connection.close()
             return
+        connection.read_more_at_once()
         self.connection, self._attempt = connection, None
         self._failures = 0
         if self._blocked is not None:

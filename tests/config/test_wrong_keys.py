@@ -92,7 +92,7 @@ CASES: list[tuple[str, str]] = [
     ("clusters: {m: {path: x}}\n", "1:12: clusters.m.backend: is missing"),
     ("clusters: {m: {backend: kafka, replication: many}}\n", "1:32: clusters.m.replication: a number of copies, for example 3"),
     ("clusters: {m: {backend: kafka, pth: x}}\n", "1:32: clusters.m.pth: the backend `kafka` has no such key"),
-    ("clusters: {m: {backend: rabbitmq}}\n", "1:16: clusters.m.backend: this backend is not built in this version of mqsdk (known here: "),
+    ("clusters: {m: {backend: rabbitmq, queues: mirrored}}\n", "1:35: clusters.m.queues: `quorum` or `classic`"),
     ("clusters: {m: {backend: redis, keep: soon}}\n", "1:32: clusters.m.keep: a duration, for example '1h'"),
     ("clusters: {m: {backend: redis, pth: x}}\n", "1:32: clusters.m.pth: the backend `redis` has no such key"),
     ("clusters: {m: {backend: lgo}}\n", "1:16: clusters.m.backend: there is no such backend (did you mean `log`?)"),
