@@ -5,9 +5,7 @@ Everything runs on the loop's thread; what layer 2 is to hear goes into the inbo
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +16,8 @@ import pika
 from mqsdk.spi import BackendError, ConsumerEvent, Gap, Link, Partition, Revoking, Subscription
 from mqsdk_rabbitmq import names, topology
 from mqsdk_rabbitmq.errors import NOT_FOUND
+from mqsdk_rabbitmq.gossip import Gossip
 from mqsdk_rabbitmq.owned import Gained, Owned
-from mqsdk_rabbitmq.peers import BYE, HELLO, HERE, WHO, Note, Peers
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.slot import AGAIN_S, Slot
 from mqsdk_rabbitmq.teller import Teller
@@ -64,10 +62,8 @@ class Hub:
         self._id = f"{time.time_ns() // 1_000_000:013x}-{secrets.token_hex(4)}"  # in order of joining
         self._dialer = dialer
         self._inbox = inbox
-        self._instance = subscription.instance
         self._lease_s = subscription.lease_s
         self._topics = dict(topics)
-        self._peers = {topic: Peers(self._id, count) for topic, count in topics.items()}
         self._slots = {
             Partition(topic, number): Slot(self, Partition(topic, number)) for topic, count in topics.items() for number in range(count)
         }
@@ -81,6 +77,7 @@ class Hub:
         self.loop.broken = self._broken
         self._wire = Wire(self.loop, dialer.cluster, settings, targets, self._connected, self._went_down)
         self.teller = Teller(self.loop, dialer.cluster, settings, targets)
+        self._gossip = Gossip(self._id, subscription.instance, self.group, topics, self.teller, self._numbers_of)
         self.loop.call(self._begin)
         self.loop.start()
 
@@ -104,7 +101,7 @@ class Hub:
     def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
         self._passes.pop(owned.partition, None)
         self._inbox.gained(Gained(owned, is_clean, has_gap))
-        self._changed(owned.partition.topic)
+        self._gossip.changed(owned.partition.topic)
 
     def dropped(self, owned: Owned, is_lost: bool) -> None:
         self._inbox.dropped(owned, is_lost)
@@ -117,7 +114,7 @@ class Hub:
             slot.pass_on()
             return
         topic = slot.partition.topic
-        peers, owned = self._peers[topic], self._owned_of(topic)
+        peers, owned = self._gossip.peers(topic), self._owned_of(topic)
         if owned < peers.share(owned) or not peers.somebody_wants(owned) or self._passes.get(slot.partition, 0) >= MAX_PASSES:
             slot.claim()
         else:
@@ -125,7 +122,7 @@ class Hub:
             slot.pass_on()
 
     def is_out(self, slot: Slot) -> None:
-        self._changed(slot.partition.topic)
+        self._gossip.changed(slot.partition.topic)
         if self._is_closing:
             self._close_when_out()
         elif not (self._is_leaving or self._is_frozen) and slot.partition not in self._repairing:
@@ -177,8 +174,8 @@ class Hub:
     def leave_group(self) -> None:
         """Layer 2 has handed something back unasked: it is about to leave, and gets nothing any more."""
         if not self._is_leaving:
-            self._is_leaving = True
-            self._tell_all(BYE)
+            self._is_leaving = self._gossip.is_quiet = True
+            self._gossip.bye()
             for slot in self._slots.values():
                 if slot.state in ("waiting", "claiming"):
                     slot.leave()
@@ -186,8 +183,8 @@ class Hub:
     def thaw(self) -> None:
         if self._is_frozen:
             self._is_frozen = False
-            self._tell_all(HELLO)
-            self._join()
+            self._gossip.is_quiet = self._is_leaving
+            self._begin_anew()
 
     def close(self, deadline: float) -> None:
         """Hand everything back in order, then end the connection; whatever is not done by the deadline ends with the sockets."""
@@ -249,11 +246,11 @@ class Hub:
         if not self._is_up:
             self._is_up = True
             self.put(Link(up=True))
-        self._tell_all(HELLO)
-        self._join()
+        self._begin_anew()
 
-    def _join(self) -> None:
+    def _begin_anew(self) -> None:
         if not (self._is_leaving or self._is_frozen):
+            self._gossip.hello()
             for slot in self._slots.values():
                 slot.join()
 
@@ -266,8 +263,7 @@ class Hub:
         self._control = None
         for slot in self._slots.values():
             slot.reset()
-        for peers in self._peers.values():
-            peers.others.clear()
+        self._gossip.forget()
         if self._is_closing:
             self.done.set()
         elif self._is_up:
@@ -283,44 +279,19 @@ class Hub:
     def _owned_of(self, topic: str) -> int:
         return sum(slot.is_busy for partition, slot in self._slots.items() if partition.topic == topic)
 
-    def _note(self, kind: str, topic: str) -> Note:
-        owned = tuple(sorted(partition.number for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy))
-        return Note(kind, topic, self._id, owned, socket.gethostname(), os.getpid(), self._instance)
-
-    def _tell_all(self, kind: str) -> None:
-        """By the group's exchange: also to members that are not known yet."""
-        for topic in self._topics:
-            self.teller.tell(names.members(topic, self.group), "", self._note(kind, topic).encode(), lambda _: None)
-
-    def _changed(self, topic: str) -> None:
-        for member in list(self._peers[topic].others):
-            self._tell(member, topic)
-
-    def _tell(self, member: str, topic: str) -> None:
-        def told(result: str) -> None:
-            if result == "returned":  # its queue went with its connection
-                self._peers[topic].gone(member)
-
-        self.teller.tell("", names.inbox(member), self._note(HERE, topic).encode(), told)
+    def _numbers_of(self, topic: str) -> list[int]:
+        return [partition.number for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
 
     def _note_came(self, _: Any, __: Any, ___: Any, body: bytes) -> None:
-        note = Note.parse(body)
-        if note is None or note.topic not in self._peers or note.member == self._id:
-            return
-        if note.kind == WHO:
-            if note.reply.startswith("mq.~"):
-                self.teller.tell("", note.reply, self._note(HERE, note.topic).encode(), lambda _: None)
-            return
-        self._peers[note.topic].heard(note)
-        if note.kind == HELLO and not self._is_leaving and not self._is_frozen:
-            self._tell(note.member, note.topic)
-        self._balance(note.topic)
+        topic = self._gossip.heard(body)
+        if topic is not None:
+            self._balance(topic)
 
     def _balance(self, topic: str) -> None:
         """Ask layer 2 for what is over this member's share, if another one is short of it."""
         if self._is_leaving or self._is_frozen:
             return
-        peers = self._peers[topic]
+        peers = self._gossip.peers(topic)
         mine = [slot for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
         kept = [slot for slot in mine if slot.revoke_by is None]
         surplus = len(kept) - peers.share(len(mine))
@@ -350,16 +321,16 @@ class Hub:
         for slot in self._slots.values():
             if slot.revoke_by is not None and now > slot.revoke_by:
                 slot.end(hand_back=False, is_lost=True)
-        if now >= self._note_at and not self._is_frozen and not self._is_leaving:
+        if now >= self._note_at:
             self._note_at = now + NOTE_EVERY_S
             for topic in self._topics:
-                self._changed(topic)
+                self._gossip.changed(topic)
                 self._balance(topic)
 
     def _freeze(self) -> None:
         """Layer 2 shows no life: what it owns goes to others."""
-        self._is_frozen = True
-        self._tell_all(BYE)
+        self._is_frozen = self._gossip.is_quiet = True
+        self._gossip.bye()
         for slot in self._slots.values():
             if slot.state == "owned":
                 slot.end(hand_back=False, is_lost=True)

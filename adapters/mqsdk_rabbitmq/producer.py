@@ -12,7 +12,8 @@ from pika import ConnectionParameters, spec
 
 from mqsdk.spi import BackendError, EventSink, Flow, Link, NewRecord, Outcome, Partition, Producer, Rejected, Stored, Unknown
 from mqsdk_rabbitmq import names
-from mqsdk_rabbitmq.errors import NOT_FOUND, closed, is_fatal, rejection, translate
+from mqsdk_rabbitmq.errors import closed, is_fatal, rejection
+from mqsdk_rabbitmq.lookup import Lookup
 from mqsdk_rabbitmq.options import Settings
 from mqsdk_rabbitmq.outbox import Answerer, Entry, Unconfirmed, Window
 from mqsdk_rabbitmq.records import FRAME_OVERHEAD, TooLarge, content_frames, publish_frame
@@ -20,7 +21,6 @@ from mqsdk_rabbitmq.wire import Connection, Loop, Wire
 
 MAX_PAYLOAD = 16 << 20  # `max_message_size` of RabbitMQ 4; 128 MiB before
 CHANNEL = 1
-NOWHERE = "mq..look"  # a routing key that is bound to nothing
 WRITE_BYTES = 1 << 16
 TURN_RECORDS = 500  # sent in one go, then the loop reads confirmations
 SLACK_S = 0.002
@@ -35,7 +35,6 @@ _SILENT = Unknown("the connection ended before the server answered")
 _OVERDUE = Unknown("the server did not answer before the deadline")
 _NACKED = Unknown("a queue did not take the message; another one may have")
 _NO_GROUP = Rejected("no_group", "no queue takes it: the topic has no group yet, or not this partition", fix="ensure the groups first")
-_NO_TOPIC = Rejected("no_route", "there is no such topic", fix="create the topic first")
 _TOO_LARGE = Rejected("too_large", f"the payload has over {MAX_PAYLOAD} bytes")
 
 
@@ -55,15 +54,13 @@ class Publisher:
 
     def __init__(self, cluster: str, settings: Settings, targets: Sequence[ConnectionParameters]) -> None:
         self._cluster = cluster
-        self._address = settings.address
         self.state = "open"
         self._done = threading.Event()
         self._window = Window()
         self._answerer = Answerer(self._window)
+        self._lookup = Lookup(cluster, settings.address, self._found, self._answerer.answer)
         self._sinks: list[EventSink] = []
         self._outbox: deque[Entry] = deque()
-        self._checking: dict[str, list[Entry]] = {}
-        self._known: set[str] = set()
         self._frames: dict[Partition, bytes] = {}
         self._sent = Unconfirmed()
         self._channel: Any = None
@@ -148,7 +145,7 @@ class Publisher:
         size = 0
         for _ in range(min(len(self._outbox), TURN_RECORDS)):
             entry = self._outbox.popleft()
-            frames = self._frames_of(entry, now)
+            frames = self._frames_of(entry, connection, now)
             if frames:
                 self._sent.add(entry)
                 pieces += frames
@@ -166,7 +163,7 @@ class Publisher:
         self._is_flushing = False
         self._flush()
 
-    def _frames_of(self, entry: Entry, now: float) -> tuple[bytes, bytes] | None:
+    def _frames_of(self, entry: Entry, connection: Connection, now: float) -> tuple[bytes, bytes] | None:
         """What goes over the wire for an entry; None where it is answered here, or has to wait for a look at the server."""
         record = entry.record
         partition = record.partition
@@ -177,8 +174,8 @@ class Publisher:
             outcome = _LATE
         elif len(record.value) > MAX_PAYLOAD:
             outcome = _TOO_LARGE
-        elif partition.topic not in self._known:
-            self._look_for(entry)
+        elif partition.topic not in self._lookup.known:
+            self._lookup.add(entry, connection)
             return None
         else:
             head = self._frames.get(partition)
@@ -194,38 +191,10 @@ class Publisher:
         self._answerer.answer((entry,), outcome)
         return None
 
-    # --- topics: a publish to an exchange that is not there would end the channel, and leave all others of it in doubt --------------------
-
-    def _look_for(self, entry: Entry) -> None:
-        topic = entry.record.partition.topic
-        waiting = self._checking.setdefault(topic, [])
-        waiting.append(entry)
-        connection = self._wire.connection
-        if len(waiting) > 1 or connection is None:
-            return
-
-        def opened(channel: Any) -> None:
-            channel.add_on_close_callback(refused)
-            channel.exchange_declare(names.exchange(topic), passive=True, callback=lambda _: there(channel))
-
-        def there(channel: Any) -> None:
-            # May this user write there? Asked with a message that no queue takes, so that a refusal leaves nothing in doubt.
-            channel.basic_publish(names.exchange(topic), NOWHERE, b"")
-            channel.basic_qos(prefetch_count=1, callback=lambda _: found(channel))
-
-        def found(channel: Any) -> None:
-            self._known.add(topic)
-            channel.close()
-            self._outbox.extendleft(reversed(self._checking.pop(topic, [])))
-            self._flush()
-
-        def refused(_: Any, error: Exception) -> None:
-            if topic in self._checking and self._wire.connection is connection and connection.is_open:
-                code = getattr(error, "reply_code", 0)
-                outcome = _NO_TOPIC if code == NOT_FOUND else rejection(translate(error, self._cluster, self._address))
-                self._answerer.answer(self._checking.pop(topic), outcome)
-
-        connection.channel(on_open_callback=opened)
+    def _found(self, entries: list[Entry]) -> None:
+        """Their topic may be published to."""
+        self._outbox.extendleft(reversed(entries))
+        self._flush()
 
     # --- answers ------------------------------------------------------------------------------------------------------------------------
 
@@ -264,13 +233,12 @@ class Publisher:
         self._wake_at(min(unsent_next, self._sent.next_deadline()))
 
     def _waiting(self) -> list[Entry]:
-        return [*self._outbox, *(entry for entries in self._checking.values() for entry in entries)]
+        return [*self._outbox, *self._lookup.waiting()]
 
     # --- the link -----------------------------------------------------------------------------------------------------------------------
 
     def _connected(self, connection: Connection) -> None:
         self._payload_max = connection.params.frame_max - FRAME_OVERHEAD
-        self._known.clear()
         self._open_channel(connection)
 
     def _open_channel(self, connection: Connection) -> None:
@@ -289,7 +257,7 @@ class Publisher:
         def ended(_: Any, __: Exception) -> None:
             # A topic was deleted while it was published to: what is unconfirmed may be stored or not.
             self._channel = None
-            self._known.clear()
+            self._lookup.known.clear()
             self._doubt()
             if self._wire.connection is connection and connection.is_open:
                 self._loop.later(SLACK_S, lambda: self._reopen(connection))
@@ -303,8 +271,7 @@ class Publisher:
     def _went_down(self, error: BackendError, was_open: bool) -> None:
         self._channel = None
         self._doubt()
-        for topic in list(self._checking):
-            self._outbox.extendleft(reversed(self._checking.pop(topic)))
+        self._outbox.extendleft(reversed(self._lookup.take_all()))
         if self._is_blocked:
             self._blocked(False)
         if is_fatal(error):
@@ -338,7 +305,7 @@ class Publisher:
 
     def _leave(self, deadline: float) -> None:
         """Wait for what is under way, then close."""
-        if (self._outbox or self._checking or self._sent.next_deadline() < float("inf")) and time.monotonic() < deadline:
+        if (self._waiting() or self._sent.next_deadline() < float("inf")) and time.monotonic() < deadline:
             self._loop.later(SLACK_S, lambda: self._leave(deadline))
             return
         self._end()
@@ -356,4 +323,4 @@ class Publisher:
         self._answerer.answer(self._sent.take_all(), outcome)
         self._answerer.answer(self._waiting(), Rejected("throttled", "the producer was closed before it was sent", retryable=True))
         self._outbox.clear()
-        self._checking.clear()
+        self._lookup.take_all()

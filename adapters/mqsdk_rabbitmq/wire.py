@@ -7,7 +7,6 @@ documented interface stands in this file, and tests/rabbitmq pins it.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import socket
 import threading
@@ -113,10 +112,11 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # the client has
         self._terminate_stream(error)
         return True
 
-    def descriptor(self) -> int:
-        """Of the socket, -1 when there is none."""
+    def drop_socket(self) -> None:
+        """Close this process's copy of the socket, and nothing else."""
         found: socket.socket | None = getattr(getattr(self, "_transport", None), "_sock", None)
-        return -1 if found is None else found.fileno()
+        if found is not None:
+            found.close()
 
 
 class Loop:
@@ -254,11 +254,10 @@ class Wire:
             done()
 
     def vanish(self) -> None:
-        """Close the descriptor: all that a forked child may do."""
+        """All that a forked child may do."""
         connection = self.connection or self._attempt
-        descriptor = -1 if connection is None else connection.descriptor()
-        if descriptor >= 0:
-            os.close(descriptor)
+        if connection is not None:
+            connection.drop_socket()
 
     def _opened(self, connection: Any) -> None:
         if self._closing:

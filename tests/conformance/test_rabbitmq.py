@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
 
 import mqsdk_rabbitmq
 import pika
 import pytest
 from mqsdk_rabbitmq import names
 from mqsdk_rabbitmq.backend import RabbitBackend
+from mqsdk_rabbitmq.producer import Publisher
 
-from mqsdk.spi import Backend
+from mqsdk.spi import Backend, EventSink, NewRecord
 from mqsdk.testing.conformance import BackendConformance
+from mqsdk.testing.conformance.reader import Answers
 from tests.brokers.rabbitmq import RabbitServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    started = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
-    yield started
-    started.stop()
 
 
 class TestRabbitMQ(BackendConformance):
     queues = "quorum"
 
     @pytest.fixture(autouse=True)
-    def _server(self, server: RabbitServer) -> None:
-        self.server = server
+    def _server(self, rabbitmq: RabbitServer) -> None:
+        self.server = rabbitmq
 
     @pytest.fixture(autouse=True)
     def _stage(self, _server: None) -> Iterator[None]:
@@ -54,6 +52,59 @@ class TestRabbitMQ(BackendConformance):
         """What the kernel does for a killed process: close every socket. Real kills are in tests/rabbitmq."""
         assert isinstance(backend, RabbitBackend)
         backend.crash()
+
+    def fail_publish(self, backend: Backend, outcome: Literal["rejected", "unknown_stored", "unknown_lost"]) -> None:
+        assert isinstance(backend, RabbitBackend)
+        backend.producer(Answers(self.timeout_s))
+        publisher = backend._publisher
+        assert publisher is not None
+        if outcome == "rejected":
+            self._refuse_next(publisher)
+            return
+        ready = threading.Event()
+
+        def arm() -> None:
+            connection = publisher._wire.connection
+            if connection is None or publisher._channel is None:
+                publisher._loop.later(0.01, arm)
+                return
+            send = connection.send_frames
+
+            def unheard(_: bytes) -> None:
+                connection.cut(ConnectionError("cut before the answer is read"))
+
+            def failing(frames: bytes) -> None:
+                if outcome == "unknown_stored":
+                    send(frames)
+                    connection._on_data_available = unheard  # type: ignore[method-assign]  # as below
+                else:
+                    connection.cut(ConnectionError("cut before anything is sent"))
+
+            connection.send_frames = failing  # type: ignore[method-assign]  # of this connection alone, which it ends
+            ready.set()
+
+        publisher._loop.call(arm)
+        assert ready.wait(self.timeout_s)
+
+    def _refuse_next(self, publisher: Publisher) -> None:
+        """The queue is not bound while the next message is published."""
+        publish = publisher.publish
+
+        def unbound(sink: EventSink, batch: Sequence[NewRecord], deadline: float) -> None:
+            where = batch[0].partition
+            bound = (names.queue(where, "g"), names.exchange(where.topic), str(where.number))
+            with self.server.channel() as channel:
+                channel.queue_unbind(*bound)
+            publish(sink, batch, deadline)
+            publisher.publish = partial(rebound, bound)  # type: ignore[method-assign]  # one call further
+
+        def rebound(bound: tuple[str, str, str], sink: EventSink, batch: Sequence[NewRecord], deadline: float) -> None:
+            with self.server.channel() as channel:
+                channel.queue_bind(*bound)
+            publisher.publish = publish  # type: ignore[method-assign]
+            publish(sink, batch, deadline)
+
+        publisher.publish = unbound  # type: ignore[method-assign]
 
 
 class TestRabbitMQClassic(TestRabbitMQ):
