@@ -70,7 +70,7 @@ class TestRabbitMQ(BackendConformance):
                 return
             send = connection.send_frames
 
-            def unheard(_: bytes) -> None:
+            def unheard(data_in: bytes) -> None:
                 connection.cut(ConnectionError("cut before the answer is read"))
 
             def failing(frames: bytes) -> None:
