@@ -15,13 +15,14 @@ RECORD_BYTES = 500  # what a record costs beside its body
 
 
 class Entry:
-    """One record under way. outcome: decided by a return or a deadline before the server's answer."""
+    """One record under way. call: which publish it came by. returned: no queue took it, and the confirmation is still to come."""
 
-    __slots__ = ("answered", "deadline", "record", "returned", "sink", "size", "tag")
+    __slots__ = ("answered", "call", "deadline", "record", "returned", "sink", "size", "tag")
 
-    def __init__(self, record: NewRecord, sink: EventSink, deadline: float) -> None:
+    def __init__(self, record: NewRecord, sink: EventSink, deadline: float, call: object = None) -> None:
         self.record = record
         self.sink = sink
+        self.call = call
         self.deadline = deadline
         self.size = len(record.value) + RECORD_BYTES
         self.tag = 0
@@ -67,7 +68,7 @@ class Window:
 
 
 class Answerer:
-    """Puts outcomes into the sinks: one event for a run of consecutive tokens; and gives the room back."""
+    """Puts outcomes into the sinks, one event for a run of consecutive tokens of one call; and gives the room back."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
@@ -76,6 +77,7 @@ class Answerer:
         """Those that have an answer already are passed over."""
         count = size = 0
         sink: EventSink | None = None
+        call: object = None
         first = length = 0
         for entry in entries:
             if entry.answered:
@@ -84,12 +86,12 @@ class Answerer:
             count += 1
             size += entry.size
             token = entry.record.token
-            if entry.sink is sink and token == first + length:
+            if entry.sink is sink and entry.call is call and token == first + length:
                 length += 1
                 continue
             if sink is not None:
                 sink.put(Published(first, outcome, length))
-            sink, first, length = entry.sink, token, 1
+            sink, call, first, length = entry.sink, entry.call, token, 1
         if sink is not None:
             sink.put(Published(first, outcome, length))
             self._window.give(count, size)

@@ -85,7 +85,8 @@ class Publisher:
         """Blocks for room in the window only, and no longer than the deadline. Raises StateError after close."""
         if self.state != "open":
             raise closed(self._cluster, self.state)
-        entries = [Entry(record, sink, deadline) for record in batch]
+        call = object()
+        entries = [Entry(record, sink, deadline, call) for record in batch]
         start = 0
         while start < len(entries):
             count = self._window.take(entries, start, deadline)

@@ -57,6 +57,19 @@ class PublishScenarios(Stage):
         assert sum(length for _, length in spans) == 20
         assert min(token for token, _ in spans) == records[0].token
 
+    def test_a_run_of_results_is_of_one_call(self) -> None:
+        topic = self.topic()
+        answers = Answers(self.timeout_s)
+        producer = self.backend.producer(answers)
+        calls = [[self.record(topic) for _ in range(5)] for _ in range(40)]
+        for call in calls:
+            producer.publish(call, self.deadline())
+        answers.of([record.token for call in calls for record in call])
+        ends = {call[-1].token + 1 for call in calls}
+        for event in answers.events:
+            if isinstance(event, Published):
+                assert not ends & set(range(event.token + 1, event.token + event.length))
+
     def test_tokens_need_not_be_consecutive(self) -> None:
         topic = self.topic()
         records = [self.record(topic, value)._replace(token=10_000 + 3 * number) for number, value in enumerate(numbered(5))]
