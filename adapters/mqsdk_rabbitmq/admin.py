@@ -16,12 +16,14 @@ from mqsdk.spi import (
     Member,
     Partition,
     PartitionProgress,
+    Record,
     Start,
     StateError,
     TopicInfo,
     UnsafeBackend,
 )
 from mqsdk_rabbitmq import names, topology
+from mqsdk_rabbitmq.browse import browse
 from mqsdk_rabbitmq.catalog import Catalog, Held, Topic, held
 from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.names import check_group, check_topic
@@ -159,6 +161,23 @@ class RabbitAdmin(Admin):
             found.groups.discard(group)
             holder.save()
             topology.drop_group(session, topic, group, found.partitions)
+
+    # --- dead letters -------------------------------------------------------------------------------------------------------------------
+
+    def read(self, topic: str, partition: int, position: int, limit: int) -> list[Record]:
+        """Of topics of dead letters only, which are what somebody has to look at: see `browse`."""
+        if not topic.endswith(DEAD_LETTERS):
+            return super().read(topic, partition, position, limit)
+        with self._session() as session:
+            return browse(session, Partition(topic, partition), KEPT, max(0, position), limit)
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """As `read`."""
+        if not topic.endswith(DEAD_LETTERS):
+            return super().bounds(topic, partition)
+        with self._session() as session:
+            found = session.queue(names.queue(Partition(topic, partition), KEPT))
+        return 0, found[0] if found is not None else 0
 
     # --- parts --------------------------------------------------------------------------------------------------------------------------
 

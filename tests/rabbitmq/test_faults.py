@@ -244,6 +244,24 @@ class TestConnections(RabbitStage):
         reader.settle_all()
 
 
+class TestDeadLetters(RabbitStage):
+    def test_they_are_kept_without_a_reader_and_looking_leaves_them_in_order(self) -> None:
+        name = self.topic() + ".g.dlq"
+        self.admin.ensure_topic(name, 1)
+        self.publish(name, numbered(50))
+        for _ in range(30):
+            assert values(self.admin.read(name, 0, 10, 5)) == numbered(50)[10:15]
+        self.until([], lambda: self.admin.bounds(name, 0) == (0, 50), "everything is back")
+        assert [record.position for record in self.admin.read(name, 0, 48, 100)] == [48, 49]
+        assert values(self.join(name, group="kept").take(50)) == numbered(50)
+
+    def test_what_holds_the_letters_is_named_to_who_looks(self) -> None:
+        name = self.topic() + ".g.dlq"
+        self.admin.ensure_topic(name, 1)
+        assert self.admin.read(name, 0, 0, 10) == []
+        assert [info.group for info in self.admin.groups(name)] == ["kept"]
+
+
 class TestTopology(RabbitStage):
     def test_a_queue_that_is_deleted_under_its_consumer_is_a_gap(self) -> None:
         topic = self.topic()
