@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -36,15 +37,12 @@ CALL_S = 30.0
 # A dead letter is stored before its original is settled, whether anybody reads dead letters yet or not: their topics begin with a group.
 DEAD_LETTERS, KEPT = ".dlq", "kept"
 
-Held_here = Callable[[Partition, str], int]
-
 
 class RabbitAdmin(Admin):
-    """Thread-safe: every call has a connection of its own. held_here: deliveries that consumers of this process have not settled."""
+    """Thread-safe: every call has a connection of its own."""
 
-    def __init__(self, dialer: Dialer, held_here: Held_here, check: Callable[[], None]) -> None:
+    def __init__(self, dialer: Dialer, check: Callable[[], None]) -> None:
         self._dialer = dialer
-        self._held_here = held_here
         self._check = check
         self._type = dialer.settings.own.queues
 
@@ -142,15 +140,18 @@ class RabbitAdmin(Admin):
         if found is None:
             return []
         with self._session() as session:
-            return [GroupInfo(topic, group, self._members(session, topic, group)) for group in sorted(found.groups)]
+            return [GroupInfo(topic, group, _members(session, topic, group)) for group in sorted(found.groups)]
 
     def progress(self, topic: str, group: str) -> list[PartitionProgress]:
-        """What waits in the queues, and what consumers of this process hold; what other processes hold is not counted."""
+        """What waits in the queues, and what the members say that they hold; what is on its way between the two is not counted."""
         found = self._read().topics.get(topic)
         if found is None or group not in found.groups:
             return []
         with self._session() as session:
-            return [self._progress(session, Partition(topic, number), group) for number in range(found.partitions)]
+            held: Counter[int] = Counter()
+            for note in roll_call(session, topic, group):
+                held.update(dict(zip(note.partitions, note.held, strict=False)))
+            return [_progress(session, Partition(topic, number), group, held[number]) for number in range(found.partitions)]
 
     def delete_group(self, topic: str, group: str) -> None:
         with self._catalog() as (session, holder):
@@ -200,11 +201,14 @@ class RabbitAdmin(Admin):
                 f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members"
             )
 
-    def _members(self, session: Session, topic: str, group: str) -> tuple[Member, ...]:
-        found = session.queue(names.members(topic, group))
-        return roll_call(session, topic, group, found[1]) if found is not None and found[1] > 0 else ()
 
-    def _progress(self, session: Session, partition: Partition, group: str) -> PartitionProgress:
-        found = session.queue(names.queue(partition, group))
-        messages = (found[0] if found is not None else 0) + self._held_here(partition, group)
-        return PartitionProgress(partition.number, 0, messages, messages)
+def _members(session: Session, topic: str, group: str) -> tuple[Member, ...]:
+    return tuple(
+        Member(note.instance or note.member or "?", note.host, note.pid or None, note.partitions)
+        for note in roll_call(session, topic, group)
+    )
+
+
+def _progress(session: Session, partition: Partition, group: str, held: int) -> PartitionProgress:
+    ready, _ = session.queue(names.queue(partition, group)) or (0, 0)
+    return PartitionProgress(partition.number, 0, ready + held, ready + held)

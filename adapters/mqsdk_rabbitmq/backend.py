@@ -16,7 +16,6 @@ from mqsdk.spi import (
     Finding,
     MissingExtra,
     NotSupported,
-    Partition,
     Producer,
     Subscription,
 )
@@ -127,10 +126,7 @@ class RabbitBackend(Backend):
     def _admin(self, dialer: Dialer) -> RabbitAdmin:
         from mqsdk_rabbitmq.admin import RabbitAdmin
 
-        return RabbitAdmin(dialer, self._held_here, self._check)
-
-    def _held_here(self, partition: Partition, group: str) -> int:
-        return sum(consumer.held(partition, group) for consumer in list(self._consumers))
+        return RabbitAdmin(dialer, self._check)
 
     def _check(self) -> None:
         if self._state != "open":

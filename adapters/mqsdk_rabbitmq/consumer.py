@@ -28,7 +28,6 @@ class RabbitConsumer(Consumer):
     def __init__(self, dialer: Dialer, subscription: Subscription, topics: dict[str, int], forget: Forget) -> None:
         self._cluster = dialer.cluster
         self._forget = forget
-        self._group = subscription.group
         self._lease_s = subscription.lease_s
         self._mail: deque[ConsumerEvent | Owned | Gained] = deque()
         self._ready = threading.Event()
@@ -107,11 +106,6 @@ class RabbitConsumer(Consumer):
         """In a forked child: close the sockets' copies and fail from now on; the parent keeps what it owns."""
         self._state = "stale"
         self._hub.vanish()
-
-    def held(self, partition: Partition, group: str) -> int:
-        """Received and not settled."""
-        owned = self._owned.get(partition)
-        return owned.unsettled if owned is not None and group == self._group else 0
 
     # --- what the loop's thread calls ---------------------------------------------------------------------------------------------------
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from mqsdk_rabbitmq import names
 from mqsdk_rabbitmq.peers import BYE, HELLO, HERE, WHO, Note, Peers
 from mqsdk_rabbitmq.teller import Teller
 
-Owned = Callable[[str], Sequence[int]]
+Owned = Callable[[str], Mapping[int, int]]
 
 
 class Gossip:
-    """me: id of this member. owned: numbers of the partitions of a topic that it owns. is_quiet: it takes no part for now."""
+    """me: id of this member. owned: of a topic, partition -> deliveries held. is_quiet: it takes no part for now."""
 
     def __init__(self, me: str, instance: str, group: str, topics: Mapping[str, int], teller: Teller, owned: Owned) -> None:
         self.is_quiet = False
@@ -60,7 +60,8 @@ class Gossip:
         return note.topic
 
     def _note(self, kind: str, topic: str) -> Note:
-        return Note(kind, topic, self._me, tuple(sorted(self._owned(topic))), socket.gethostname(), os.getpid(), self._instance)
+        owned = dict(sorted(self._owned(topic).items()))
+        return Note(kind, topic, self._me, tuple(owned), tuple(owned.values()), socket.gethostname(), os.getpid(), self._instance)
 
     def _tell_all(self, kind: str) -> None:
         """By the group's exchange: also to members that are not known yet."""

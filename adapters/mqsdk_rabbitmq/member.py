@@ -77,7 +77,7 @@ class Hub:
         self.loop.broken = self._broken
         self._wire = Wire(self.loop, dialer.cluster, settings, targets, self._connected, self._went_down)
         self.teller = Teller(self.loop, dialer.cluster, settings, targets)
-        self._gossip = Gossip(self._id, subscription.instance, self.group, topics, self.teller, self._numbers_of)
+        self._gossip = Gossip(self._id, subscription.instance, self.group, topics, self.teller, self._held_of)
         self.loop.call(self._begin)
         self.loop.start()
 
@@ -279,8 +279,10 @@ class Hub:
     def _owned_of(self, topic: str) -> int:
         return sum(slot.is_busy for partition, slot in self._slots.items() if partition.topic == topic)
 
-    def _numbers_of(self, topic: str) -> list[int]:
-        return [partition.number for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
+    def _held_of(self, topic: str) -> dict[int, int]:
+        """Partition -> deliveries held, of those that it owns."""
+        mine = [slot for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
+        return {slot.partition.number: slot.owned.unsettled if slot.owned is not None else 0 for slot in mine}
 
     def _note_came(self, _: Any, __: Any, ___: Any, body: bytes) -> None:
         topic = self._gossip.heard(body)

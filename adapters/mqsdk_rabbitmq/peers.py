@@ -16,12 +16,16 @@ HELLO, HERE, BYE, WHO = "hello", "here", "bye", "who"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a member tells: kind is one of the four above. partitions: owned by it. reply: queue to answer to (WHO)."""
+    """What a member tells: kind is one of the four above. partitions: owned by it. held: how much it has received of each and not settled.
+
+    reply: queue to answer to (WHO).
+    """
 
     kind: str
     topic: str
     member: str = ""
     partitions: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
     host: str = ""
     pid: int = 0
     instance: str = ""
@@ -32,7 +36,7 @@ class Note:
         """None for what is none."""
         try:
             found: dict[str, Any] = json.loads(body)
-            return cls(**{**found, "partitions": tuple(int(number) for number in found.get("partitions", ()))})
+            return cls(**{**found, **{name: tuple(int(number) for number in found.get(name, ())) for name in ("partitions", "held")}})
         except (ValueError, TypeError):
             return None
 
