@@ -1,6 +1,6 @@
 """`make demo`, or `python demo.py [FOLDER]`: a month of flights through three groups in two processes, one of them killed in the middle.
 
-With MQSDK_ENV=redis the same on a server of this machine: the profile of that name in mqsdk.yaml, nothing else.
+With MQSDK_ENV=redis or rabbitmq the same on a server of this machine: the profile of that name in mqsdk.yaml, nothing else.
 Ends by itself with a table. Exit code 0 when nothing was lost, nothing ran out of order, and every repeat is explained by the kill.
 """
 
