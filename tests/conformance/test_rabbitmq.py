@@ -16,11 +16,18 @@ from mqsdk_rabbitmq.producer import Publisher
 
 from mqsdk.spi import Backend, EventSink, NewRecord
 from mqsdk.testing.conformance import BackendConformance
+from mqsdk.testing.conformance.base import Stage
+from mqsdk.testing.conformance.groups import GroupScenarios
+from mqsdk.testing.conformance.order import OrderScenarios
+from mqsdk.testing.conformance.publish import PublishScenarios
 from mqsdk.testing.conformance.reader import Answers
+from mqsdk.testing.conformance.settle import SettleScenarios
 from tests.brokers.rabbitmq import RabbitServer
 
 
-class TestRabbitMQ(BackendConformance):
+class OnRabbitMQ(Stage):
+    """The hooks."""
+
     queues = "quorum"
 
     @pytest.fixture(autouse=True)
@@ -107,8 +114,12 @@ class TestRabbitMQ(BackendConformance):
         publisher.publish = unbound  # type: ignore[method-assign]
 
 
-class TestRabbitMQClassic(TestRabbitMQ):
-    """The same on classic queues."""
+class TestRabbitMQ(OnRabbitMQ, BackendConformance):
+    """Quorum queues: everything."""
+
+
+class TestRabbitMQClassic(OnRabbitMQ, PublishScenarios, OrderScenarios, SettleScenarios, GroupScenarios):
+    """Classic queues: what the type of the queue has a part in."""
 
     queues = "classic"
 
