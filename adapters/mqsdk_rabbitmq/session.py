@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel, BlockingConnectio
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorException
 
 from mqsdk.spi import BackendError, Unavailable
-from mqsdk_rabbitmq.errors import KIND, NOT_FOUND, is_fatal, translate
+from mqsdk_rabbitmq.errors import KIND, NOT_FOUND, PRECONDITION_FAILED, is_fatal, translate
 from mqsdk_rabbitmq.options import Settings
 
 HEARTBEAT_S = 5
@@ -111,8 +111,16 @@ class Session:
         found = self.exists(lambda channel: channel.queue_declare(name, passive=True))
         return None if found is None else (found.method.message_count, found.method.consumer_count)
 
-    def has_exchange(self, name: str) -> bool:
-        return self.exists(lambda channel: channel.exchange_declare(name, passive=True)) is not None
+    def fits(self, name: str, variants: Sequence[dict[str, Any]]) -> bool:
+        """Whether a queue that is there has one of these sets of arguments. AMQP only tells by refusing another declaration."""
+        for arguments in variants:
+            try:
+                self.channel.queue_declare(name, durable=True, arguments=arguments)
+                return True
+            except client.ChannelClosedByBroker as error:
+                if error.reply_code != PRECONDITION_FAILED:
+                    raise
+        return False
 
     def put(self, queue: str, body: bytes) -> None:
         """Straight into a queue, confirmed. A quorum queue whose nodes are just starting takes nothing for a while."""

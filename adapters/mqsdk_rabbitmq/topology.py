@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mqsdk.spi import Partition
+from mqsdk.spi import Partition, UnsafeBackend
 from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 from mqsdk_rabbitmq.token import SEED, Token
 
@@ -47,17 +48,38 @@ def make_group(session: Session, topic: str, group: str, partitions: int, queue_
 
 
 def make_partition(session: Session, partition: Partition, group: str, queue_type: str, is_known: bool) -> None:
+    """Raises UnsafeBackend where one of the queues is there and is not as it has to be."""
     queue, owner = names.queue(partition, group), names.owner(partition, group)
     token = SEED
-    if session.queue(queue) is None:
+    if session.queue(queue) is not None:
+        _check(session, queue, [queue_arguments(kind) for kind in _types(queue_type)])
+    else:
         session.channel.queue_declare(queue, durable=True, arguments=queue_arguments(queue_type))
         session.channel.queue_bind(queue, names.exchange(partition.topic), str(partition.number))
         token = Token(gap=is_known)
     found = session.queue(owner)
-    if found is None:
+    if found is not None:
+        _check(session, owner, [owner_arguments(kind) for kind in _types(queue_type)])
+    else:
         session.channel.queue_declare(owner, durable=True, arguments=owner_arguments(queue_type))
     if found in (None, (0, 0)) or token.gap:
         session.put(owner, token.encode())
+
+
+def _types(first: str) -> tuple[str, str]:
+    """A queue keeps the type that it was made with, whatever is set now."""
+    return first, "classic" if first == "quorum" else "quorum"
+
+
+def _check(session: Session, queue: str, variants: list[dict[str, Any]]) -> None:
+    if not session.fits(queue, variants):
+        raise UnsafeBackend(
+            f"the queue `{queue}` was declared by somebody else with other arguments: it would reorder or lose messages",
+            finding="queue_arguments",
+            cluster=session.dialer.cluster,
+            backend=KIND,
+            fix="drain and delete it on the server; it is declared again as docs/rabbitmq.md says",
+        )
 
 
 def drop_group(session: Session, topic: str, group: str, partitions: int) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 from mqsdk_rabbitmq import names, slot
 
-from mqsdk.spi import Assigned, Flow, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown
+from mqsdk.spi import Assigned, Flow, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown, UnsafeBackend
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Answers, values
 from tests.rabbitmq.stage import RabbitStage, cut
@@ -305,6 +305,24 @@ class TestTopology(RabbitStage):
         again = self.join(topic, 2)
         again.quiet()
         assert not again.gaps()
+
+    def test_a_queue_with_other_arguments_is_refused_by_name(self) -> None:
+        topic = self.topic(groups=())
+        queue = names.queue(Partition(topic, 0), "g")
+        with self.server.channel() as channel:
+            channel.queue_declare(queue, durable=True)  # no single active consumer: two owners at once
+        with pytest.raises(UnsafeBackend) as refused:
+            self.admin.ensure_group(topic, "g")
+        assert refused.value.finding == "queue_arguments"
+        assert queue in refused.value.what
+
+    def test_queues_of_the_other_type_are_taken_as_they_are(self) -> None:
+        topic = self.topic()
+        other = self.make_backend(queues="classic")
+        self._backends.append(other)
+        other.open(self.deadline())
+        self.publish(topic, [b"1"])
+        assert values(self.join(topic, backend=other).take(1)) == [b"1"]
 
     def test_a_lost_token_is_made_again_and_epochs_rise(self) -> None:
         topic = self.topic()
