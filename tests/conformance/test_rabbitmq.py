@@ -19,7 +19,6 @@ from mqsdk.testing.conformance import BackendConformance
 from mqsdk.testing.conformance.base import Stage
 from mqsdk.testing.conformance.groups import GroupScenarios
 from mqsdk.testing.conformance.order import OrderScenarios
-from mqsdk.testing.conformance.publish import PublishScenarios
 from mqsdk.testing.conformance.reader import Answers
 from mqsdk.testing.conformance.settle import SettleScenarios
 from tests.brokers.rabbitmq import RabbitServer
@@ -118,7 +117,7 @@ class TestRabbitMQ(OnRabbitMQ, BackendConformance):
     """Quorum queues: everything."""
 
 
-class TestRabbitMQClassic(OnRabbitMQ, PublishScenarios, OrderScenarios, SettleScenarios, GroupScenarios):
+class TestRabbitMQClassic(OnRabbitMQ, OrderScenarios, SettleScenarios, GroupScenarios):
     """Classic queues: what the type of the queue has a part in."""
 
     queues = "classic"
