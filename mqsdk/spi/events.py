@@ -146,7 +146,7 @@ Outcome = Stored | Rejected | Unknown
 
 
 class Published(NamedTuple):
-    """Result of `length` records of one `publish` with consecutive tokens from `token` on; with Stored their positions are consecutive too."""
+    """Result of `length` records of one `publish` with consecutive tokens from `token` on; with Stored their positions are, too."""
 
     token: int
     outcome: Outcome
