@@ -100,6 +100,21 @@ class Stalled(NamedTuple):
     seconds: float
 
 
+class BreakerChanged(NamedTuple):
+    """The breaker of a consumer is now `open` (nothing starts), `probing` (one message is tried) or `closed`.
+
+    failed, attempts: what made it so; of the window, or of the probe. probe_s: seconds from `open` to the next probe.
+    """
+
+    topic: str
+    group: str
+    cluster: str
+    state: str
+    failed: int
+    attempts: int
+    probe_s: float
+
+
 class OwnershipChanged(NamedTuple):
     """A partition was assigned, revoked or lost."""
 
@@ -146,6 +161,7 @@ Event = (
     | Stuck
     | SpanExceeded
     | Stalled
+    | BreakerChanged
     | OwnershipChanged
     | LinkChanged
     | Reloaded

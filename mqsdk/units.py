@@ -14,6 +14,7 @@ _DURATION = re.compile(r"(?:(?:\d+(?:\.\d+)?)(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZES = {"": 1, "B": 1, "kB": 1000, "KB": 1000, "KiB": 1024, "MB": 10**6, "MiB": 1024**2, "GB": 10**9, "GiB": 1024**3}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)", re.ASCII)
+_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)/([smh])", re.ASCII)
 _MAX_SECONDS = 100 * 366 * 86400.0
 
 
@@ -63,6 +64,24 @@ def size(value: int | str) -> int:
     if match is None or match[2] not in _SIZES:
         raise ValueError("not a size: write for example 1048576, '64MiB' or '500kB'")
     return int(match[1]) * _SIZES[match[2]]
+
+
+def per_second(value: str) -> float:
+    """A rate in events per second, > 0, from text such as "200/s", "30/m", "5/h". ValueError for anything else."""
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    rate = float(match[1]) / _SECONDS[match[2]] if match is not None else 0.0
+    if not rate:
+        raise ValueError("not a rate: write for example 100/s, 30/m or 5/h, above 0")
+    return rate
+
+
+def rate_text(value: float) -> str:
+    """Events per second as people write them, in the shortest unit that has a whole number: 0.5 -> "30/m"."""
+    for unit in ("s", "m", "h"):
+        count = value * _SECONDS[unit]
+        if abs(count - round(count)) < 1e-6 and count >= 0.5:
+            return f"{round(count)}/{unit}"
+    return f"{value:.6g}/s"
 
 
 def duration_text(value: float) -> str:

@@ -31,6 +31,8 @@ def status(app: App) -> Mapping[str, Any]:
             "in_flight": one.in_flight,
             "partitions": list(one.partitions),
             "paused": one.paused,
+            "rate": one.rate,
+            "breaker": one.breaker,
         }
         for one in session.supervisor.consumers(with_lag=False)
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mqsdk import units
 from mqsdk.cli.exits import DONE, FOUND, NotFound, Refused
 from mqsdk.cli.look import body_fields
 from mqsdk.cli.output import Column, time_text
@@ -192,15 +193,10 @@ def _purge(session: Session, selection: Selection) -> tuple[int, int]:
 
 def per_second(text: str) -> float:
     """`100/s`, `30/m` or `5/h`. An option type of click."""
-    number, _, unit = text.partition("/")
-    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit)
     try:
-        rate = float(number) / seconds if seconds else 0.0
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise click.BadParameter("write a rate above 0 as 100/s, 30/m or 5/h")
-    return rate
+        return units.per_second(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @dlq.command()

@@ -40,7 +40,12 @@ def ps(session: Session) -> None:
 
 
 def _consumers_text(consumers: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(printable(f"{one.get('topic')}/{one.get('group')} {one.get('state')}") for one in consumers) or "-"
+    return ", ".join(printable(f"{one.get('topic')}/{one.get('group')} {_state_text(one)}") for one in consumers) or "-"
+
+
+def _state_text(consumer: Mapping[str, Any]) -> str:
+    breaker = consumer.get("breaker")
+    return f"{consumer.get('state')}" + (f" (breaker {breaker})" if breaker not in (None, "closed") else "")
 
 
 @click.command(cls=Command)

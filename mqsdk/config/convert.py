@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from mqsdk.config import model, rules
 from mqsdk.config.problems import dotted
 from mqsdk.config.references import revealed
-from mqsdk.config.settings import ClusterKeys, ConsumerKeys, RetryKeys, Settings
+from mqsdk.config.settings import BreakerKeys, ClusterKeys, ConsumerKeys, RetryKeys, Settings
 from mqsdk.config.sources import Session
 
 
@@ -75,22 +75,29 @@ def _given(block: BaseModel) -> dict[str, Any]:
     return {name: _given(value) if isinstance(value, BaseModel) else value for name, value in values.items() if value is not None}
 
 
-_CONSUMER_NAMES: Mapping[str, str] = {"timeout": "timeout_s"}
+_CONSUMER_NAMES: Mapping[str, str] = {"timeout": "timeout_s", "rate": "rate_per_s"}
+_BREAKER_NAMES: Mapping[str, str] = {"min": "minimum", "window": "window_s", "probe": "probe_s"}
 _BACKOFF_NAMES: Mapping[str, str] = {"base": "base_s", "max": "max_s"}
 
 
 def _consumer(block: ConsumerKeys) -> Mapping[str, Any]:
-    """The given keys by the names of Tuning; `retry` stays a mapping of its given sub-keys."""
+    """The given keys by the names of Tuning; `retry` and `breaker` stay mappings of their given sub-keys."""
     values: dict[str, Any] = {}
     for name in sorted(block.model_fields_set):
         value = getattr(block, name)
         if name == "retry":
             values["retry"] = _retry(value)
+        elif name == "breaker":
+            values["breaker"] = value if value is None else _breaker(value)
         elif name == "in_flight":
             values |= {f"in_flight_{part}": getattr(value, part) for part in sorted(value.model_fields_set)}
         else:
             values[_CONSUMER_NAMES.get(name, name)] = value
     return MappingProxyType(values)
+
+
+def _breaker(block: BreakerKeys) -> Mapping[str, Any]:
+    return MappingProxyType({_BREAKER_NAMES.get(name, name): getattr(block, name) for name in sorted(block.model_fields_set)})
 
 
 def _retry(block: RetryKeys) -> Mapping[str, Any]:

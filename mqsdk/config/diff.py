@@ -24,8 +24,12 @@ _FILE_NAMES: Mapping[str, Names] = {
     "in_flight_bytes": ("in_flight", "bytes"),
     "base_s": ("base",),
     "max_s": ("max",),
+    "rate_per_s": ("rate",),
+    "minimum": ("min",),
+    "window_s": ("window",),
+    "probe_s": ("probe",),
 }
-_SECONDS = frozenset({"timeout_s", "base_s", "max_s"})
+_SECONDS = frozenset({"timeout_s", "base_s", "max_s", "window_s", "probe_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +156,22 @@ def _flat_options(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Name
 def _flat_values(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Names, Any]]:
     for name, value in values.items():
         inner = (*path, *_FILE_NAMES.get(name, (name,)))
-        if isinstance(value, Mapping):
+        if name == "breaker":
+            yield from _flat_breaker(inner, value)
+        elif isinstance(value, Mapping):
             yield from _flat_values(inner, value)
         elif name in _SECONDS:
             yield inner, "none" if value is None else units.duration_text(value)
+        elif name == "rate_per_s":
+            yield inner, "none" if value is None else units.rate_text(value)
         else:
             yield inner, value
+
+
+def _flat_breaker(path: Names, values: Mapping[str, Any] | None) -> Iterator[tuple[Names, Any]]:
+    """`breaker: {}` has no key, and yet it is not the same as none."""
+    yield path, "none" if values is None else "set"
+    yield from _flat_values(path, values or {})
 
 
 def _dotted(path: Names) -> str:

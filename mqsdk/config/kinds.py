@@ -89,6 +89,25 @@ def duration(low: float, high: float, *, none: bool = False) -> BeforeValidator:
     return _kind(check)
 
 
+def rate(high: float) -> BeforeValidator:
+    """Events per second up to `high`, from a text such as `200/s`. `none` and `null` mean no limit."""
+
+    def check(value: Any) -> float | None:
+        if value in (None, "none"):
+            return None
+        found = units.per_second(value)
+        if found > high:
+            raise ValueError(f"must be a rate of at most {high:,.0f}/s")
+        return found
+
+    return _kind(check)
+
+
+def optional_block() -> BeforeValidator:
+    """`none` in place of a mapping: what a weaker place gives does not hold here."""
+    return _kind(lambda value: None if value == "none" else value)
+
+
 def size(low: int, high: int) -> BeforeValidator:
     """Bytes within the bounds."""
 

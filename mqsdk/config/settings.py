@@ -133,6 +133,17 @@ class InFlightKeys(Block):
     bytes: Annotated[int, kinds.size(1024, 4096 * _MIB)] = live(64 * _MIB, "bytes held at once per consumer", "size")
 
 
+class BreakerKeys(Block):
+    """Pauses a consumer whose attempts fail. Off unless the block is given; {} takes these values, none takes it away."""
+
+    failures: Annotated[float, kinds.number(0.01, 1)] = live(
+        0.9, "only with a `breaker` block: share of failed attempts in the window that opens it"
+    )
+    min: Annotated[int, kinds.whole(1, 1_000_000)] = live(20, "attempts in the window without which it stays closed")
+    window: Annotated[float, kinds.duration(0.1, _DAY)] = live(30.0, "how long an attempt counts", "duration")
+    probe: Annotated[float, kinds.duration(0.1, _DAY)] = live(10.0, "while open, wait before one message is tried", "duration")
+
+
 class ConsumerKeys(Block):
     """Settings of consumers; in `defaults` for all, in `consumers` for a pair of topic and group."""
 
@@ -143,6 +154,10 @@ class ConsumerKeys(Block):
     retry: RetryKeys = block(RetryKeys)
     paused: Flag = live(False, "true: fetch nothing, keep the place")
     in_flight: InFlightKeys = block(InFlightKeys)
+    rate: Annotated[float | None, kinds.rate(1_000_000)] = live(
+        None, "messages that may start, per consumer and process: 200/s, 30/m, 5/h; none: any number"
+    )
+    breaker: Annotated[BreakerKeys | None, kinds.optional_block()] = Field(None)
 
 
 _PATTERNS = kinds.text(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}", "a topic name, `*` for any run of characters")

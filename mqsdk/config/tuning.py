@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.model import literal_length, pattern
 from mqsdk.core.actions import Tuning
+from mqsdk.core.breaker import BreakerPolicy
 from mqsdk.core.retry import Backoff, RetryPolicy
 
 if TYPE_CHECKING:
@@ -18,15 +20,16 @@ def resolve(configuration: Configuration, topic: str, group: str, declared: Mapp
 
     declared: what the decorator was given explicitly, by the names of Tuning: `concurrency`, `timeout_s`, `retry` (a RetryPolicy).
     Each key is decided by itself. Of `retry` also each sub-key, so `retry: {attempts: 3}` in the file leaves the decorator's backoff;
-    a policy in the decorator counts as given whole.
+    a policy in the decorator counts as given whole. Of `breaker` each sub-key too; `breaker: none` takes a weaker one away.
     """
     layers = (configuration.defaults, declared, rule_values(configuration, f"{topic}/{group}"))
     chosen: dict[str, Any] = {}
-    policy = RetryPolicy()
+    policy, breaker = RetryPolicy(), None
     for layer in layers:
-        chosen.update({name: value for name, value in layer.items() if name != "retry"})
+        chosen.update({name: value for name, value in layer.items() if name not in ("retry", "breaker")})
         policy = merged_policy(policy, layer.get("retry"))
-    return Tuning(**chosen, retry=policy, stuck_after_s=configuration.no_progress_s, version=configuration.version)
+        breaker = merged_breaker(breaker, layer["breaker"]) if "breaker" in layer else breaker
+    return Tuning(**chosen, retry=policy, breaker=breaker, stuck_after_s=configuration.no_progress_s, version=configuration.version)
 
 
 def rule_values(configuration: Configuration, pair: str) -> Mapping[str, Any]:
@@ -34,6 +37,11 @@ def rule_values(configuration: Configuration, pair: str) -> Mapping[str, Any]:
     matching = [rule for rule in configuration.consumers if pattern(rule.pattern).fullmatch(pair)]
     best = max(matching, key=lambda rule: literal_length(rule.pattern), default=None)
     return best.values if best is not None else {}
+
+
+def merged_breaker(policy: BreakerPolicy | None, given: Mapping[str, Any] | None) -> BreakerPolicy | None:
+    """`policy` with the file's sub-keys over it; None takes it away."""
+    return None if given is None else replace(policy or BreakerPolicy(), **given)
 
 
 def merged_policy(policy: RetryPolicy, given: RetryPolicy | Mapping[str, Any] | None) -> RetryPolicy:

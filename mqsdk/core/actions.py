@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from mqsdk.core.breaker import BreakerPolicy
 from mqsdk.core.retry import RetryPolicy
 from mqsdk.events import Event
 from mqsdk.message import Origin
@@ -61,7 +62,10 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What may change while it runs. Times in seconds, None = no timeout. `version` is the configuration's."""
+    """What may change while it runs. Times in seconds, None = no timeout. `version` is the configuration's.
+
+    rate_per_s: messages that may start per second, None = any number. breaker: None = none.
+    """
 
     concurrency: int = 8
     timeout_s: float | None = 300.0
@@ -73,6 +77,8 @@ class Tuning:
     span_bytes: int = 64 * 1024 * 1024
     span_age_s: float = 600.0
     stuck_after_s: float = 120.0
+    rate_per_s: float | None = None
+    breaker: BreakerPolicy | None = None
     version: int = 1
 
 
@@ -179,6 +185,10 @@ class Cancel(NamedTuple):
     record: Record
 
 
+class Recall(NamedTuple):
+    """Of all jobs that are out, start nothing more: what has not started comes back as skipped. Jobs given out later are not meant."""
+
+
 class Settle(NamedTuple):
     progress: Progress
 
@@ -215,4 +225,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Settle | Credit | Copy | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Report | Drained

@@ -105,10 +105,12 @@ class Machine:
         for due, ownership, subject in self._desk.timers.take(now):
             due(now, ownership, subject)
         self._leave_when_done(now)
+        if self._starter.limits.has_opened():
+            self._recall(now)
         self._starter.start(now)
         self._settling.tick(now)
         self._desk.actions += self._credits.refresh(now)
-        self._stall.check(now, self._owned.values())
+        self._stall.check(now, self._owned.values(), self._starter.is_held)
         self._drained_when_done(now)
         return self._desk.actions
 
@@ -118,13 +120,15 @@ class Machine:
 
     def due(self) -> float | None:
         """Monotonic time of the next timer, None without one: `feed(now, [])` then does what is due."""
-        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._stall.next(), self._drain_by)
+        starts_at = self._starter.limits.until
+        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._stall.next(), self._drain_by, starts_at)
         return None if self._is_over else min((moment for moment in moments if moment is not None), default=None)
 
     def view(self) -> MachineView:
         """A snapshot for people; any thread."""
         is_paused = self._paused or self._desk.tuning.paused
-        return view_of(list(self._owned.values()), self._desk.counters, self._settling.last_stored_at, is_paused, self._stall.is_stalled)
+        owned, breaker = list(self._owned.values()), self._starter.limits.breaker
+        return view_of(owned, self._desk.counters, self._settling.last_stored_at, is_paused, self._stall.is_stalled, breaker)
 
     # --- ownership --------------------------------------------------------------------------------------------------------------
 
@@ -210,6 +214,11 @@ class Machine:
         for job in self._suspects.withdraw(ownership):
             self._finished(now, Finished(job, (), job.records))
 
+    def _recall(self, now: float) -> None:
+        """The runtime was told to start nothing more of what is out; what waits to be written down first is not out yet."""
+        for ownership in list(self._owned.values()):
+            self._withdraw(now, ownership)
+
     def _forget(self, ownership: Ownership) -> None:
         ownership.gone = ownership.fenced = True
         del self._owned[ownership.partition]
@@ -259,7 +268,7 @@ class Machine:
     # --- jobs -------------------------------------------------------------------------------------------------------------------
 
     def _finished(self, now: float, event: Finished) -> None:
-        run = self._starter.finished(event)
+        run = self._starter.finished(now, event)
         if run is None:
             return
         ownership = run.ownership
@@ -292,7 +301,7 @@ class Machine:
         if run is None:
             return
         ownership = run.ownership
-        handled, records = (self._starter.taken_back(run, part) for part in (event.handled, event.records))
+        handled, records = self._starter.returned(now, run, event)
         if ownership.gone:
             self._desk.counters.orphaned += len(handled)
             self._free_orphans(now, run, [*handled, *records])
@@ -323,6 +332,7 @@ class Machine:
         if event.timed_out and not run.ownership.fenced:
             self._block(now, run.ownership, event.record)
         if event.timed_out:
+            self._starter.limits.overdue(now, event.job.token)
             self._desk.actions.append(Cancel(event.job, event.record))
 
     def _block(self, now: float, ownership: Ownership, record: Record) -> None:
@@ -339,6 +349,7 @@ class Machine:
     def _retuned(self, now: float, event: Retuned) -> None:
         self._desk.tuning = accept(event.tuning)
         self._credits.retune(event.tuning)
+        self._starter.limits.retune(now)
         self._apply_pause()
         for ownership in self._owned.values():
             self._touch(now, ownership)

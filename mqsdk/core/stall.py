@@ -22,11 +22,11 @@ class StallGuard:
     def is_stalled(self) -> bool:
         return self._reported
 
-    def check(self, now: float, owned: Iterable[Ownership]) -> None:
-        """Called with every feed."""
+    def check(self, now: float, owned: Iterable[Ownership], is_held: bool) -> None:
+        """Called with every feed. is_held: nothing runs, because a limit says wait."""
         counters = self._desk.counters
         ended = counters.handled + counters.dead_lettered + counters.dropped + counters.failed
-        if ended != self._ended or self._desk.is_stopped or not any(ownership.account.records for ownership in owned):
+        if ended != self._ended or self._desk.is_stopped or is_held or not any(ownership.account.records for ownership in owned):
             self._ended, self._since, self._reported = ended, None, False
         elif self._since is None:
             self._since = now

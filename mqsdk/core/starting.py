@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from mqsdk.core.actions import Finished, Job
+from mqsdk.core.actions import Finished, Job, Returned
 from mqsdk.core.desk import Desk
 from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.lanes import Lanes
+from mqsdk.core.limits import Limits
 from mqsdk.core.partition import Ownership
 from mqsdk.core.sizing import FIRST, JobSize
 from mqsdk.core.suspects import Suspects
@@ -47,6 +48,7 @@ class Starter:
         self._running: dict[int, RunningJob] = {}
         self._turn: deque[Ownership] = deque()
         self._alone = False  # something runs, or waits to run, with nothing beside it
+        self.limits = Limits(desk)
         self.exclusion = Exclusion(desk.spec, self._offer_first)
 
     # --- what runs --------------------------------------------------------------------------------------------------------------
@@ -54,18 +56,27 @@ class Starter:
     def find(self, job: Job) -> RunningJob | None:
         return self._running.get(job.token)
 
-    def finished(self, event: Finished) -> RunningJob | None:
+    def finished(self, now: float, event: Finished) -> RunningJob | None:
         """Take a job out of what runs; None when it is not known (any more)."""
         run = self._running.pop(event.job.token, None)
         if run is not None:
             run.ownership.running -= 1
             run.ownership.started.difference_update([record.position for record in run.job.records])
-            self._size.observe(len(run.records) - len(event.skipped), event.elapsed_s)
+            ran = len(run.records) - len(event.skipped)
+            self._size.observe(ran, event.elapsed_s)
+            if self.limits.is_on:
+                self.limits.ended(now, event.job.token, ran, event.failures, len(event.skipped))
             self.exclusion.ended(run.job.partition, run.records)
         return run
 
-    def taken_back(self, run: RunningJob, records: Sequence[Record]) -> list[Record]:
-        """These records of a running job run no more; those of them that were expected until now."""
+    def returned(self, now: float, run: RunningJob, event: Returned) -> tuple[list[Record], list[Record]]:
+        """Records of a running job run no more; those that were expected until now: (handled, never started)."""
+        handled, records = self._taken_back(run, event.handled), self._taken_back(run, event.records)
+        if self.limits.is_on:
+            self.limits.ended(now, event.job.token, len(handled), (), len(records))
+        return handled, records
+
+    def _taken_back(self, run: RunningJob, records: Sequence[Record]) -> list[Record]:
         found = run.remove(records)
         run.ownership.started.difference_update([record.position for record in found])
         self.exclusion.ended(run.job.partition, found)
@@ -77,6 +88,11 @@ class Starter:
 
     def __len__(self) -> int:
         return len(self._running)
+
+    @property
+    def is_held(self) -> bool:
+        """Nothing runs, because a limit says wait."""
+        return self.limits.until is not None and not self._running
 
     # --- what starts ------------------------------------------------------------------------------------------------------------
 
@@ -95,21 +111,25 @@ class Starter:
             self._turn.appendleft(ownership)
 
     def start(self, now: float) -> None:
-        """Give out jobs until enough are out or nothing is ready."""
+        """Give out jobs until enough are out, nothing is ready, or a limit says wait."""
+        limits = self.limits
+        limits.until = None
         if self._desk.is_stopped:
             return
         if self._alone and self._running:
             return
         self._alone = False
         tuning, turn = self._desk.tuning, self._turn
-        free = tuning.concurrency * JOBS_PER_WORKER - len(self._running)
+        free = tuning.concurrency * (1 if limits.has_rate else JOBS_PER_WORKER) - len(self._running)
         ready = sum(ownership.queue.ready for ownership in turn)
         while free > 0 and turn and not self._alone:
+            if limits.is_on and not limits.admits(now):
+                return
             ownership = turn[0]
             before = ownership.queue.ready
             job = self._next(now, ownership, ready) if ownership.may_start(now) else None
-            if job is None and self._alone:
-                return  # when nothing runs any more it is the first
+            if job is None and (self._alone or limits.until is not None):
+                return  # when nothing runs any more, or its moment has come, it is the first
             if job is None:
                 turn.popleft()
                 ownership.listed = False
@@ -117,21 +137,29 @@ class Starter:
             turn.rotate(-1)
             free -= 1
             ready -= before - ownership.queue.ready
+            if limits.is_on:
+                limits.started(now, job)
             self._running[job.token] = RunningJob(job, ownership)
             self.exclusion.started(job.partition, job.records)
             ownership.running += 1
             self._suspects.start(ownership, job)
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
-        queue, batch = ownership.queue, self._desk.spec.batch
+        queue, is_trying = ownership.queue, self.limits.is_trying
+        # A probe may cost an attempt: not always the same message's, as long as there are others.
+        if is_trying and queue.ready and (job := self._next_new(now, ownership, ready)) is not None:
+            return job
         record = queue.take_again()
         if record is not None:
             return self._next_again(ownership, record)
-        if not queue.ready:
-            return None
+        return self._next_new(now, ownership, ready) if queue.ready and not is_trying else None
+
+    def _next_new(self, now: float, ownership: Ownership, ready: int) -> Job | None:
+        queue, batch, limits = ownership.queue, self._desk.spec.batch, self.limits
         if batch is not None:
-            return self._next_batch(now, ownership, batch)
+            return self._next_batch(now, ownership, 1 if limits.is_trying else batch)
         size, starts = self._size.next(ready, self._desk.tuning.concurrency)
+        size = min(size, limits.most)
         if ownership.is_suspect:
             size = min(size, FIRST)  # the fewer are blamed, the sooner the guilty one is known
         return self._job(ownership, queue.take(size, starts), 1)
@@ -155,6 +183,8 @@ class Starter:
                 self._desk.timers.at(ownership.fill_at, self._filled, ownership)
             if now < ownership.fill_at:
                 return None
+        if self.limits.has_rate and not self.limits.admits_batch(now, queue.available(batch)):
+            return None
         ownership.fill_at = None
         return self._job(ownership, queue.take(batch, batch), 1)
 

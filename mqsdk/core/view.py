@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mqsdk.core.breaker import BreakerState
 from mqsdk.core.desk import Counters
 from mqsdk.core.partition import Ownership
 from mqsdk.spi.events import Partition
@@ -30,7 +31,7 @@ class MachineView(NamedTuple):
     """One consumer at one moment.
 
     records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.
-    stalled: something is in flight, and nothing has ended for `no_progress`.
+    breaker: its state, None without one. stalled: something is in flight, and nothing has ended for `no_progress`.
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
     redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
@@ -43,6 +44,7 @@ class MachineView(NamedTuple):
     waiting: int
     paused: bool
     stalled: bool
+    breaker: BreakerState | None
     last_settled_at: float | None
     handled: int
     failed: int
@@ -54,7 +56,14 @@ class MachineView(NamedTuple):
     gap: int
 
 
-def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: float | None, paused: bool, stalled: bool) -> MachineView:
+def view_of(
+    owned: Sequence[Ownership],
+    counters: Counters,
+    last_settled_at: float | None,
+    paused: bool,
+    stalled: bool,
+    breaker: BreakerState | None,
+) -> MachineView:
     """The view of these ownerships."""
     partitions = tuple(sorted((_partition(ownership) for ownership in owned), key=lambda one: one.partition))
     return MachineView(
@@ -64,6 +73,7 @@ def view_of(owned: Sequence[Ownership], counters: Counters, last_settled_at: flo
         waiting=sum(one.waiting for one in partitions),
         paused=paused,
         stalled=stalled,
+        breaker=breaker,
         last_settled_at=last_settled_at,
         handled=counters.handled,
         failed=counters.failed,

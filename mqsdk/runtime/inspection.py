@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from mqsdk.core.breaker import BreakerState
 from mqsdk.names import RETRIES, composed
 from mqsdk.spi import Admin, BackendHealth, PartitionProgress
 
@@ -20,7 +21,10 @@ class Oldest(NamedTuple):
 
 
 class ConsumerInfo(NamedTuple):
-    """One consumer of this process. in_flight: messages received and not finished. lag: messages of the whole group, None if unknown."""
+    """One consumer of this process. in_flight: messages received and not finished. lag: messages of the whole group, None if unknown.
+
+    rate: messages that may start per second, None without a limit. breaker: its state, None without one.
+    """
 
     topic: str
     group: str
@@ -37,6 +41,8 @@ class ConsumerInfo(NamedTuple):
     handled: int
     failed: int
     dead_lettered: int
+    rate: float | None = None
+    breaker: BreakerState | None = None
 
 
 class Lag(NamedTuple):

@@ -22,6 +22,7 @@ from mqsdk.core.actions import (
     Fence,
     Finished,
     Pause,
+    Recall,
     Report,
     Retuned,
     Run,
@@ -34,6 +35,7 @@ from mqsdk.errors import BackendError, MqError
 from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
 from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.gates import recalled
 from mqsdk.runtime.observe import log_ownership
 from mqsdk.runtime.workers import Gate, Task, Workers
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
@@ -309,6 +311,8 @@ class ConsumerLoop:
                 self._gates.pop((action.partition, action.epoch), None)
         elif isinstance(action, Cancel):
             self._workers.cancel_record(action.job, action.record)
+        elif isinstance(action, Recall):
+            self._gates = recalled(self._gates)
         elif isinstance(action, Copy):
             self._copy(action)
         elif isinstance(action, Report):

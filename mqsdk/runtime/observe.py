@@ -88,6 +88,18 @@ def _stalled(event: events.Stalled) -> None:
     WATCHDOG.error("%s/%s: backlog waits and nothing was settled for %.3g s", event.topic, event.group, event.seconds, extra=_about(event))
 
 
+def _breaker(event: events.BreakerChanged) -> None:
+    name = f"{event.topic}/{event.group}"
+    if event.state == "open":
+        CONSUMER.error(
+            "%s: the breaker is open, nothing starts: %d of %d attempts failed; one message is tried in %.3g s",
+            name, event.failed, event.attempts, event.probe_s, extra=_about(event),
+        )  # fmt: skip
+    else:
+        what = "tries one message" if event.state == "probing" else "is closed, messages start again"
+        CONSUMER.warning("%s: the breaker %s", name, what, extra=_about(event))
+
+
 def log_ownership(changes: Sequence[events.OwnershipChanged]) -> None:
     """One line for all that came together, per topic and kind of change: `orders/billing: partitions 0-3,7 assigned`."""
     together: dict[tuple[str, str, str], list[int]] = {}
@@ -130,6 +142,7 @@ _WRITERS: dict[type[Event], Any] = {
     events.Stuck: _stuck,
     events.SpanExceeded: _span,
     events.Stalled: _stalled,
+    events.BreakerChanged: _breaker,
     events.OwnershipChanged: _ownership,
     events.LinkChanged: _link,
 }

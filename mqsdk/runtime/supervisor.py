@@ -313,6 +313,8 @@ class Supervisor:
             handled=view.handled,
             failed=view.failed,
             dead_lettered=view.dead_lettered,
+            rate=tuning.rate_per_s,
+            breaker=view.breaker,
         )
 
     def _state(self, loop: ConsumerLoop) -> State:
@@ -354,6 +356,8 @@ class Supervisor:
         failed = self.clusters.failures()
         found |= {name: BackendHealth(ok=False) for name in failed}
         problems += [f"cluster {name} could not be opened: {what}" for name, what in failed.items()]
+        names = [declared.name for declared, loop in self.loops if loop.view().breaker not in (None, "closed")]
+        problems += [f"the breaker of consumer {name} is open: its attempts fail, and one message at a time is tried" for name in names]
         problems += [] if running else ["no consumers are running"]
         return Health(live=True, ready=ready, clusters=found, problems=tuple(problems))
 
