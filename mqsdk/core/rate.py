@@ -12,6 +12,8 @@ import math
 BURST_S = 0.1
 # A consumer that waits for tokens alone is woken for so much of them at once, so that a high rate costs no wake-up per message.
 STEP_S = 0.01
+# A token that is there but for the rounding of floats is there.
+ROUNDING = 1e-6
 
 
 class Bucket:
@@ -41,7 +43,7 @@ class Bucket:
         if now < self.moment(1):
             return 0
         missing = max(0.0, self._full_at - now) / self._gap_s
-        return max(1, self.burst - math.ceil(missing))
+        return max(1, self.burst - math.ceil(missing - ROUNDING))
 
     def take(self, now: float, count: int) -> None:
         self._full_at = max(self._full_at, now) + count * self._gap_s

@@ -123,7 +123,7 @@ class Starter:
         free = tuning.concurrency * (1 if limits.has_rate else JOBS_PER_WORKER) - len(self._running)
         ready = sum(ownership.queue.ready for ownership in turn)
         while free > 0 and turn and not self._alone:
-            if limits.is_on and not limits.admits(now):
+            if limits.is_on and not self._admits(now):
                 return
             ownership = turn[0]
             before = ownership.queue.ready
@@ -143,6 +143,13 @@ class Starter:
             self.exclusion.started(job.partition, job.records)
             ownership.running += 1
             self._suspects.start(ownership, job)
+
+    def _admits(self, now: float) -> bool:
+        """Whether a limit lets something start. Without anything that is ready none is asked, so that nobody waits for its moment."""
+        turn = self._turn
+        while turn and not (turn[0].queue.ready or turn[0].queue.again):
+            turn.popleft().listed = False
+        return bool(turn) and self.limits.admits(now)
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
         queue, is_trying = ownership.queue, self.limits.is_trying
