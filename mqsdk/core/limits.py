@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mqsdk.core.actions import Failure, Job, Recall
+from mqsdk.core.actions import Failure, Job
 from mqsdk.core.breaker import Breaker, BreakerState
 from mqsdk.core.desk import Desk
 from mqsdk.core.rate import Bucket
@@ -19,7 +19,8 @@ MANY = 1 << 62
 class Limits:
     """is_on: there is a rate or a breaker. until: what is ready waits for this moment (monotonic seconds), None: for no moment.
 
-    most: how many records the next job may have at most. is_trying: the next job is a probe.
+    most: how many records the next job may have at most. is_trying: the next job is a probe. has_opened: the breaker has just opened, and
+    what was given out is to be taken back; the machine sets it to False.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -27,7 +28,7 @@ class Limits:
         self._bucket: Bucket | None = None
         self._rate: float | None = None
         self._breaker: Breaker | None = None
-        self._has_opened = False
+        self.has_opened = False
         self.is_on = False
         self.until: float | None = None
         self.most = MANY
@@ -122,13 +123,7 @@ class Limits:
             return
         self._report(breaker.state, breaker.failed, breaker.attempts)
         if breaker.state == "open":
-            self._has_opened = True
-            self._desk.actions.append(Recall())
-
-    def has_opened(self) -> bool:
-        """Whether the breaker opened since the last call: what was given out and has not started is taken back."""
-        opened, self._has_opened = self._has_opened, False
-        return opened
+            self.has_opened = True
 
     def _report(self, state: BreakerState, failed: int, attempts: int) -> None:
         spec, policy = self._desk.spec, self._desk.tuning.breaker

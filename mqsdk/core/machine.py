@@ -23,6 +23,7 @@ from mqsdk.core.actions import (
     Finished,
     Overdue,
     Pause,
+    Recall,
     Retuned,
     Returned,
     Spec,
@@ -33,6 +34,7 @@ from mqsdk.core.credit import Credits
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
 from mqsdk.core.lanes import Lanes
+from mqsdk.core.limits import Limits
 from mqsdk.core.partition import Ownership
 from mqsdk.core.settling import Settling
 from mqsdk.core.span import SpanGuard
@@ -65,7 +67,8 @@ class Machine:
         self._owned: dict[Partition, Ownership] = {}
         self._credits = Credits(tuning)
         self._suspects = Suspects(self._desk)
-        self._starter = Starter(self._desk, self._suspects)
+        self._limits = Limits(self._desk)
+        self._starter = Starter(self._desk, self._suspects, self._limits)
         self._settling = Settling(self._desk, self._suspects, self._end_lost)
         self._failing = Failing(self._desk, self._touch)
         self._stall = StallGuard(self._desk)
@@ -105,12 +108,12 @@ class Machine:
         for due, ownership, subject in self._desk.timers.take(now):
             due(now, ownership, subject)
         self._leave_when_done(now)
-        if self._starter.limits.has_opened():
+        if self._limits.has_opened:
             self._recall(now)
         self._starter.start(now)
         self._settling.tick(now)
         self._desk.actions += self._credits.refresh(now)
-        self._stall.check(now, self._owned.values(), self._starter.is_held)
+        self._stall.check(now, self._owned.values(), self._limits.until is not None and not len(self._starter))
         self._drained_when_done(now)
         return self._desk.actions
 
@@ -120,15 +123,15 @@ class Machine:
 
     def due(self) -> float | None:
         """Monotonic time of the next timer, None without one: `feed(now, [])` then does what is due."""
-        starts_at = self._starter.limits.until
-        moments = (self._desk.timers.next(), self._settling.next(), self._credits.next(), self._stall.next(), self._drain_by, starts_at)
+        desk, until = self._desk, self._limits.until
+        moments = (desk.timers.next(), self._settling.next(), self._credits.next(), self._stall.next(), self._drain_by, until)
         return None if self._is_over else min((moment for moment in moments if moment is not None), default=None)
 
     def view(self) -> MachineView:
         """A snapshot for people; any thread."""
         is_paused = self._paused or self._desk.tuning.paused
-        owned, breaker = list(self._owned.values()), self._starter.limits.breaker
-        return view_of(owned, self._desk.counters, self._settling.last_stored_at, is_paused, self._stall.is_stalled, breaker)
+        owned, stored_at = list(self._owned.values()), self._settling.last_stored_at
+        return view_of(owned, self._desk.counters, stored_at, is_paused, self._stall.is_stalled, self._limits.breaker)
 
     # --- ownership --------------------------------------------------------------------------------------------------------------
 
@@ -215,7 +218,9 @@ class Machine:
             self._finished(now, Finished(job, (), job.records))
 
     def _recall(self, now: float) -> None:
-        """The runtime was told to start nothing more of what is out; what waits to be written down first is not out yet."""
+        """The breaker opened. The runtime is told to start nothing more of what is out; what is still written down is not out yet."""
+        self._limits.has_opened = False
+        self._desk.actions.append(Recall())
         for ownership in list(self._owned.values()):
             self._withdraw(now, ownership)
 
@@ -332,7 +337,7 @@ class Machine:
         if event.timed_out and not run.ownership.fenced:
             self._block(now, run.ownership, event.record)
         if event.timed_out:
-            self._starter.limits.overdue(now, event.job.token)
+            self._limits.overdue(now, event.job.token)
             self._desk.actions.append(Cancel(event.job, event.record))
 
     def _block(self, now: float, ownership: Ownership, record: Record) -> None:
@@ -349,7 +354,7 @@ class Machine:
     def _retuned(self, now: float, event: Retuned) -> None:
         self._desk.tuning = accept(event.tuning)
         self._credits.retune(event.tuning)
-        self._starter.limits.retune(now)
+        self._limits.retune(now)
         self._apply_pause()
         for ownership in self._owned.values():
             self._touch(now, ownership)

@@ -41,14 +41,14 @@ class RunningJob:
 class Starter:
     """Gives out jobs, a fair turn for each partition."""
 
-    def __init__(self, desk: Desk, suspects: Suspects) -> None:
+    def __init__(self, desk: Desk, suspects: Suspects, limits: Limits) -> None:
         self._desk = desk
         self._suspects = suspects
         self._size = JobSize(desk.spec.is_async)
         self._running: dict[int, RunningJob] = {}
         self._turn: deque[Ownership] = deque()
         self._alone = False  # something runs, or waits to run, with nothing beside it
-        self.limits = Limits(desk)
+        self._limits = limits
         self.exclusion = Exclusion(desk.spec, self._offer_first)
 
     # --- what runs --------------------------------------------------------------------------------------------------------------
@@ -64,16 +64,16 @@ class Starter:
             run.ownership.started.difference_update([record.position for record in run.job.records])
             ran = len(run.records) - len(event.skipped)
             self._size.observe(ran, event.elapsed_s)
-            if self.limits.is_on:
-                self.limits.ended(now, event.job.token, ran, event.failures, len(event.skipped))
+            if self._limits.is_on:
+                self._limits.ended(now, event.job.token, ran, event.failures, len(event.skipped))
             self.exclusion.ended(run.job.partition, run.records)
         return run
 
     def returned(self, now: float, run: RunningJob, event: Returned) -> tuple[list[Record], list[Record]]:
         """Records of a running job run no more; those that were expected until now: (handled, never started)."""
         handled, records = self._taken_back(run, event.handled), self._taken_back(run, event.records)
-        if self.limits.is_on:
-            self.limits.ended(now, event.job.token, len(handled), (), len(records))
+        if self._limits.is_on:
+            self._limits.ended(now, event.job.token, len(handled), (), len(records))
         return handled, records
 
     def _taken_back(self, run: RunningJob, records: Sequence[Record]) -> list[Record]:
@@ -88,11 +88,6 @@ class Starter:
 
     def __len__(self) -> int:
         return len(self._running)
-
-    @property
-    def is_held(self) -> bool:
-        """Nothing runs, because a limit says wait."""
-        return self.limits.until is not None and not self._running
 
     # --- what starts ------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +107,7 @@ class Starter:
 
     def start(self, now: float) -> None:
         """Give out jobs until enough are out, nothing is ready, or a limit says wait."""
-        limits = self.limits
+        limits = self._limits
         limits.until = None
         if self._desk.is_stopped:
             return
@@ -149,10 +144,10 @@ class Starter:
         turn = self._turn
         while turn and not (turn[0].queue.ready or turn[0].queue.again):
             turn.popleft().listed = False
-        return bool(turn) and self.limits.admits(now)
+        return bool(turn) and self._limits.admits(now)
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
-        queue, is_trying = ownership.queue, self.limits.is_trying
+        queue, is_trying = ownership.queue, self._limits.is_trying
         # A probe may cost an attempt: not always the same message's, as long as there are others.
         if is_trying and queue.ready and (job := self._next_new(now, ownership, ready)) is not None:
             return job
@@ -162,7 +157,7 @@ class Starter:
         return self._next_new(now, ownership, ready) if queue.ready and not is_trying else None
 
     def _next_new(self, now: float, ownership: Ownership, ready: int) -> Job | None:
-        queue, batch, limits = ownership.queue, self._desk.spec.batch, self.limits
+        queue, batch, limits = ownership.queue, self._desk.spec.batch, self._limits
         if batch is not None:
             return self._next_batch(now, ownership, 1 if limits.is_trying else batch)
         size, starts = self._size.next(ready, self._desk.tuning.concurrency)
@@ -190,7 +185,7 @@ class Starter:
                 self._desk.timers.at(ownership.fill_at, self._filled, ownership)
             if now < ownership.fill_at:
                 return None
-        if self.limits.has_rate and not self.limits.admits_batch(now, queue.available(batch)):
+        if self._limits.has_rate and not self._limits.admits_batch(now, queue.available(batch)):
             return None
         ownership.fill_at = None
         return self._job(ownership, queue.take(batch, batch), 1)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
-from mqsdk.events import Dropped, GapSeen
+from mqsdk.events import BreakerChanged, Dropped, GapSeen
 from mqsdk.spi import events as spi
-from tests.core.world import BASE_S, MAX_S, Broken, World
+from tests.core.broken import Broken
+from tests.core.limit_model import LimitModel
+from tests.core.world import BASE_S, MAX_S, World
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Task:
     skipped: list[spi.Record] = field(default_factory=list)
     handled: list[spi.Record] = field(default_factory=list)
     began: float = 0.0
+    is_recalled: bool = False
 
 
 class Simulation(World):
@@ -40,6 +43,7 @@ class Simulation(World):
         self.tasks: list[Task] = []
         self.waiting: deque[Task] = deque()
         self.machine = Machine(self.spec, self.tuning, self.rng)
+        self.limit_model = LimitModel(self.tuning)
 
     # --- workers ----------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +62,7 @@ class Simulation(World):
             for _ in records:
                 task.queue.popleft()
             is_failing = self.spec.ordered and any(record.key == records[0].key for record, _ in task.failures)
-            if is_failing or not self.gates.get((self.index(job.partition), job.origin.epoch)):
+            if is_failing or task.is_recalled or not self.gates.get((self.index(job.partition), job.origin.epoch)):
                 task.skipped += records
                 continue
             for record in records:
@@ -74,6 +78,7 @@ class Simulation(World):
         self._begin()
 
     def _started(self, job: act.Job, record: spi.Record) -> None:
+        self.limit_model.started(job)
         number, epoch = self.index(job.partition), job.origin.epoch
         where, cursor = (number, record.position), self.cursors[number]
         if (number, epoch, record.position, self.process) in self.ok:
@@ -137,6 +142,7 @@ class Simulation(World):
 
     def _feed(self) -> None:
         events, self.inbox = self.inbox, []
+        self.limit_model.fed(self.now, events)
         for action in self.machine.feed(self.now, events):
             self._perform(action)
         if self.drain_by is not None and self.drained is None and self.now > self.drain_by:
@@ -158,7 +164,13 @@ class Simulation(World):
             job, number = action.job, self.index(action.job.partition)
             if self.drain_by is not None or not self.gates.get((number, job.origin.epoch)):
                 raise Broken("a job is given out after drain began or under an ownership that is over")
+            self.limit_model.given(job)
             self.waiting.append(Task(job, deque(job.records), self.process))
+        elif isinstance(action, act.Recall):
+            for task in (*self.tasks, *self.waiting):
+                task.is_recalled = True
+        elif isinstance(action, act.Report) and isinstance(action.event, BreakerChanged):
+            self.limit_model.reported(action.event)
         elif isinstance(action, act.Fence):
             number = self.index(action.partition)
             self.gates[number, action.epoch] = False

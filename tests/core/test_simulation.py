@@ -12,16 +12,19 @@ import pytest
 from mqsdk.core import actions as act
 from mqsdk.core import lanes, partition, sparse, starting
 from mqsdk.core.attempts import Attempt
+from mqsdk.core.breaker import Breaker
 from mqsdk.core.credit import Account, Credits
 from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.failing import Failing
+from mqsdk.core.limits import Limits
 from mqsdk.core.machine import Machine
 from mqsdk.core.partition import Ownership
+from mqsdk.core.rate import Bucket
 from mqsdk.core.retry import Backoff
 from mqsdk.core.watermark import Watermark
 from mqsdk.spi import events as spi
+from tests.core.broken import Broken
 from tests.core.simulation import run
-from tests.core.world import Broken
 
 SEEDS = 1000
 
@@ -222,8 +225,71 @@ def lenient(ended: Any) -> Any:
     return wrapper
 
 
+def retries_are_free(patch: pytest.MonkeyPatch) -> None:
+    original = Limits.started
+
+    def started(self: Limits, now: float, job: act.Job) -> None:
+        original(self, now, job)
+        if self._bucket is not None and job.attempt > 1:
+            self._bucket.give_back(len(job.records))
+
+    patch.setattr(Limits, "started", started)
+
+
+def a_batch_counts_as_one_message(patch: pytest.MonkeyPatch) -> None:
+    original = Bucket.take
+    patch.setattr(Bucket, "take", lambda self, now, count: original(self, now, min(count, 1)))
+
+
+def an_idle_time_is_kept_without_bound(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Bucket, now: float, count: int) -> None:
+        self._full_at = max(self._full_at, 0.0) + count * self._gap_s
+
+    patch.setattr(Bucket, "take", take)
+    patch.setattr(Bucket, "available", lambda self, now: int(self.burst + (now - max(self._full_at, 0.0)) / self._gap_s))
+
+
+def nobody_wakes_for_the_next_token(patch: pytest.MonkeyPatch) -> None:
+    original = Limits.admits
+
+    def admits(self: Limits, now: float) -> bool:
+        is_admitted = original(self, now)
+        self.until = None
+        return is_admitted
+
+    patch.setattr(Limits, "admits", admits)
+
+
+def an_open_breaker_lets_the_queue_go_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Breaker, "moment", lambda self: 0.0)
+
+
+def an_open_breaker_takes_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    original = Machine._recall
+
+    def recall(self: Machine, now: float) -> None:
+        original(self, now)
+        self._desk.actions[:] = [action for action in self._desk.actions if not isinstance(action, act.Recall)]
+
+    patch.setattr(Machine, "_recall", recall)
+
+
+def a_probe_that_says_nothing_is_waited_for_without_end(patch: pytest.MonkeyPatch) -> None:
+    original = Breaker.ended
+
+    def ended(self: Breaker, now: float, token: int, attempts: int, failed: int) -> bool:
+        return attempts > 0 and original(self, now, token, attempts, failed)
+
+    patch.setattr(Breaker, "ended", ended)
+
+
 MUTANTS = [
+    a_batch_counts_as_one_message,
     a_gap_is_an_empty_poll,
+    a_probe_that_says_nothing_is_waited_for_without_end,
+    an_idle_time_is_kept_without_bound,
+    an_open_breaker_lets_the_queue_go_on,
+    an_open_breaker_takes_nothing_back,
     a_drain_starts_what_is_queued,
     a_revoke_settles_what_still_runs,
     batches_of_an_old_epoch_count,
@@ -235,9 +301,11 @@ MUTANTS = [
     keys_of_running_handlers_are_free_after_a_loss,
     keys_of_the_retry_topic_run_beside_those_of_the_topic,
     no_lanes,
+    nobody_wakes_for_the_next_token,
     paused_for_ever,
     results_of_an_old_epoch_count,
     retries_do_not_wait,
+    retries_are_free,
     retry_behind_later_messages,
     returned_records_count_as_handled,
     settle_before_the_copy_is_confirmed,

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from mqsdk.core import actions as act
 from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
+from tests.core import limit_model
+from tests.core.broken import Broken
 
 TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2
 RATES = ("fail", "poison", "reject", "slow", "settle", "copy", "stale", "ask")
 FAULTS = ("revoke", "lost", "crash", "pause", "retune", "renew", "drain", "gap")
-
-
-class Broken(AssertionError):
-    """A rule of the guarantees does not hold."""
 
 
 @dataclass
@@ -45,6 +43,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         rng = self.rng = Random(seed)
+        self.limits = Random(f"limits of {seed}")  # its own, so that other draws stay what they were
         self.rates = {name: rng.choice((0.0, 0.0, 0.05, 0.3)) for name in RATES}
         self.faults = [name for name in FAULTS if rng.random() < 0.4]
         self.spec = act.Spec(
@@ -55,7 +54,7 @@ class World:
         policy = RetryPolicy(attempts=rng.choice((1, 2, 4)), backoff=Backoff(BASE_S, max=MAX_S), on_exhausted=ended)
         self.tuning = act.Tuning(
             concurrency=rng.choice((1, 2, 4)), in_flight_records=rng.choice((1, 3, 8, 100)), span_records=rng.choice((5, 1000)),
-            retry=policy,
+            retry=policy, **limit_model.draw(self.limits),  # type: ignore[arg-type]
         )  # fmt: skip
         self.now = 0.0
         self.heap: list[tuple[float, float, Callable[[], None]]] = []
@@ -257,8 +256,10 @@ class World:
         self.after(self.rng.random() * 0.3, lambda: self.inbox.append(act.Pause(False)))
 
     def _fault_retune(self) -> None:
-        values = {"concurrency": self.rng.choice((1, 3)), "in_flight_records": self.rng.choice((1, 5, 50))}
-        self.tuning = act.Tuning(retry=self.tuning.retry, span_records=self.tuning.span_records, **values)  # type: ignore[arg-type]
+        values: dict[str, object] = {"concurrency": self.rng.choice((1, 3)), "in_flight_records": self.rng.choice((1, 5, 50))}
+        if self.limits.random() < 0.5:
+            values |= limit_model.draw(self.limits)
+        self.tuning = replace(self.tuning, **values)  # type: ignore[arg-type]
         self.inbox.append(act.Retuned(self.tuning))
 
     def _fault_renew(self) -> None:
