@@ -31,7 +31,7 @@ class Limits:
         self.has_opened = False
         self.is_on = False
         self.until: float | None = None
-        self.most = MANY
+        self.most = self._most = MANY
         self.is_trying = False
         self.retune(0.0)
 
@@ -57,6 +57,8 @@ class Limits:
         else:
             breaker.retune(policy)
         self.is_on = self._bucket is not None or self._breaker is not None
+        # What fails is heard of when its job ends: with small jobs the breaker opens at about its minimum, not at a multiple of it.
+        self._most = MANY if policy is None else max(1, policy.minimum // self._desk.tuning.concurrency)
         self.most, self.is_trying = MANY, False
 
     def _retune_rate(self, now: float, rate: float | None) -> None:
@@ -72,7 +74,7 @@ class Limits:
 
     def admits(self, now: float) -> bool:
         """Whether a job may start now, and how large it may be (`most`). False: `until` says when to ask again."""
-        self.most, self.is_trying = MANY, False
+        self.most, self.is_trying = self._most, False
         breaker, bucket = self._breaker, self._bucket
         if breaker is not None and breaker.state != "closed":
             moment = breaker.moment()

@@ -13,7 +13,7 @@ BURST_S = 0.1
 # A consumer that waits for tokens alone is woken for so much of them at once, so that a high rate costs no wake-up per message.
 STEP_S = 0.01
 # A token that is there but for the rounding of floats is there.
-ROUNDING = 1e-6
+ROUNDING = 1e-7
 
 
 class Bucket:
@@ -36,7 +36,7 @@ class Bucket:
 
     def moment(self, count: int) -> float:
         """From when on `count` messages may start together."""
-        return self._full_at - (self.burst - min(count, self.burst)) * self._gap_s
+        return self._full_at - (self.burst - min(count, self.burst) + ROUNDING) * self._gap_s
 
     def available(self, now: float) -> int:
         """How many messages may start now, 0 before `moment(1)` and only then: who waits for a moment is not sent away again."""
