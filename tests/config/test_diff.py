@@ -50,6 +50,17 @@ def test_equal_configurations_have_no_changes(loaded: Load) -> None:
             "retry: {backoff: {base: 2s}}, concurrency: 3,",
             ['consumers."x.y/g".retry.backoff.base: (not set) -> 2s (live)'],
         ),
+        ("concurrency: 3,", "concurrency: 3, rate: 30/m,", ['consumers."x.y/g".rate: (not set) -> 30/m (live)']),
+        (
+            "concurrency: 3,",
+            "concurrency: 3, breaker: {window: 1m},",
+            [
+                'consumers."x.y/g".breaker: (not set) -> set (live)',
+                'consumers."x.y/g".breaker.window: (not set) -> 1m (live)',
+            ],
+        ),
+        ("concurrency: 3,", "concurrency: 3, breaker: {},", ['consumers."x.y/g".breaker: (not set) -> set (live)']),
+        ("concurrency: 3,", "concurrency: 3, breaker: none,", ['consumers."x.y/g".breaker: (not set) -> none (live)']),
         ("app: shop", "app: shop\ndrain: {timeout: 5s}", ["drain.timeout: 30s -> 5s (live)"]),
         ("app: shop", "app: store", ["app: shop -> store (restart)"]),
         ("app: shop", "app: shop\nenvironment: prod", ["environment:  -> prod (restart)"]),
@@ -112,7 +123,8 @@ def test_the_model_and_the_differences_agree_on_what_is_live() -> None:
     ("path", "reload"),
     [
         # The table of the contract, section 8, as far as this version has the keys.
-        *((f"{where}.{key}", "live") for where in ("defaults", "consumers.*") for key in ("concurrency", "timeout", "paused")),
+        *((f"{where}.{key}", "live") for where in ("defaults", "consumers.*") for key in ("concurrency", "timeout", "paused", "rate")),
+        *((f"defaults.breaker.{key}", "live") for key in ("failures", "min", "window", "probe")),
         *((f"defaults.retry.{key}", "live") for key in ("attempts", "on_exhausted", "dlq_follow_key")),
         *((f"defaults.retry.backoff.{key}", "live") for key in ("base", "factor", "max", "jitter")),
         ("defaults.in_flight.records", "live"),

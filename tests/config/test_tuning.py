@@ -6,7 +6,9 @@ import pytest
 
 from mqsdk.config.model import Configuration
 from mqsdk.config.rules import overlap
+from mqsdk.config.settings import BreakerKeys
 from mqsdk.core.actions import Tuning
+from mqsdk.core.breaker import BreakerPolicy
 from mqsdk.core.retry import Backoff, RetryPolicy
 from tests.config.conftest import Load
 
@@ -60,6 +62,42 @@ def test_a_base_raises_a_weaker_max_and_a_max_bounds_every_wait(loaded: Load, gi
     """No file may make a Backoff that code would be refused: it is built at start and at a reload, far from who wrote it."""
     found = loaded(f"defaults: {{retry: {{backoff: {{{given}}}}}}}\n")
     assert found.tuning("t", "g", {}).retry.backoff == expected
+
+
+LIMITS = """\
+defaults: {rate: 30/m, breaker: {failures: 0.5, probe: 5s}}
+consumers:
+  "orders/billing": {rate: 200/s, breaker: {min: 7, window: 2m}}
+  "orders/search": {rate: none, breaker: none}
+  "orders/plain": {breaker: {}}
+"""
+
+
+def test_without_a_breaker_block_there_is_none_and_an_empty_one_has_the_defaults(loaded: Load) -> None:
+    found = loaded('consumers: {"orders/plain": {breaker: {}}}\n')
+    assert found.tuning("orders", "plain", {}).breaker == BreakerPolicy(0.9, 20, 30.0, 10.0)
+    assert found.tuning("orders", "other", {}).breaker is None
+    assert loaded("", {"MQSDK_DEFAULTS__BREAKER__MIN": "3"}).tuning("t", "g", {}).breaker == BreakerPolicy(minimum=3)
+
+
+def test_the_breaker_is_merged_by_sub_key_and_none_takes_away_what_is_weaker(loaded: Load) -> None:
+    found = loaded(LIMITS)
+    assert found.tuning("t", "g", {}).breaker == BreakerPolicy(failures=0.5, probe_s=5.0)
+    assert found.tuning("orders", "billing", {}).breaker == BreakerPolicy(0.5, 7, 120.0, 5.0)
+    assert found.tuning("orders", "plain", {}).breaker == BreakerPolicy(failures=0.5, probe_s=5.0)
+    assert found.tuning("orders", "search", {}).breaker is None
+
+
+def test_a_rate_is_messages_per_second(loaded: Load) -> None:
+    found = loaded(LIMITS)
+    rates = [found.tuning("orders", group, {}).rate_per_s for group in ("other", "billing", "search")]
+    assert rates == [0.5, 200.0, None]
+    assert loaded("", {"MQSDK_DEFAULTS__RATE": "5/h"}).tuning("t", "g", {}).rate_per_s == 5 / 3600
+
+
+def test_the_reference_and_the_core_have_one_set_of_defaults() -> None:
+    keys = BreakerKeys()
+    assert BreakerPolicy(keys.failures, keys.min, keys.window, keys.probe) == BreakerPolicy()
 
 
 def test_a_policy_in_the_decorator_counts_as_given_whole(loaded: Load) -> None:
