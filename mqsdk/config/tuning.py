@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.model import literal_length, pattern
-from mqsdk.core.actions import Tuning
-from mqsdk.core.breaker import BreakerPolicy
+from mqsdk.core.actions import BreakerPolicy, Tuning
 from mqsdk.core.retry import Backoff, RetryPolicy
 
 if TYPE_CHECKING:

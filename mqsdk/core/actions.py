@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from mqsdk.core.breaker import BreakerPolicy
 from mqsdk.core.retry import RetryPolicy
 from mqsdk.events import Event
 from mqsdk.message import Origin
@@ -58,6 +57,19 @@ class Spec:
     def reads_letters(self) -> bool:
         """The topic is one of dead letters, where some records only say which letters are gone."""
         return self.topic.endswith(DEAD_LETTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """failures: share of failed attempts, above 0 and at most 1, that opens it. minimum: attempts without which it never opens.
+
+    window_s: how long an attempt counts, to a tenth of it. probe_s: wait before each probe.
+    """
+
+    failures: float = 0.9
+    minimum: int = 20
+    window_s: float = 30.0
+    probe_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

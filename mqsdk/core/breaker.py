@@ -8,26 +8,14 @@ probing -> closed or open: as that message ends. What still ran when it opened c
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Literal
+
+from mqsdk.core.actions import BreakerPolicy
 
 BreakerState = Literal["closed", "open", "probing"]
 
 # The window moves in steps of this part of it.
 SLOTS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
-    """failures: share of failed attempts, above 0 and at most 1, that opens it. minimum: attempts without which it never opens.
-
-    window_s: how long an attempt counts, to a tenth of it. probe_s: wait before each probe.
-    """
-
-    failures: float = 0.9
-    minimum: int = 20
-    window_s: float = 30.0
-    probe_s: float = 10.0
 
 
 class Window:

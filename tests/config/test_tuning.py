@@ -7,8 +7,7 @@ import pytest
 from mqsdk.config.model import Configuration
 from mqsdk.config.rules import overlap
 from mqsdk.config.settings import BreakerKeys
-from mqsdk.core.actions import Tuning
-from mqsdk.core.breaker import BreakerPolicy
+from mqsdk.core.actions import BreakerPolicy, Tuning
 from mqsdk.core.retry import Backoff, RetryPolicy
 from tests.config.conftest import Load
 

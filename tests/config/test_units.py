@@ -20,9 +20,7 @@ def test_a_rate_is_written_in_the_shortest_unit_that_has_a_whole_number(rate: fl
     assert units.rate_text(rate) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "5", "/s", "5/", "5/d", "-5/s", "0/s", "0.0/h", "1e3/s", " 5/s", "5 /s", "5/s ", "٣/s", 5, None]
-)
+@pytest.mark.parametrize("text", ["", "5", "/s", "5/", "5/d", "-5/s", "0/s", "0.0/h", "1e3/s", " 5/s", "5 /s", "5/s ", "٣/s", 5, None])
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write for example 100/s"):
         units.per_second(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from mqsdk.core import actions as act
-from mqsdk.core.breaker import BreakerPolicy
+from mqsdk.core.actions import BreakerPolicy
 from mqsdk.events import BreakerChanged
 from tests.core.broken import Broken
 

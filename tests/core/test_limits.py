@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mqsdk.core import actions as act
-from mqsdk.core.breaker import BreakerPolicy
+from mqsdk.core.actions import BreakerPolicy
 from mqsdk.events import BreakerChanged, DeadLettered, Stalled
 from mqsdk.spi import events as spi
 from tests.core.driving import ONE_WORKER, P0, POLICY, Driver, failure, record
