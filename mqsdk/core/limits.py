@@ -14,13 +14,16 @@ from mqsdk.spi.events import Record
 # What a handler says of one message tells nothing about what it depends on, and what cannot be decoded never reaches it.
 SAYS_NOTHING = ("reject", "undecodable")
 MANY = 1 << 62
+# Jobs out per worker: one runs, one waits in front of it, so that no worker idles until the next feed. Under a rate a start is counted when
+# it is given out, so nothing waits in front of a worker then.
+JOBS_PER_WORKER = 2
 
 
 class Limits:
     """is_on: there is a rate or a breaker. until: what is ready waits for this moment (monotonic seconds), None: for no moment.
 
-    most: how many records the next job may have at most. is_trying: the next job is a probe. has_opened: the breaker has just opened, and
-    what was given out is to be taken back; the machine sets it to False.
+    jobs_per_worker: how many may be out. most: how many records the next job may have at most. is_trying: the next job is a probe.
+    has_opened: the breaker has just opened, and what was given out is to be taken back; the machine sets it to False.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -30,14 +33,11 @@ class Limits:
         self._breaker: Breaker | None = None
         self.has_opened = False
         self.is_on = False
+        self.jobs_per_worker = JOBS_PER_WORKER
         self.until: float | None = None
         self.most = self._most = MANY
         self.is_trying = False
         self.retune(0.0)
-
-    @property
-    def has_rate(self) -> bool:
-        return self._bucket is not None
 
     @property
     def breaker(self) -> BreakerState | None:
@@ -56,6 +56,7 @@ class Limits:
             self._breaker = Breaker(policy)
         else:
             breaker.retune(policy)
+        self.jobs_per_worker = JOBS_PER_WORKER if self._bucket is None else 1
         self.is_on = self._bucket is not None or self._breaker is not None
         # What fails is heard of when its job ends: with small jobs the breaker opens at about its minimum, not at a multiple of it.
         self._most = MANY if policy is None else max(1, policy.minimum // self._desk.tuning.concurrency)

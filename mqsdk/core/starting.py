@@ -15,9 +15,6 @@ from mqsdk.core.sizing import FIRST, JobSize
 from mqsdk.core.suspects import Suspects
 from mqsdk.spi.events import Partition, Record
 
-# Jobs out per worker: one runs, one waits in front of it, so that no worker idles until the next feed.
-JOBS_PER_WORKER = 2
-
 
 class RunningJob:
     """A job that was given out. records: those that the machine still expects an outcome for."""
@@ -108,17 +105,17 @@ class Starter:
     def start(self, now: float) -> None:
         """Give out jobs until enough are out, nothing is ready, or a limit says wait."""
         limits = self._limits
-        limits.until = None
+        limits.until, is_limited = None, limits.is_on
         if self._desk.is_stopped:
             return
         if self._alone and self._running:
             return
         self._alone = False
         tuning, turn = self._desk.tuning, self._turn
-        free = tuning.concurrency * (1 if limits.has_rate else JOBS_PER_WORKER) - len(self._running)
+        free = tuning.concurrency * limits.jobs_per_worker - len(self._running)
         ready = sum(ownership.queue.ready for ownership in turn)
         while free > 0 and turn and not self._alone:
-            if limits.is_on and not self._admits(now):
+            if is_limited and not self._admits(now):
                 return
             ownership = turn[0]
             before = ownership.queue.ready
@@ -132,7 +129,7 @@ class Starter:
             turn.rotate(-1)
             free -= 1
             ready -= before - ownership.queue.ready
-            if limits.is_on:
+            if is_limited:
                 limits.started(now, job)
             self._running[job.token] = RunningJob(job, ownership)
             self.exclusion.started(job.partition, job.records)
@@ -147,21 +144,19 @@ class Starter:
         return bool(turn) and self._limits.admits(now)
 
     def _next(self, now: float, ownership: Ownership, ready: int) -> Job | None:
-        queue, is_trying = ownership.queue, self._limits.is_trying
-        # A probe may cost an attempt: not always the same message's, as long as there are others.
-        if is_trying and queue.ready and (job := self._next_new(now, ownership, ready)) is not None:
-            return job
+        queue, batch, limits = ownership.queue, self._desk.spec.batch, self._limits
+        if limits.is_trying:
+            return self._next_probe(ownership)
         record = queue.take_again()
         if record is not None:
             return self._next_again(ownership, record)
-        return self._next_new(now, ownership, ready) if queue.ready and not is_trying else None
-
-    def _next_new(self, now: float, ownership: Ownership, ready: int) -> Job | None:
-        queue, batch, limits = ownership.queue, self._desk.spec.batch, self._limits
+        if not queue.ready:
+            return None
         if batch is not None:
-            return self._next_batch(now, ownership, 1 if limits.is_trying else batch)
+            return self._next_batch(now, ownership, batch)
         size, starts = self._size.next(ready, self._desk.tuning.concurrency)
-        size = min(size, limits.most)
+        if size > limits.most:
+            size = limits.most
         if ownership.is_suspect:
             size = min(size, FIRST)  # the fewer are blamed, the sooner the guilty one is known
         return self._job(ownership, queue.take(size, starts), 1)
@@ -176,6 +171,14 @@ class Starter:
         ownership.queue.unblock(record.key)
         return self._job(ownership, [record], attempt.failed + 1)
 
+    def _next_probe(self, ownership: Ownership) -> Job | None:
+        """One record. A probe may cost an attempt: not always the same message's, as long as there are others."""
+        queue = ownership.queue
+        job = self._job(ownership, queue.take(1, 1), 1) if queue.ready else None
+        if job is not None or (record := queue.take_again()) is None:
+            return job
+        return self._next_again(ownership, record)
+
     def _next_batch(self, now: float, ownership: Ownership, batch: int) -> Job | None:
         """A full batch, or what there is once the oldest of it has waited `batch_wait_s`."""
         queue, wait = ownership.queue, self._desk.spec.batch_wait_s
@@ -185,7 +188,7 @@ class Starter:
                 self._desk.timers.at(ownership.fill_at, self._filled, ownership)
             if now < ownership.fill_at:
                 return None
-        if self._limits.has_rate and not self._limits.admits_batch(now, queue.available(batch)):
+        if self._limits.is_on and not self._limits.admits_batch(now, queue.available(batch)):
             return None
         ownership.fill_at = None
         return self._job(ownership, queue.take(batch, batch), 1)
