@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
@@ -18,16 +18,17 @@ from mqsdk.core.actions import Copy, Spec, Tuning
 from mqsdk.core.machine import Machine
 from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, PublishRejected, PublishUnknown, StateError
 from mqsdk.names import RETRIES, composed
+from mqsdk.runtime import overview
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.exchange import CLOSE_S, Retired
-from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, StopReport, progress_of
+from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
 from mqsdk.runtime.workers import Results, Workers
-from mqsdk.spi import Backend, BackendHealth, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
+from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
 
 if TYPE_CHECKING:
     from mqsdk.runtime.tasks import EventLoop
@@ -284,82 +285,20 @@ class Supervisor:
 
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""
-        _, backend = self.clusters.of_topic(topic)
-        progress = progress_of(backend.admin(), topic, group)
-        oldest = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
-        seconds = 0.0 if oldest is None else max(0.0, (self.environment.clock.wall_ms() - oldest) / 1000)
-        return Lag(sum(one.messages for one in progress), seconds, progress)
+        return overview.lag(self.clusters, topic, group, self.environment.clock)
 
     def consumers(self, with_lag: bool = True) -> list[ConsumerInfo]:
         return [self._info(declared, loop, with_lag) for declared, loop in self.loops]
 
     def _info(self, declared: Declared, loop: ConsumerLoop, with_lag: bool) -> ConsumerInfo:
-        view, clock, tuning = loop.view(), self.environment.clock, self.tuning(declared)
-        settled = view.last_settled_at
-        at = None if settled is None else datetime.fromtimestamp(clock.wall_ms() / 1000 - (clock.mono() - settled), UTC)
-        return ConsumerInfo(
-            topic=declared.topic,
-            group=declared.group,
-            cluster=loop.spec.cluster,
-            state=self._state(loop),
-            concurrency=tuning.concurrency,
-            in_flight=view.records,
-            partitions=tuple(sorted({one.partition.number for one in view.partitions})),
-            lag=self._lag_or_none(declared) if with_lag else None,
-            paused=loop.paused or tuning.paused,
-            last_settled_at=at,
-            oldest=oldest(loop, clock.mono()),
-            config=self.configuration.version,
-            handled=view.handled,
-            failed=view.failed,
-            dead_lettered=view.dead_lettered,
-            rate=tuning.rate_per_s,
-            breaker=view.breaker,
-        )
-
-    def _state(self, loop: ConsumerLoop) -> State:
-        if loop.finished.is_set():
-            return "stopped"
-        if loop.failure:
-            return "restarting"
-        if self._draining:
-            return "draining"
-        return "running" if loop.joined.is_set() else "joining"
-
-    def _lag_or_none(self, declared: Declared) -> int | None:
-        try:
-            return self.lag(declared.topic, declared.group).messages
-        except MqError:
-            return None
+        info = overview.consumer(declared, loop, self.tuning(declared), self.environment.clock)
+        state = "draining" if self._draining and info.state in ("running", "joining") else info.state
+        lag = overview.lag_or_none(self.clusters, declared, self.environment.clock) if with_lag else None
+        return info._replace(state=state, lag=lag, config=self.configuration.version)
 
     def health(self, running: bool) -> Health:
         """running: the App's state is RUNNING."""
-        found: dict[str, BackendHealth] = {}
-        problems: list[str] = []
-        for name, backend in self.clusters.opened().items():
-            try:
-                found[name] = backend.health()
-            except BackendError as error:
-                found[name] = BackendHealth(ok=False)
-                problems.append(f"cluster {name}: {error.what}")
-        for declared, loop in self.loops:
-            if loop.failure:
-                problems.append(f"consumer {declared.name} is restarting: {loop.failure}")
-            elif loop.view().stalled:
-                problems.append(
-                    f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
-                )
-            elif not loop.joined.is_set():
-                problems.append(f"consumer {declared.name} has not joined its group")
-        ready = running and not problems
-        # Told, but no reason not to be ready: what nobody needs is not tried again, so it would never end.
-        failed = self.clusters.failures()
-        found |= {name: BackendHealth(ok=False) for name in failed}
-        problems += [f"cluster {name} could not be opened: {what}" for name, what in failed.items()]
-        names = [declared.name for declared, loop in self.loops if loop.view().breaker not in (None, "closed")]
-        problems += [f"the breaker of consumer {name} is open: its attempts fail, and one message at a time is tried" for name in names]
-        problems += [] if running else ["no consumers are running"]
-        return Health(live=True, ready=ready, clusters=found, problems=tuple(problems))
+        return overview.health(self.clusters, self.loops, running)
 
     # --- stop -------------------------------------------------------------------------------------------------------------------
 
@@ -425,15 +364,6 @@ def _outcome(error: BaseException | None) -> Outcome:
     if isinstance(error, PublishUnknown):
         return Unknown(error.what)
     return Unknown(error.what if isinstance(error, MqError) else type(error).__name__)
-
-
-def oldest(loop: ConsumerLoop, now: float) -> Oldest | None:
-    """The longest running handler of a loop."""
-    running = loop.running()
-    if not running:
-        return None
-    started, record, origin, stack = running[0]
-    return Oldest(record.id or f"{origin.cluster}:{origin.topic}:{origin.partition}:{record.ref}", now - started, stack)
 
 
 def check_capabilities(declared: Declared, capabilities: Capabilities, cluster: str) -> None:

@@ -1,0 +1,110 @@
+"""What a running process shows of itself: its consumers, their lag, its health. Reads, changes nothing; any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from mqsdk.core.actions import Tuning
+from mqsdk.errors import BackendError, MqError
+from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.clusters import Clusters
+from mqsdk.runtime.environment import Declared
+from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, progress_of
+from mqsdk.runtime.loop import ConsumerLoop
+from mqsdk.spi import BackendHealth
+
+
+def lag(clusters: Clusters, topic: str, group: str, clock: Clock) -> Lag:
+    """Lag of a group anywhere; without partitions when the topic or the group does not exist. Raises MqError."""
+    _, backend = clusters.of_topic(topic)
+    progress = progress_of(backend.admin(), topic, group)
+    oldest_ms = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
+    seconds = 0.0 if oldest_ms is None else max(0.0, (clock.wall_ms() - oldest_ms) / 1000)
+    return Lag(sum(one.messages for one in progress), seconds, progress)
+
+
+def lag_or_none(clusters: Clusters, declared: Declared, clock: Clock) -> int | None:
+    """Messages; None when the cluster does not answer."""
+    try:
+        return lag(clusters, declared.topic, declared.group, clock).messages
+    except MqError:
+        return None
+
+
+def consumer(declared: Declared, loop: ConsumerLoop, tuning: Tuning, clock: Clock) -> ConsumerInfo:
+    """One consumer at this moment, without its lag."""
+    view = loop.view()
+    settled = view.last_settled_at
+    at = None if settled is None else datetime.fromtimestamp(clock.wall_ms() / 1000 - (clock.mono() - settled), UTC)
+    return ConsumerInfo(
+        topic=declared.topic,
+        group=declared.group,
+        cluster=loop.spec.cluster,
+        state=_state(loop),
+        concurrency=tuning.concurrency,
+        in_flight=view.records,
+        partitions=tuple(sorted({one.partition.number for one in view.partitions})),
+        lag=None,
+        paused=loop.paused or tuning.paused,
+        last_settled_at=at,
+        oldest=oldest(loop, clock.mono()),
+        config=tuning.version,
+        handled=view.handled,
+        failed=view.failed,
+        dead_lettered=view.dead_lettered,
+        rate=tuning.rate_per_s,
+        breaker=view.breaker,
+    )
+
+
+def _state(loop: ConsumerLoop) -> State:
+    if loop.finished.is_set():
+        return "stopped"
+    if loop.failure:
+        return "restarting"
+    return "running" if loop.joined.is_set() else "joining"
+
+
+def oldest(loop: ConsumerLoop, now: float) -> Oldest | None:
+    """The longest running handler of a loop."""
+    running = loop.running()
+    if not running:
+        return None
+    started, record, origin, stack = running[0]
+    return Oldest(record.id or f"{origin.cluster}:{origin.topic}:{origin.partition}:{record.ref}", now - started, stack)
+
+
+def health(clusters: Clusters, loops: Sequence[tuple[Declared, ConsumerLoop]], running: bool) -> Health:
+    """running: the App's state is RUNNING. Problems of the clusters and consumers that are in use make it unready; the rest is told."""
+    found, problems = _reachable(clusters)
+    problems += [problem for declared, loop in loops if (problem := _problem(declared, loop)) is not None]
+    ready = running and not problems
+    # Told, but no reason not to be ready: what nobody needs is not tried again, so it would never end.
+    failed = clusters.failures()
+    found |= {name: BackendHealth(ok=False) for name in failed}
+    problems += [f"cluster {name} could not be opened: {what}" for name, what in failed.items()]
+    names = [declared.name for declared, loop in loops if loop.view().breaker not in (None, "closed")]
+    problems += [f"the breaker of consumer {name} is open: its attempts fail, and one message at a time is tried" for name in names]
+    problems += [] if running else ["no consumers are running"]
+    return Health(live=True, ready=ready, clusters=found, problems=tuple(problems))
+
+
+def _reachable(clusters: Clusters) -> tuple[dict[str, BackendHealth], list[str]]:
+    found: dict[str, BackendHealth] = {}
+    problems: list[str] = []
+    for name, backend in clusters.opened().items():
+        try:
+            found[name] = backend.health()
+        except BackendError as error:
+            found[name] = BackendHealth(ok=False)
+            problems.append(f"cluster {name}: {error.what}")
+    return found, problems
+
+
+def _problem(declared: Declared, loop: ConsumerLoop) -> str | None:
+    if loop.failure:
+        return f"consumer {declared.name} is restarting: {loop.failure}"
+    if loop.view().stalled:
+        return f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
+    return None if loop.joined.is_set() else f"consumer {declared.name} has not joined its group"
