@@ -48,7 +48,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as pip installs it, with its entry point; nothing is fetched."""
     source, target = tmp_path_factory.mktemp("source") / "adapter", tmp_path_factory.mktemp("site")
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", target, source]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        target,
+        source,
+    ]
     done = run(pip, source)
     assert done.returncode == 0, done.stdout + done.stderr
     return target

@@ -33,6 +33,15 @@ FLAGS = (
 )
 
 
+class _Anything(str):
+    """An address, and whatever else a fixture would have given, attribute by attribute."""
+
+    def __getattr__(self, name: str) -> _Anything:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
 class Stage:
     """Base of the scenario classes. Implement `make_backend`; each further hook enables the scenarios that need it."""
 
@@ -47,6 +56,16 @@ class Stage:
     def make_backend(self) -> Backend:
         """A new connection to the broker of this test; called several times, as several processes would."""
         raise NotImplementedError("a conformance class implements make_backend")
+
+    @classmethod
+    def claims(cls) -> Capabilities:
+        """What the backend of this class claims, asked without its broker, for the table of `mqsdk.testing.conformance.table`.
+
+        Made as a scenario makes it, with an address in place of everything that fixtures give. A class to whose `make_backend` that is
+        not enough overrides this.
+        """
+        made: Stage = type("StandIn", (cls,), {"__getattr__": lambda self, name: _Anything("127.0.0.1:1"), "__test__": False})()
+        return made.make_backend().capabilities
 
     def restart_broker(self) -> None:
         """Stop the broker and start it again; what it acknowledged is still there."""

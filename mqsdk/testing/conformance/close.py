@@ -23,6 +23,9 @@ class CloseScenarios(Stage):
         assert backend.kind
         assert backend.name
 
+    def test_opening_changes_no_capability(self) -> None:
+        assert self.make_backend().capabilities == self.backend.capabilities
+
     def test_a_backend_that_was_never_opened_is_closed_in_peace(self) -> None:
         self.make_backend().close(self.deadline())
 
