@@ -99,11 +99,11 @@ class SimConsumer(Consumer):
             self._events.append(self._settle(progress))
 
     def close(self, deadline: float) -> None:
-        self._leave()
+        self._leave(clean=True)
 
     def vanish(self) -> None:
         """Die as by kill -9, seen at once. Nothing is handed back in order."""
-        self._leave()
+        self._leave(clean=False)
 
     # --- what the store calls, its lock held ------------------------------------------------------------------------------------
 
@@ -231,14 +231,14 @@ class SimConsumer(Consumer):
             if group.topic == topic:
                 group.balance(self._store.clock.mono(), self._store.handover_s)
 
-    def _leave(self) -> None:
+    def _leave(self, *, clean: bool) -> None:
         with self._store.lock:
             if self._closed:
                 return
             self._closed = True
             self._owned.clear()
             for group in self._groups:
-                group.leave(self, self._store.clock.mono(), self._store.handover_s)
+                group.leave(self, self._store.clock.mono(), self._store.handover_s, clean=clean)
             self._forget(self)
             self._ready.notify_all()
 

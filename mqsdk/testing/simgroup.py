@@ -141,11 +141,11 @@ class Group:
             self.members.append(member)
         self.balance(now, handover_s)
 
-    def leave(self, member: Owner, now: float, handover_s: float) -> None:
+    def leave(self, member: Owner, now: float, handover_s: float, *, clean: bool) -> None:
         if member in self.members:
             self.members.remove(member)
         for cursor in self._owned_by(member):
-            cursor.release(clean=False)
+            cursor.release(clean=clean)
         self.balance(now, handover_s)
 
     def expire(self, asking: Owner, now: float, handover_s: float) -> None:

@@ -123,7 +123,11 @@ def _gaps_are_silent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _close_keeps_the_partitions(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Group, "leave", lambda self, member, now, handover_s: None)
+    patch.setattr(Group, "leave", lambda self, member, now, handover_s, clean: None)
+
+
+def _close_is_a_crash(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimConsumer, "close", lambda self, deadline: self.vanish())
 
 
 def _everybody_owns_everything(patch: pytest.MonkeyPatch) -> None:
@@ -311,6 +315,7 @@ MUTANTS: list[tuple[Mutate, str]] = [
     (_publish_wakes_nobody, "test_a_publish_ends_a_blocked_poll"),
     (_gaps_are_silent, "test_records_that_are_gone_before_they_were_read_are_a_gap"),
     (_close_keeps_the_partitions, "test_closing_hands_over_promptly"),
+    (_close_is_a_crash, "test_a_close_hands_back_in_order_what_is_not_settled"),
     (_everybody_owns_everything, "test_two_consumers_share_the_partitions"),
     (_everybody_owns_everything, "test_a_partition_has_one_owner_at_a_time_while_members_come_and_go"),
     (_frozen_members_stay, "test_a_frozen_consumer_loses_its_partitions_and_settles_nothing_more"),

@@ -79,7 +79,7 @@ class SqliteConsumer(spi.Consumer):
         self._woken.set()
         # At worst it leaves without a word, and others take over when the lease has run out.
         with suppress(spi.BackendError, spi.StateError), self._store.transaction(deadline) as db:
-            db.execute("UPDATE cursors SET owner = NULL WHERE owner = ?", (self._id,))
+            db.execute("UPDATE cursors SET owner = NULL, clean = 1 WHERE owner = ?", (self._id,))
             db.execute("DELETE FROM members WHERE id = ?", (self._id,))
 
     def _take_part(self, db: sqlite3.Connection, now: float) -> None:

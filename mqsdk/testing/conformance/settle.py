@@ -173,6 +173,11 @@ class SettleScenarios(Stage):
         reader.close()
         assert self.assigned(topic).clean
 
+    def test_a_close_hands_back_in_order_what_is_not_settled(self) -> None:
+        topic = self.with_messages(2)
+        self.reader_of(topic, 2).close()
+        assert self.assigned(topic).clean
+
     def test_who_hands_back_unasked_is_leaving_and_gets_nothing_again(self) -> None:
         topic = self.with_messages(2)
         leaving = self.join(topic)
