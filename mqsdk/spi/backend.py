@@ -72,7 +72,10 @@ class Consumer(ABC):
     def poll(self, max_records: int, timeout_s: float) -> list[ConsumerEvent]:
         """What happened since the last call, in order; empty after `timeout_s` without anything.
 
-        The only blocking call. Keeps the ownership alive: layer 2 calls it at least every lease / 3.
+        The only blocking call. Keeps the ownership alive: layer 2 calls it at least every lease / 3. After close: empty, or StateError.
+
+        A BackendError is the end of this consumer: layer 2 takes all its partitions as lost, closes it and makes another one, after a
+        wait that grows; nothing that the failed call had found counts. An adapter that reconnects by itself tells `Link` instead.
         """
 
     @abstractmethod
@@ -88,7 +91,9 @@ class Consumer(ABC):
 
     @abstractmethod
     def settle(self, progress: Progress) -> None:
-        """Store progress; answered by a Settled event. final=True hands the partition back.
+        """Store progress; answered by a Settled event, a BackendError counts as "failed". final=True hands the partition back.
+
+        Within an epoch the watermark never falls: max(stored, given). The blob is replaced.
 
         Handed back without having been asked by Revoking, the consumer is about to leave: it is given no partition any more.
         """
@@ -103,7 +108,11 @@ class Consumer(ABC):
 
     @abstractmethod
     def close(self, deadline: float) -> None:
-        """Leave the group, hand everything back. Idempotent; ends by the deadline."""
+        """Leave the group, hand everything back. Idempotent; ends by the deadline.
+
+        What was not handed back by a final settle before is free at once, and what is not settled of it comes again; its next owner is
+        `clean`, for nothing has crashed. A close that cannot reach the backend leaves the rest to the lease.
+        """
 
 
 class Admin:
@@ -121,7 +130,10 @@ class Admin:
         raise NotSupported("partitions")
 
     def ensure_group(self, topic: str, group: str, start: Start = None) -> None:
-        """Create the group's progress, so that it sees what is published from now on. Idempotent."""
+        """Create the group's progress, in all partitions, so that nothing published from now on escapes it.
+
+        start: where a new group begins, as in Subscription. One that exists is left as it is. BackendError where there is no such topic.
+        """
         raise NotSupported("ensure_group")
 
     def topics(self) -> list[TopicInfo]:
@@ -136,7 +148,10 @@ class Admin:
         raise NotSupported("progress")
 
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
-        """Move the group's progress: partition -> position. StateError while the group has members."""
+        """Move the group's progress: partition -> position. The blob is forgotten, the epoch rises; partitions not named stay.
+
+        StateError while the group has members.
+        """
         raise NotSupported("replay")
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> list[Record]:
@@ -184,7 +199,11 @@ class Backend(ABC):
 
     @abstractmethod
     def consumer(self, subscription: Subscription) -> Consumer:
-        """Join the group. The first `poll` may still be before the first Assigned."""
+        """Join the group, made at `subscription.start` where it does not exist. The first `poll` may still be before the first Assigned.
+
+        Several topics where companions are not claimed are shared out each by itself. NotSupported for what is not claimed (broadcast,
+        a start that needs history), BackendError where there is no such topic, StateError after close.
+        """
 
     @abstractmethod
     def admin(self) -> Admin: ...

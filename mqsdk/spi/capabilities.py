@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Claims of one backend; every claim is tested by `mqsdk.testing.conformance`.
+    """Claims of one backend; `mqsdk.testing.conformance` tests them. A default counts as well: what is not there is named as False.
 
     settle: "cursor" stores the watermark and the sparse blob, "receipt" acknowledges the set.
     sparse_bytes: room for the sparse blob, 0 = none. history: a late group sees the past. replay: positions can be reset.

@@ -128,7 +128,8 @@ class Stored(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Certain that no queue, partition or group holds the message. `code` as in `PublishRejected.code`."""
+    """Certain that no queue, partition or group holds the message. `code` is one of `mqsdk.errors.REJECT_CODES`: no_route (no such topic or
+    partition), no_group, too_large, full, denied, throttled, backend (all else), ... retryable: the same record may be stored later."""
 
     code: str
     what: str
@@ -181,7 +182,10 @@ class Renewed(NamedTuple):
 
 
 class Revoking(NamedTuple):
-    """The partition is to be handed back before `deadline` (monotonic seconds): the answer is a `settle` with final=True."""
+    """The partition is to be handed back before `deadline` (monotonic seconds; three leases where the adapter sets it), else it is lost.
+
+    The answer is a `settle` with final=True. Nothing more is delivered meanwhile.
+    """
 
     partition: Partition
     epoch: int
