@@ -202,6 +202,12 @@ def test_a_member_from_before_a_restart_of_the_machine_is_dead(backend: SqliteBa
     assert owned(second.poll(10, 0.0))
 
 
+def test_what_is_acknowledged_has_waited_for_the_disk(backend: SqliteBackend) -> None:
+    assert backend.store.rows("PRAGMA synchronous") == [(2,)]  # FULL: with a write-ahead log every commit is flushed
+    assert backend.store.rows("PRAGMA journal_mode") == [("wal",)]
+    assert "power loss" in backend.health().guarantee
+
+
 def backend_consumer(backend: SqliteBackend) -> SqliteConsumer:
     return backend.consumer(Subscription(("orders",), "billing"))
 
