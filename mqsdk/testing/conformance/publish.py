@@ -148,7 +148,7 @@ class PublishScenarios(Stage):
         self.store([self.record(topic, b"kept", durable=True)])
         assert values(self.join(topic).take(1)) == [b"kept"]
 
-    def test_many_threads_publish_through_one_inline_producer(self) -> None:
+    def test_many_threads_publish_through_one_producer(self) -> None:
         topic = self.topic(2)
         answers = Answers(self.timeout_s)
         producer = self.backend.producer(answers)
@@ -158,15 +158,11 @@ class PublishScenarios(Stage):
             for record in batches[thread]:
                 producer.publish([record], self.deadline())
 
-        # Where publish is "async" layer 2 calls it from one thread only.
-        threads = [threading.Thread(target=run, args=(number,)) for number in range(4)] if self.caps.publish == "inline" else []
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(self.timeout_s)
-        if not threads:
-            for number in range(4):
-                run(number)
         outcomes = answers.of([record.token for batch in batches for record in batch])
         assert all(isinstance(outcome, Stored) for outcome in outcomes)
         sent = sorted(record.value for batch in batches for record in batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,14 +30,18 @@ class Interrupted(BaseException):
 
 @contextmanager
 def signals(number: signal.Signals) -> Iterator[None]:
+    """A handler that raises, wherever the main thread is. Untraced: inside the tracer of coverage it would leave a lock behind."""
+
     def handler(*_: object) -> None:
         raise Interrupted
 
-    before = signal.signal(number, handler)
+    traced, before = sys.gettrace(), signal.signal(number, handler)
+    sys.settrace(None)
     try:
         yield
     finally:
         signal.signal(number, before)
+        sys.settrace(traced)
 
 
 @contextmanager
