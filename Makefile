@@ -4,10 +4,11 @@ CODE := mqsdk adapters tests examples benchmarks
 
 .PHONY: demo test lint bench soak clean
 demo: .venv/.ready ; @$(BIN)/python examples/02_flights/demo.py
-test: lint ; $(BIN)/coverage run -m pytest -q $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
+test: lint .venv/.brokers ; $(BIN)/coverage run -m pytest -q $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
 lint: .venv/.ready ; $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy $(CODE)
 bench: .venv/.ready ; $(BIN)/python -m pip install -q --group bench && $(BIN)/python benchmarks/run.py $(ARGS)
-soak: .venv/.ready ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults
+soak: .venv/.brokers ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py
 clean: ; rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage dist
 
 .venv/.ready: pyproject.toml .ci/setup ; @sh .ci/setup
+.venv/.brokers: .ci/brokers .venv/.ready ; @sh .ci/brokers
