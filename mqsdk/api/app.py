@@ -181,6 +181,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         if self._state is State.CLOSED:
             raise self._closed()
         refuse_platform(sys.platform)
+        from mqsdk.api import reloading
         from mqsdk.api.session import Session
         from mqsdk.runtime.environment import Environment
 
@@ -190,6 +191,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         environment = replace(environment, observe=partial(self._notify, environment.observe))
         self._session = Session(configuration, environment, self._name or configuration.app, witness)
         self._state = State.OPEN
+        reloading.tell(configuration)
         atexit.register(self._at_exit)
         if watcher is not None:
             self._watcher = watcher

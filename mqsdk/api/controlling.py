@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mqsdk.config.requirement import sdk_version
 from mqsdk.runtime.control import Answers
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def answers(app: App) -> Answers:
 def status(app: App) -> Mapping[str, Any]:
     session = app._session
     if session is None:
-        return {"pid": os.getpid(), "app": None, "state": str(app.state), "config": None, "consumers": []}
+        return {"pid": os.getpid(), "app": None, "state": str(app.state), "config": None, "sdk": sdk_version(), "consumers": []}
     consumers = [
         {
             "topic": one.topic,
@@ -37,7 +38,7 @@ def status(app: App) -> Mapping[str, Any]:
         for one in session.supervisor.consumers(with_lag=False)
     ]
     name, version = session.supervisor.app, session.configuration.version
-    return {"pid": os.getpid(), "app": name, "state": str(app.state), "config": version, "consumers": consumers}
+    return {"pid": os.getpid(), "app": name, "state": str(app.state), "config": version, "sdk": sdk_version(), "consumers": consumers}
 
 
 def reload(app: App) -> Mapping[str, Any]:

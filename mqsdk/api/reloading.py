@@ -39,14 +39,22 @@ def reload(
         raise
     if not changes:
         if not watched:
+            tell(new)
             notify(Reloaded("unchanged", old.version))
         return []
     session.apply(new.with_version(old.version + 1))
     session.supervisor.exchange(opened)
+    tell(new)
     for change in changes:
         LOG.info("configuration: %s", change)
     notify(Reloaded("applied", old.version + 1, tuple((change.key, str(change.old), str(change.new)) for change in changes)))
     return changes
+
+
+def tell(configuration: Configuration) -> None:
+    """Warn of what stands in a configuration that is taken all the same."""
+    for notice in configuration.notices:
+        LOG.warning("%s", notice)
 
 
 def _refuse(session: Session, new: Configuration, changes: Sequence[Change], topics: Sequence[str]) -> None:

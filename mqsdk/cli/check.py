@@ -29,6 +29,8 @@ def check(session: Session, file: str | None, target: str | None, old: str | Non
     report: dict[str, list[dict[str, Any]]] = {"problems": [], "changes": []}
     configuration = _collect(report, lambda: session.configuration())
     if configuration is not None:
+        for notice in configuration.notices:
+            session.out.warn(printable(notice))
         for cluster in configuration.clusters.values():
             _collect(report, lambda cluster=cluster: environment(session).make_backend(cluster), key=f"clusters.{cluster.name}")
         if old is not None:

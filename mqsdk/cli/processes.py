@@ -25,6 +25,7 @@ def ps(session: Session) -> None:
             "app": reply.document.get("app"),
             "state": reply.document.get("state", "no answer"),
             "config": reply.document.get("config"),
+            "sdk": reply.document.get("sdk"),
             "consumers": reply.document.get("consumers", []),
         }
         for reply in control.ask_all("status")
@@ -34,6 +35,7 @@ def ps(session: Session) -> None:
         Column("app"),
         Column("state"),
         Column("config", True),
+        Column("sdk"),
         Column("consumers", show=_consumers_text),
     )
     session.out.show("processes", rows, columns, "no mqsdk process is running")

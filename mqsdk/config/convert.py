@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mqsdk.config import model, rules
-from mqsdk.config.problems import dotted
+from mqsdk.config import model, requirement, rules
+from mqsdk.config.problems import Finding, dotted
 from mqsdk.config.references import revealed
 from mqsdk.config.settings import BreakerKeys, ClusterKeys, ConsumerKeys, RetryKeys, Settings
 from mqsdk.config.sources import Session
@@ -17,6 +17,8 @@ from mqsdk.config.sources import Session
 
 def configuration_of(settings: Settings, session: Session) -> model.Configuration:
     """The snapshot of these settings. session: the load that made them, for lines and for what must not be shown."""
+    wanted = requirement.parsed(session.data.get("requires"))
+    unmet = "" if wanted is None else wanted.unmet(requirement.sdk_version())
     return model.Configuration(
         app=settings.app,
         environment=settings.environment,
@@ -43,6 +45,8 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         reload=model.Reload(watch=settings.reload.watch, every_s=settings.reload.every, settle_s=settings.reload.settle),
         log_level=settings.observability.log_level,
         masked=frozenset(dotted(path) for path in session.masked),
+        requires=None if wanted is None else str(wanted),
+        notices=(f"{session.located(Finding(('requires',), unmet))}",) if unmet else (),
     )
 
 

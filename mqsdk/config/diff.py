@@ -16,7 +16,9 @@ from mqsdk.config.secret import MASK, is_secret_name
 Applies = Literal["live", "restart"]
 Names = tuple[str, ...]
 
-_LIVE_SECTIONS = frozenset({"defaults", "consumers", "routes", "publish", "limits", "drain", "watchdog", "reload", "observability"})
+_LIVE_SECTIONS = frozenset(
+    {"defaults", "consumers", "routes", "publish", "limits", "drain", "watchdog", "reload", "observability", "requires"}
+)
 _LIVE_CLUSTER_KEYS = frozenset({"servers", "tls", "auth", "options"})
 _FILE_NAMES: Mapping[str, Names] = {
     "timeout_s": ("timeout",),
@@ -108,6 +110,7 @@ def _flat(configuration: Configuration) -> Iterator[tuple[Names, Any]]:
     """(key path as in the file, value) of everything but routes; absent keys of consumers are absent here."""
     yield ("app",), configuration.app
     yield ("environment",), configuration.environment
+    yield ("requires",), configuration.requires
     for name, cluster in configuration.clusters.items():
         yield from _flat_cluster(("clusters", name), cluster)
     for rule in configuration.topics:

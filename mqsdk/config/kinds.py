@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BeforeValidator
 
 from mqsdk import units
+from mqsdk.config import requirement
 from mqsdk.config.secret import Secret
 from mqsdk.config.variables import Written
 
@@ -147,5 +148,19 @@ def choice(*names: str, later: tuple[str, ...] = ()) -> BeforeValidator:
         if found is None:
             raise ValueError(f"must be one of {', '.join(names)}")
         return found
+
+    return _kind(check)
+
+
+def versions(inside: str = "") -> BeforeValidator:
+    """Versions of mqsdk as `requires` names them. inside: the key of a mapping whose short form they are; a mapping is left as it is."""
+
+    def check(value: Any) -> Any:
+        if inside and isinstance(value, Mapping):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"must be {requirement.WANTED}")
+        requirement.clauses(value)
+        return {inside: str(value)} if inside else str(value)
 
     return _kind(check)

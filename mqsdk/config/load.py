@@ -81,7 +81,8 @@ def _read(file: str | None, environ: Mapping[str, str], environment: str | None)
         settings = _build(session)
     except ConfigError as error:
         problems += error.problems
-    problems += [problem for problem in _unused_profiles(found, environ, session.environment) if problem not in problems]
+    if session.too_old is None:
+        problems += [problem for problem in _unused_profiles(found, environ, session.environment) if problem not in problems]
     if settings is None or problems:
         raise ConfigError.of(sorted(problems, key=lambda problem: (problem.line == 0, problem.line, problem.column)))
     return settings

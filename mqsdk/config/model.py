@@ -85,7 +85,8 @@ DEFAULT_CLUSTERS: Mapping[str, Cluster] = MappingProxyType(
 class Configuration:
     """One whole, validated configuration. `version` counts the configurations of this process, from 1. `source`: file path, "" without.
 
-    masked: dotted keys whose value came through `${...}` and is never shown.
+    masked: dotted keys whose value came through `${...}` and is never shown. requires: as the file gives it.
+    notices: what to warn of where this configuration is taken.
     """
 
     app: str = "app"
@@ -104,6 +105,8 @@ class Configuration:
     reload: Reload = Reload()
     log_level: str = "INFO"
     masked: frozenset[str] = frozenset()
+    requires: str | None = None
+    notices: tuple[str, ...] = ()
 
     def route(self, topic: str) -> Route | None:
         """The route of a topic, None when no pattern matches. `.retry` and `.dlq` topics: ask for the topic they belong to."""

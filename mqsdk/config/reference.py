@@ -33,6 +33,7 @@ _EXAMPLES = {
     "routes.[].cluster": "local",
     "topics.*.partitions": "8",
     "defaults.rate": "200/s",
+    "requires.version": '">=0.1"',
 }
 _NAMES = {"clusters": "local", "topics": '"orders.*"', "consumers": '"orders.created/billing"'}
 LOG_KEYS = (
@@ -43,6 +44,7 @@ LOG_KEYS = (
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
 _COMMENTED = ("topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker")
+_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth")
 _CONSUMERS = """
 # consumers:                                 # as `defaults`, for pairs of topic and group; the entry with most literal characters wins
 #   "orders.created/billing":

@@ -32,8 +32,6 @@ def refined(finding: Finding) -> Finding:
         return finding
     path, name = finding.path, str(finding.path[-1])
     top = path[0]
-    if len(path) == 1 and name == "requires":
-        return Finding(path, _NOT_BUILT, "remove it")
     if len(path) == 1 and misplaced(name):
         return Finding(path, "unknown key", misplaced(name))
     if top == "routes" and name == "move":

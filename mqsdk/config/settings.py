@@ -233,6 +233,13 @@ class ObservabilityKeys(Block):
     )
 
 
+class RequiresKeys(Block):
+    """The versions of mqsdk that may start; `requires: ">=0.1"` is short for its `version`."""
+
+    version: Annotated[str, kinds.versions()] = live(..., "one or more of >= > == != <= < with a version, and commas between")
+    action: Annotated[str, kinds.choice("refuse", "warn")] = live("refuse", "for a version that does not fit: refuse, or warn and go on")
+
+
 def _known_version(value: object) -> object:
     if value != 1 or isinstance(value, bool):
         raise ValueError("is not a version that this mqsdk reads: it reads version 1")
@@ -250,6 +257,7 @@ class Settings(BaseSettings):
     version: Annotated[int, kinds.BeforeValidator(_known_version)] = restart(1, "version of this file's format")
     app: Annotated[str, _NAME] = restart("app", "name of the application, in client ids and metrics")
     environment: Annotated[str, _ENVIRONMENT] = restart("", "selects profiles.<name>; MQSDK_ENV and --env are stronger")
+    requires: Annotated[RequiresKeys | None, kinds.versions("version")] = None
     clusters: dict[str, ClusterKeys] = Field(default_factory=dict)
     routes: list[RouteKeys] = Field(default_factory=list)
     topics: dict[str, TopicKeys] = Field(default_factory=dict)

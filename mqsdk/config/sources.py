@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mqsdk.config import rules, variables
+from mqsdk.config import requirement, rules, variables
 from mqsdk.config.problems import Finding, Path, dotted, findings_of
 from mqsdk.config.references import Resolver
 from mqsdk.config.variables import Variables
@@ -44,6 +44,7 @@ class Session:
     """environment: the effective one. file: the document's data without profiles. profile: the data of the active profile.
 
     explicit: sections given as arguments of `Settings`.
+    too_old: this mqsdk may not start with the file: then nothing else is told, for what it does not know is of a later version.
     lenient: look for what is wrong in a profile that is not in use; references are not read.
     """
 
@@ -59,6 +60,7 @@ class Session:
     masked: frozenset[Path] = frozenset()
     dropped: set[Path] = field(default_factory=set)
     explicit: frozenset[str] = frozenset()
+    too_old: Finding | None = None
 
     @classmethod
     def of_variables(cls, environ: Mapping[str, str]) -> Session:
@@ -75,6 +77,7 @@ class Session:
         resolver = Resolver(self.environ, self.lenient)
         self.data = resolver.resolve(self._completed(merged))
         self.masked = frozenset(resolver.masked)
+        self.too_old = None if self.lenient else requirement.refusal(self.data)
         self.findings += resolver.findings
         self.findings += rules.findings(self.data, lenient=self.lenient)
         self.dropped = resolver.dropped
@@ -115,6 +118,8 @@ class Session:
             raise ConfigError.of(problems)
 
     def problems(self) -> list[Problem]:
+        if self.too_old is not None:
+            return [self.located(self.too_old)]
         found = [self.located(finding) for finding in self.findings]
         built = self.document.problems if self.document is not None else ()
         unique = dict.fromkeys((*built, *self.variables.problems, *found))

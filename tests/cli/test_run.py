@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,7 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         consumer.wait_for("sleeping")
         (process,) = ps(app)
         assert (process["pid"], process["app"], process["state"], process["config"]) == (consumer.pid, "shop", "RUNNING", 1)
+        assert process["sdk"] == version("mqsdk")
         assert [(one["topic"], one["group"], one["concurrency"]) for one in process["consumers"]] == [("slow", "sleeper", 2)]
         (running,) = json.loads(mqsdk(app, "stacks", str(consumer.pid), "--json").stdout)["processes"]
         (handler,) = running["handlers"]
