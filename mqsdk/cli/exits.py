@@ -6,7 +6,7 @@
     2  usage                              8  stop not clean
     3  configuration or declaration:      9  watchdog: no progress
        also a topic that no route matches
-    4  backend unreachable or credentials refused
+    4  backend or source of the configuration unreachable, or credentials of a backend refused
 
 Beside the table, by the conventions of shells and sysexits(3): 130 ended by Ctrl-C, 70 a defect of mqsdk itself (with its traceback).
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mqsdk.config.origin import SourceDown
 from mqsdk.errors import (
     AccessDenied,
     BackendError,
@@ -49,6 +50,7 @@ class Refused(MqError):
 # First match wins, so subclasses stand before their bases.
 _BY_TYPE: tuple[tuple[type[MqError] | tuple[type[MqError], ...], int], ...] = (
     (NotFound, MISSING),
+    (SourceDown, UNREACHABLE),
     ((ConfigError, DeclarationError), INVALID),
     ((Refused, CapabilityError, StateError, MoveRefused, UnsafeBackend, UnsupportedFormat), REFUSED),
     (Corrupt, FOUND),

@@ -46,7 +46,8 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         log_level=settings.observability.log_level,
         masked=frozenset(dotted(path) for path in session.masked),
         requires=None if wanted is None else str(wanted),
-        notices=(f"{session.located(Finding(('requires',), unmet))}",) if unmet else (),
+        notices=(*session.notices, *([f"{session.located(Finding(('requires',), unmet))}"] if unmet else [])),
+        cached=session.cached,
     )
 
 

@@ -30,12 +30,13 @@ _QUOTED = re.compile(r"""(['"])[^<>'"]{2,}\1""")
 
 @dataclass(frozen=True)
 class Document:
-    """The data of one file, the problems found while building it, and where each key stands."""
+    """The data of one file, the problems found while building it, and where each key stands. remote: it is no file of this host."""
 
     file: str
     data: dict[str, Any]
     root: Node | None
     problems: tuple[Problem, ...] = ()
+    remote: bool = False
 
     def place(self, path: Path) -> tuple[int, int]:
         """(line, column), from 1, of the key at `path`; of the nearest parent that exists when it does not. (1, 1) for the whole file."""
@@ -80,15 +81,19 @@ def _child(node: Node | None, part: str | int) -> tuple[Node, Node] | None:
 
 def read(path: str | FilePath) -> Document:
     """Read and build one file. ConfigError when it cannot be read or is no YAML; smaller problems are in the document."""
-    file = str(path)
-    text = _decoded(_content(file), file)
+    return built(content(str(path)), str(path))
+
+
+def built(data: bytes, file: str, *, remote: bool = False) -> Document:
+    """The document of a content. file: where it came from, for problems. Raises as `read`."""
+    text = _decoded(data, file)
     root = _composed(text, file)
     if root is None or (isinstance(root, ScalarNode) and root.style is None and root.value == ""):
-        return Document(file, {}, None)
+        return Document(file, {}, None, remote=remote)
     if not isinstance(root, MappingNode):
         raise _refused(file, "must be a mapping of keys", "for example `app: shop`", *_place(root))
     builder = _Builder(file)
-    return Document(file, builder.mapping(root, ()), root, tuple(builder.problems))
+    return Document(file, builder.mapping(root, ()), root, tuple(builder.problems), remote)
 
 
 def _composed(text: str, file: str) -> Node | None:
@@ -107,7 +112,8 @@ def _refused(file: str, what: str, fix: str, line: int = 0, column: int = 0) -> 
     return ConfigError.of([Problem(key="", what=what, fix=fix, file=file, line=line, column=column)])
 
 
-def _content(file: str) -> bytes:
+def content(file: str) -> bytes:
+    """What a file holds. Raises ConfigError for what is not read: a pipe, 1 GiB, a file that others may write ..."""
     try:
         # O_NONBLOCK: a named pipe must be refused, not waited for.
         handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -119,14 +125,14 @@ def _content(file: str) -> bytes:
     try:
         _check_trust(file, os.fstat(handle))
         with os.fdopen(os.dup(handle), "rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+            data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise _refused(file, f"cannot be read: {error.strerror}", "check the disk and the permissions") from None
     finally:
         os.close(handle)
-    if len(content) > MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise _refused(file, "is larger than 1 MiB", "a configuration holds settings only; check the path")
-    return content
+    return data
 
 
 def _check_trust(file: str, status: os.stat_result) -> None:

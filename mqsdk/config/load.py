@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mqsdk.config.document import Document
+    from mqsdk.config.origin import Content, Source
     from mqsdk.config.settings import Settings
     from mqsdk.config.sources import Session
+    from mqsdk.config.variables import Variables
 
 DEFAULT_FILE = "mqsdk.yaml"
 
@@ -27,13 +29,18 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     environment: str | None = None,
+    running: bool = False,
+    content: Content | None = None,
 ) -> Configuration:
     """The configuration that is in force here.
 
-    path: a file; `Settings` as they are; None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults (one embedded log in `./.mqsdk`).
+    path: a file, or the address of a remote source; `Settings` as they are; None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults
+    (one embedded log in `./.mqsdk`).
     environ: variables, None: those of the process (no default of that value: help() would print it, with its secrets).
     environment: the profile, stronger than `MQSDK_ENV` and the file's key; an environment without a profile of its name is fine.
-    ConfigError with every problem at once; a named file that is missing is one.
+    running: for a process that has one already: a remote source is asked once, and its last good configuration is not taken in its place.
+    content: what the source gave just now.
+    ConfigError with every problem at once; a named file that is missing is one. SourceDown: a remote source is down and nothing is kept.
     """
     if path is not None and not isinstance(path, str | os.PathLike):
         return path.configuration()
@@ -41,7 +48,7 @@ def load(
     file = find(path, environ)
     if file is None and not _has_overrides(environ):
         return Configuration(environment=environment or environ.get("MQSDK_ENV", ""))
-    return _read(file, environ, environment).configuration()
+    return _read(file, environ, environment, running, content).configuration()
 
 
 def load_settings(path: str | Path | None, *, environ: Mapping[str, str] | None = None, environment: str | None = None) -> Settings:
@@ -51,13 +58,10 @@ def load_settings(path: str | Path | None, *, environ: Mapping[str, str] | None 
 
 
 def find(path: str | Path | None, environ: Mapping[str, str]) -> str | None:
-    """The file to read, None when there is none. ConfigError for an address of a remote source, which this version does not read."""
+    """The path or address to read, None when there is none."""
     if path is not None:
         return str(path)
     named = environ.get("MQSDK_CONFIG", "")
-    if "://" in named:
-        what = "MQSDK_CONFIG is an address; remote sources are not built in this version of mqsdk"
-        raise ConfigError.of([Problem(key="", what=what, fix="give the path of a file", file="MQSDK_CONFIG")])
     if named:
         return named
     return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
@@ -68,13 +72,55 @@ def _has_overrides(environ: Mapping[str, str]) -> bool:
     return any(name.upper().startswith("MQSDK_") and name not in special for name in environ)
 
 
-def _read(file: str | None, environ: Mapping[str, str], environment: str | None) -> Settings:
-    from mqsdk.config import document, variables
+def _read(
+    file: str | None, environ: Mapping[str, str], environment: str | None, running: bool = False, content: Content | None = None
+) -> Settings:
+    from mqsdk.config import variables
+    from mqsdk.config.origin import source_of
 
-    found = document.read(file) if file is not None else None
-    given = variables.read(environ)
-    session = _session(found, environ, environment or environ.get("MQSDK_ENV", ""))
-    session.variables = given
+    if file is None:
+        return _settings(_session(None, environ, environment or environ.get("MQSDK_ENV", ""), variables.read(environ)))
+    source = source_of(file)
+    try:
+        return _settings_of(source, environ, environment, running, content)
+    finally:
+        source.close()
+
+
+def _settings_of(source: Source, environ: Mapping[str, str], environment: str | None, running: bool, content: Content | None) -> Settings:
+    from mqsdk.config import document, lastgood, variables
+
+    notices: list[str] = []
+    fresh = content or _content(source, environ, running, notices)
+    data = fresh.data if fresh is not None else document.content(str(lastgood.path_of(source.id, environ)))
+    found = document.built(data, source.name, remote=bool(source.id))
+    session = _session(found, environ, environment or environ.get("MQSDK_ENV", ""), variables.read(environ))
+    session.cached, session.notices = fresh is None, notices
+    settings = _settings(session)
+    if source.id and fresh is not None and (problem := lastgood.keep(source.id, data, environ)):
+        notices.append(f"{source.name}: {problem}")
+    return settings
+
+
+def _content(source: Source, environ: Mapping[str, str], running: bool, notices: list[str]) -> Content | None:
+    """What the source holds. None: it is down, and the last good configuration is to be taken."""
+    from mqsdk.config import lastgood
+    from mqsdk.config.origin import SourceDown, load_patiently
+
+    if running or not source.id:
+        return source.load()
+    try:
+        return load_patiently(source)
+    except SourceDown as error:
+        kept = lastgood.kept(source.id, environ)
+        if kept is None:
+            raise
+        notices.append(f"{error.problems[0]}; started from its last good configuration, {kept}")
+        return None
+
+
+def _settings(session: Session) -> Settings:
+    found, environ = session.document, session.environ
     problems: list[Problem] = []
     settings = None
     try:
@@ -96,10 +142,11 @@ def _build(session: Session) -> Settings:
         return Settings()
 
 
-def _session(found: Document | None, environ: Mapping[str, str], environment: str) -> Session:
+def _session(found: Document | None, environ: Mapping[str, str], environment: str, given: Variables | None = None) -> Session:
     """The layers of one document with one profile."""
     from mqsdk.config.problems import Finding
     from mqsdk.config.sources import Session
+    from mqsdk.config.variables import Variables
 
     data: dict[str, Any] = dict(found.data) if found is not None else {}
     profiles = data.pop("profiles", {})
@@ -117,7 +164,7 @@ def _session(found: Document | None, environ: Mapping[str, str], environment: st
             if key in profile:
                 findings.append(Finding(("profiles", name, key), "cannot stand in a profile", "put it at the top of the file"))
     profile = profiles.get(chosen, {})
-    session = Session(environ, document=found, environment=chosen, file=data, findings=findings)
+    session = Session(environ, given or Variables(), document=found, environment=chosen, file=data, findings=findings)
     session.profile = (
         {key: value for key, value in profile.items() if key not in ("profiles", "environment", "version")}
         if isinstance(profile, Mapping)

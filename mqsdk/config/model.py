@@ -86,7 +86,7 @@ class Configuration:
     """One whole, validated configuration. `version` counts the configurations of this process, from 1. `source`: file path, "" without.
 
     masked: dotted keys whose value came through `${...}` and is never shown. requires: as the file gives it.
-    notices: what to warn of where this configuration is taken.
+    notices: what to warn of where this configuration is taken. cached: the last good one of a source that is down.
     """
 
     app: str = "app"
@@ -107,6 +107,7 @@ class Configuration:
     masked: frozenset[str] = frozenset()
     requires: str | None = None
     notices: tuple[str, ...] = ()
+    cached: bool = False
 
     def route(self, topic: str) -> Route | None:
         """The route of a topic, None when no pattern matches. `.retry` and `.dlq` topics: ask for the topic they belong to."""

@@ -1,6 +1,7 @@
 """`${env:NAME}` and `${file:PATH}` in texts; `$${` is a literal `${`.
 
-Files are read at each load, so a reload takes a changed secret.
+Files are read at each load, so a reload takes a changed secret. What a remote source says may refer to little: who writes there must not
+read the host through it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from mqsdk.config.problems import Finding, Path
 from mqsdk.config.secret import MASK, Secret, is_secret_name
 
 MAX_SECRET_BYTES = 64 * 1024
+REMOTE_VARIABLES = "MQ_"  # a remote source refers to variables whose name begins so
+REMOTE_FILES = "/run/secrets"  # and to files below this folder, where orchestrators mount secrets
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 
 
@@ -31,10 +34,12 @@ class Resolver:
     """Replaces references in nested data. Texts that had one become Secret, so that nothing downstream shows them.
 
     lenient: references are dropped unread, for looking at a profile that is not in use.
+    is_remote: whether the value at a path came from a remote source.
     """
 
     environ: Mapping[str, str]
     lenient: bool = False
+    is_remote: Callable[[Path], bool] = lambda path: False
     findings: list[Finding] = field(default_factory=list)
     masked: set[Path] = field(default_factory=set)
     dropped: set[Path] = field(default_factory=set)
@@ -75,6 +80,10 @@ class Resolver:
         return ""
 
     def _variable(self, name: str, path: Path) -> str:
+        if self.is_remote(path) and not name.startswith(REMOTE_VARIABLES):
+            what = f"a remote source may not refer to the variable {name[:80]}"
+            self.findings.append(Finding(path, what, f"only to those that begin with {REMOTE_VARIABLES}; give the value one of them"))
+            return ""
         value = self.environ.get(name)
         if value is None:
             self.findings.append(Finding(path, f"the variable {name[:80]} is not set", "set it in the environment of the process"))
@@ -82,6 +91,10 @@ class Resolver:
         return value
 
     def _file(self, name: str, path: Path) -> str:
+        if self.is_remote(path) and not _is_below(name, REMOTE_FILES):
+            what = f"a remote source may not refer to the file {name[:200]}"
+            self.findings.append(Finding(path, what, f"only to those below {REMOTE_FILES}; mount it there"))
+            return ""
         try:
             # O_NONBLOCK: a named pipe must not stop the start.
             with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
@@ -97,6 +110,11 @@ class Resolver:
             return ""
         # Editors and `echo` end a file with a newline that no password has.
         return text.removesuffix("\n").removesuffix("\r")
+
+
+def _is_below(name: str, folder: str) -> bool:
+    """By the name alone: links inside the folder are set by who runs the host, not by who writes the configuration."""
+    return name.startswith(f"{folder}/") and ".." not in name.split("/")
 
 
 def revealed(value: Any) -> Any:

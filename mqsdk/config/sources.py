@@ -45,6 +45,7 @@ class Session:
 
     explicit: sections given as arguments of `Settings`.
     too_old: this mqsdk may not start with the file: then nothing else is told, for what it does not know is of a later version.
+    cached: the document is the kept one of a source that is down. notices: what to warn of.
     lenient: look for what is wrong in a profile that is not in use; references are not read.
     """
 
@@ -61,6 +62,8 @@ class Session:
     dropped: set[Path] = field(default_factory=set)
     explicit: frozenset[str] = frozenset()
     too_old: Finding | None = None
+    cached: bool = False
+    notices: list[str] = field(default_factory=list)
 
     @classmethod
     def of_variables(cls, environ: Mapping[str, str]) -> Session:
@@ -74,7 +77,7 @@ class Session:
 
     def resolved(self, merged: dict[str, Any]) -> dict[str, Any]:
         """The merged data as pydantic shall see it: default cluster and route filled in, references replaced."""
-        resolver = Resolver(self.environ, self.lenient)
+        resolver = Resolver(self.environ, self.lenient, self._is_remote)
         self.data = resolver.resolve(self._completed(merged))
         self.masked = frozenset(resolver.masked)
         self.too_old = None if self.lenient else requirement.refusal(self.data)
@@ -82,6 +85,18 @@ class Session:
         self.findings += rules.findings(self.data, lenient=self.lenient)
         self.dropped = resolver.dropped
         return dict(self.data)
+
+    def _is_remote(self, path: Path) -> bool:
+        """Whether the value at this path is the remote source's. Of a mapping, variables may give a part only."""
+        if self.document is None or not self.document.remote:
+            return False
+        given: Any = self.variables.data
+        for part in path:
+            held = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int) and part < len(given)
+            if not held:
+                return True
+            given = given[part]
+        return False
 
     def _completed(self, merged: dict[str, Any]) -> dict[str, Any]:
         """With the cluster and the route that stand behind everything.

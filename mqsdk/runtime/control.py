@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mqsdk.config.state import private_folder, state_folder
 from mqsdk.errors import ConfigError, MqError
-from mqsdk.runtime.state import private_folder, state_folder
 
 LOG = logging.getLogger("mqsdk.app")
 

@@ -59,13 +59,6 @@ def test_a_file_that_the_variable_names_must_be_there(tmp_path: Path, monkeypatc
         load(environ={})
 
 
-@pytest.mark.parametrize("address", ["redis://h/0", "https://u:pw@h/x"])
-def test_remote_sources_are_refused_by_name(address: str) -> None:
-    with pytest.raises(ConfigError, match="remote sources are not built in this version") as caught:
-        load(environ={"MQSDK_CONFIG": address})
-    assert "pw" not in str(caught.value)
-
-
 def test_a_profile_is_merged_deeply_and_replaces_lists(loaded: Load) -> None:
     test = loaded(PROFILED, environment="test")
     assert test.environment == "test"

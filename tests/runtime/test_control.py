@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from mqsdk.config import state
 from mqsdk.errors import ConfigError
-from mqsdk.runtime import control, state
+from mqsdk.runtime import control
 from mqsdk.runtime.control import ControlServer, ask, ask_all
 
 PID = os.getpid()
