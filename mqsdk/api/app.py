@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mqsdk.api.verdict import Witness
     from mqsdk.config.diff import Change
     from mqsdk.config.model import Configuration
+    from mqsdk.config.origin import Content
     from mqsdk.config.settings import Settings
     from mqsdk.runtime.control import ControlServer
     from mqsdk.runtime.environment import Environment
@@ -68,6 +69,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._session: Session | None = None
         self._control: ControlServer | None = None
         self._watcher: Watcher | None = None
+        self._ahead: Configuration | None = None
         self._moving_lock = threading.RLock()  # a signal handler may come while it is being taken or given back
         self._turns = Turns()
         self._mover = 0
@@ -186,8 +188,9 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         from mqsdk.runtime.environment import Environment
 
         environment = environment or Environment()
-        watcher = self._watcher_of_file() if environment.threaded and configuration is None else None
-        configuration = configuration or self._load()
+        watcher = self._make_watcher() if environment.threaded and configuration is None else None
+        ahead, self._ahead = self._ahead, None
+        configuration = configuration or ahead or self._load()
         environment = replace(environment, observe=partial(self._notify, environment.observe))
         self._session = Session(configuration, environment, self._name or configuration.app, witness)
         self._state = State.OPEN
@@ -198,25 +201,26 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             watcher.start()
         return self._session
 
-    def _watcher_of_file(self) -> Watcher | None:
-        """Made before the file is read for the first time, so that no change in between is missed."""
-        from mqsdk.config.load import DEFAULT_FILE, find
-        from mqsdk.runtime.watch import Watcher
+    def _make_watcher(self) -> Watcher | None:
+        from mqsdk.api import following
 
         if self._config is not None and not isinstance(self._config, str | os.PathLike):
             return None
-        path = find(None if self._config is None else _path(self._config), os.environ) or DEFAULT_FILE
-        return Watcher(os.path.abspath(path), partial(self._reload, watched=True), self._look_every_s)
+        return following.watcher(self, _path(self._config))
 
-    def _look_every_s(self) -> float | None:
-        session = self._session
-        return session.configuration.reload.every_s if session is not None and session.configuration.reload.watch else None
-
-    def _load(self) -> Configuration:
+    def _load(self, running: bool = False, content: Content | None = None) -> Configuration:
+        """running, content: as `mqsdk.config.load.load` takes them."""
         from mqsdk.config.load import load
 
         config = self._config
-        return load(_path(config) if isinstance(config, os.PathLike) else config, environment=self._environment_name)
+        path = _path(config) if isinstance(config, os.PathLike) else config
+        return load(path, environment=self._environment_name, running=running, content=content)
+
+    def _load_ahead(self) -> Configuration:
+        """What opening will take. Kept when it came from a remote source: one that is down shall not be waited for twice."""
+        configuration = self._load()
+        self._ahead = configuration if "://" in configuration.source else None
+        return configuration
 
     def _opened(self) -> Session:
         session = self._session
@@ -400,15 +404,16 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         """
         return self._reload()
 
-    def _reload(self, watched: bool = False) -> list[Change]:
-        """watched: nobody asked, so that nothing changed is not worth an event."""
+    def _reload(self, watched: bool = False, content: Content | None = None) -> list[Change]:
+        """watched: nobody asked, so that nothing changed is not worth an event. content: what a remote source gave just now."""
         from mqsdk.api import reloading
 
         with self._moving("reload"):
             if self._session is None:
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
             topics = dict.fromkeys([*(topic for topic, _ in self._declared), *self._session.outlet.topics()])
-            return reloading.reload(self._session, self._load, list(topics), self._session.supervisor.environment.observe, watched)
+            load, notify = partial(self._load, True, content), self._session.supervisor.environment.observe
+            return reloading.reload(self._session, load, list(topics), notify, watched)
 
 
 def refuse_platform(platform: str) -> None:

@@ -42,7 +42,7 @@ def run(session: Session, target: str, processes: int, only: str | None, parent:
         stop_when_parent_dies(parent)
     app = load_app(session, target)
     groups = None if only is None else _groups(app, only)
-    configuration = app._load()
+    configuration = app._load_ahead()
     _log(session, configuration.log_level)
     app._startup[:] = [named_hook(hook) for hook in app._startup]
     app.on_startup(lambda: LOG.info(_running(app, groups)))

@@ -1,7 +1,8 @@
-"""Looks at the configuration file by itself: a file that changed is read again, each content once.
+"""Looks at the configuration by itself: what changed is read again, each content once.
 
-Polling, because a watched inode goes blind when an editor renames over it and a watched link misses the second swap of a mounted directory;
-a look is one `stat` (9 us). What is read twice alike is taken as written to its end; half a file would be refused and reported otherwise.
+A file by polling, because a watched inode goes blind when an editor renames over it and a watched link misses the second swap of a mounted
+directory; a look is one `stat` (9 us). What is read twice alike is taken as written to its end; half a file would be refused and reported.
+A remote source by polling too, for whatever it may send of itself can be lost.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from mqsdk.config.origin import Content, Source, SourceDown
 from mqsdk.errors import ConfigError, StateError
 
 log = logging.getLogger("mqsdk.config")
@@ -31,9 +34,9 @@ class Stamp(NamedTuple):
 
 class Watch:
     """One path. `look` is a round without a thread; `reload` reads and applies the configuration, or raises ConfigError, or StateError
-    when it is not the moment."""
+    when it is not the moment. wait: between the two readings."""
 
-    def __init__(self, path: str, reload: Callable[[], object], wait: Callable[[float], object]) -> None:
+    def __init__(self, path: str, reload: Callable[[], object], wait: Callable[[float], object] = time.sleep) -> None:
         self._path = path
         self._reload = reload
         self._wait = wait
@@ -62,6 +65,12 @@ class Watch:
             return False
         return True
 
+    def hints(self, changed: Callable[[], object]) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
 
 def _stamp(path: str) -> Stamp | None:
     try:
@@ -85,12 +94,78 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
+class SourceWatch:
+    """A remote source. reload: takes a content, raises as for a file. trouble: told once per outage, and once per refusal to answer.
+
+    was_down: whether the process has started with the last good configuration, which it has told already.
+    """
+
+    def __init__(
+        self, source: Source, reload: Callable[[Content], object], trouble: Callable[[ConfigError], object], was_down: Callable[[], bool]
+    ) -> None:
+        self.source = source
+        self._reload = reload
+        self._trouble = trouble
+        self._was_down = was_down
+        self._told: str | None = None  # "": all is well; None: not looked yet
+        self._tried: bytes | None = None
+
+    def look(self) -> None:
+        """Reload if the source gives another content than that of the last reload that was tried. The first look always does: the
+        content may have changed since it was loaded, and the kept one may be older."""
+        try:
+            content = self.source.load()
+        except ConfigError as error:
+            self._tell("down" if isinstance(error, SourceDown) else str(error), error)
+            return
+        if self._told or (self._told is None and self._was_down()):
+            log.info("%s answers again", self.source.name)
+        self._told = ""
+        if content.data != self._tried and self._was_tried(content):
+            self._tried = content.data
+
+    def _tell(self, what: str, error: ConfigError) -> None:
+        known = self._told
+        if known is None and self._was_down():
+            known = "down"
+        self._told = what
+        if what != known:
+            self._trouble(error)
+
+    def _was_tried(self, content: Content) -> bool:
+        try:
+            self._reload(content)
+        except ConfigError:
+            return True
+        except StateError:
+            return False
+        return True
+
+    def hints(self, changed: Callable[[], object]) -> Callable[[], None] | None:
+        return self.source.watch(changed)
+
+    def close(self) -> None:
+        self.source.close()
+
+
+class Looks(Protocol):
+    """What a Watcher turns: a file, or a remote source."""
+
+    def look(self) -> None: ...
+
+    def hints(self, changed: Callable[[], object]) -> Callable[[], None] | None:
+        """Call `changed` when a look is worth while; the result ends that."""
+
+    def close(self) -> None: ...
+
+
 class Watcher:
     """The thread of one open App. every_s: asked before each wait, so that a changed interval counts at once; None: do not look now."""
 
-    def __init__(self, path: str, reload: Callable[[], object], every_s: Callable[[], float | None]) -> None:
+    def __init__(self, watch: Looks, every_s: Callable[[], float | None]) -> None:
         self._ended = threading.Event()
-        self._watch = Watch(path, reload, self._ended.wait)
+        self._woken = threading.Event()  # by a hint, or by the end
+        self._watch = watch
         self._every_s = every_s
         self._thread = threading.Thread(target=self._run, name="mqsdk-watch", daemon=True)
 
@@ -98,14 +173,30 @@ class Watcher:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._every_s() or 1.0):
-            if self._every_s() is None:
-                continue
-            try:
-                self._watch.look()
-            except Exception as error:  # a defect of a reload must not end the looking
-                log.error("looking at the configuration failed: %s", type(error).__name__)
+        end_hints = self._watch.hints(self._woken.set)
+        try:
+            while not self._is_over():
+                if self._every_s() is not None:
+                    self._look()
+        finally:
+            if end_hints is not None:
+                end_hints()
+            self._watch.close()
+
+    def _is_over(self) -> bool:
+        """After the wait for the next look. Hints in a row are one."""
+        if self._woken.wait(self._every_s() or 1.0) and not self._ended.is_set():
+            self._ended.wait(AGAIN_S)
+        self._woken.clear()
+        return self._ended.is_set()
+
+    def _look(self) -> None:
+        try:
+            self._watch.look()
+        except Exception as error:  # a defect of a reload must not end the looking
+            log.error("looking at the configuration failed: %s", type(error).__name__)
 
     def close(self) -> None:
         """Look no more. Does not wait: a reload that is under way may be waiting for the caller."""
         self._ended.set()
+        self._woken.set()

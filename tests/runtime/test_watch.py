@@ -158,7 +158,7 @@ def test_the_thread_goes_on_after_a_defect_and_ends_when_it_is_closed(tmp_path: 
         reloaded.release()
         raise TypeError("a defect")
 
-    watcher = Watcher(str(path), reload, lambda: 0.001)
+    watcher = Watcher(Watch(str(path), reload), lambda: 0.001)
     watcher.start()
     path.write_text(f"a: {next(often)}")
     assert reloaded.acquire(timeout=10)
@@ -175,7 +175,7 @@ def test_switched_off_it_does_not_look(tmp_path: Path) -> None:
         asked.release()
         return None
 
-    watcher = Watcher(str(path), lambda: reloads.append(1), every_s)
+    watcher = Watcher(Watch(str(path), lambda: reloads.append(1)), every_s)
     path.write_text("a: 1")
     watcher.start()
     assert asked.acquire(timeout=10)

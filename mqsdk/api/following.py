@@ -1,0 +1,48 @@
+"""What makes an open App follow its configuration: the watcher of its file or of its remote source."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mqsdk.config.load import DEFAULT_FILE, find
+from mqsdk.config.origin import is_remote, source_of
+from mqsdk.errors import ConfigError
+from mqsdk.events import Reloaded
+from mqsdk.runtime.watch import SourceWatch, Watch, Watcher
+
+if TYPE_CHECKING:
+    from mqsdk.api.app import App
+
+LOG = logging.getLogger("mqsdk.config")
+
+
+def watcher(app: App, config: str | None) -> Watcher:
+    """Made before the configuration is read for the first time, so that no change in between is missed. Raises ConfigError for an address
+    that no source has."""
+    place = find(config, os.environ) or DEFAULT_FILE
+    reload = partial(app._reload, watched=True)
+    if not is_remote(place):
+        return Watcher(Watch(os.path.abspath(place), reload), partial(_every_s, app))
+    source = SourceWatch(source_of(place), lambda content: reload(content=content), partial(_trouble, app), partial(_was_down, app))
+    return Watcher(source, partial(_every_s, app))
+
+
+def _every_s(app: App) -> float | None:
+    session = app._session
+    return session.configuration.reload.every_s if session is not None and session.configuration.reload.watch else None
+
+
+def _was_down(app: App) -> bool:
+    session = app._session
+    return session is not None and session.configuration.cached
+
+
+def _trouble(app: App, error: ConfigError) -> None:
+    """A source that gives nothing. What it gives and is refused `reloading` tells."""
+    session = app._session
+    if session is not None:
+        LOG.error("the configuration stays as it is: %s", error)
+        session.supervisor.environment.observe(Reloaded("refused", session.configuration.version, problem=str(error)))
