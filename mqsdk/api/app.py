@@ -50,7 +50,8 @@ SHOWN_CONSUMERS = 5
 class App(Declarations, Hooks, PublishMethods, InspectMethods):
     """Handlers and publishing of one service. Constructing and declaring touch no file, socket or environment variable.
 
-    config: None (at open: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else one embedded log in `./.mqsdk`), a path, or `Settings`.
+    config: None (at open: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else one embedded log in `./.mqsdk`), a path, the address of a remote
+    source, or `Settings`.
     name: in client ids and metrics; default the file's `app:`, else "app". Methods may be called from any thread.
     """
 

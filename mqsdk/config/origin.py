@@ -6,7 +6,6 @@ and what it gave last is kept on disk (`lastgood`).
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -127,6 +126,8 @@ def secrets_of(address: SplitResult) -> tuple[str | None, str | None]:
 
 
 def digest(data: bytes) -> str:
+    import hashlib  # 2 ms, which a start without any configuration does not need
+
     return hashlib.sha256(data).hexdigest()[:16]
 
 

@@ -43,8 +43,7 @@ LOG_KEYS = (
     ("any_filesystem", "false", "the log's own: true allows network file systems, whose locks and syncs may not hold"),
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
-_COMMENTED = ("topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker")
-_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth")
+_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker")
 _CONSUMERS = """
 # consumers:                                 # as `defaults`, for pairs of topic and group; the entry with most literal characters wins
 #   "orders.created/billing":
