@@ -35,6 +35,8 @@ class HttpSource:
         bare = address._replace(scheme="https" if secure else "http", netloc=address.netloc.rpartition("@")[2], fragment="")
         self._url = bare.geturl()
         self.id = self._url
+        if " " in self._url or not self._url.isascii():
+            raise refused(self.name, "holds a space or a letter that an address cannot hold", "write it as %20, %C3%BC ...")
         self._opener: OpenerDirector | None = None
         self._last: Content | None = None
         self._etag: str | None = None

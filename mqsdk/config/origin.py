@@ -98,8 +98,10 @@ def _split(place: str) -> SplitResult:
 
     try:
         found = urlsplit(place)
+        (found.hostname or "").encode("idna")  # what a resolver would refuse with an exception of its own
         # An `@` behind the host is one of a password that holds a `/`, `?` or `#`: what stands before it would be shown as the host.
-        usable = bool(found.hostname) and found.port != 0 and "@" not in f"{found.path}{found.query}{found.fragment}"
+        hidden = "@" in f"{found.path}{found.query}{found.fragment}"
+        usable = bool(found.hostname) and found.port != 0 and place.isprintable() and not hidden
     except ValueError:  # its text may quote the address
         usable = False
     if not usable:

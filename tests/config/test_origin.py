@@ -87,6 +87,11 @@ def test_a_source_is_named_without_its_secrets(address: str, name: str) -> None:
         "https://[u:pw@h/x",
         "https://u:pw@/x",
         "http://u:pw@example.com/x",
+        "https://u:pw@h/a b",
+        "https://u:pw@h/\u00fc",
+        "https://u:pw@h/\x1b[0m",
+        f"https://u:pw@{'h' * 64}/x",
+        f"redis://u:pw@{'h' * 64}?key=k",
         "http://u:pw@127.0.0.1.example.com/x",
     ],
 )
