@@ -135,7 +135,10 @@ class LinkChanged(NamedTuple):
 
 
 class Reloaded(NamedTuple):
-    """A reload ended: `outcome` is applied, unchanged or refused; `changes` lists (key, old, new), secrets masked."""
+    """A reload ended: `outcome` is applied, unchanged or refused; `changes` lists (key, old, new), secrets masked.
+
+    Refused too, once per outage: a remote source that gives nothing.
+    """
 
     outcome: str
     version: int
