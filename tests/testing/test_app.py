@@ -30,6 +30,7 @@ from mqsdk import (
     StateError,
     current_message,
 )
+from mqsdk.config.backends import SHIPPED
 from mqsdk.errors import DecodeError
 from mqsdk.testing import SimBackend, TestApp
 from mqsdk.testing.simlog import MEMORY
@@ -871,3 +872,21 @@ def test_a_path_plays_over_the_embedded_log_in_real_time(tmp_path: Path) -> None
 def test_the_capabilities_of_the_log_may_be_borrowed() -> None:
     with TestApp(app, like="log") as t:
         assert t.app.publish("orders.created", {"id": 1}).cluster == "local"
+
+
+@pytest.mark.parametrize("backend", sorted(SHIPPED))
+def test_an_application_is_tested_with_the_capabilities_of_every_shipped_backend(backend: str) -> None:
+    app = App()
+
+    @app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=2, backoff=Backoff("1s")))
+    def bill(order: str) -> None:
+        if order == "bad":
+            raise ValueError("no")
+
+    with TestApp(app, like=backend) as t:
+        app.publish_many("orders", ["a", "bad", "b"], key="k")
+        t.drain(raise_failures=False)
+        assert t.handled("orders", "billing").payloads == ["a"]  # the key waits for its retry
+        t.advance("2s")
+        assert t.handled("orders", "billing").payloads == ["a", "b"]
+        assert t.dead_letters("orders", "billing").payloads == ["bad"]
