@@ -11,6 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar
 
+from mqsdk.names import DEAD_LETTERS
 from mqsdk.spi import (
     Admin,
     Backend,
@@ -171,7 +172,9 @@ class SimProducer(Producer):
             return Rejected("backend", f"cluster {self._backend.name} (memory) is closed")
         if partition not in self._store.logs:
             return Rejected("backend", f"topic {partition.topic} has no partition {partition.number}", fix="ensure_topic first")
-        if not self._keeps_topic and not self._store.groups[partition.topic]:
+        # Dead letters are kept everywhere: a backend that keeps nothing without a group makes one for them, as RabbitMQ does.
+        keeps = self._keeps_topic or partition.topic.endswith(DEAD_LETTERS)
+        if not keeps and not self._store.groups[partition.topic]:
             return Rejected("no_group", f"topic {partition.topic} has no group yet", fix="ensure a group first")
         return None
 
