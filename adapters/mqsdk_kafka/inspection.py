@@ -75,19 +75,19 @@ def _guarantee(brokers: int, copies: int, in_sync: int) -> str:
 def _findings(client: Client, brokers: int, copies: int, settings: Mapping[str, str]) -> list[Finding]:
     found = [Finding("ok", "brokers", f"{brokers} broker(s), topics are made with {copies} copies")]
     if copies == 1:
-        found.append(Finding("warn", "kafka.rf1", "a new topic has one copy: a lost disk loses its messages", "set `replication: 3`"))
+        found.append(Finding("warn", "rf1", "a new topic has one copy: a lost disk loses its messages", "set `replication: 3`"))
     elif _number(settings, "min.insync.replicas", 1) < 2:
         what = "an acknowledged message may stand on a single broker"
-        found.append(Finding("warn", "kafka.min_insync", what, "set min.insync.replicas=2 on the broker or the topics"))
+        found.append(Finding("warn", "min_insync", what, "set min.insync.replicas=2 on the broker or the topics"))
     if settings.get("unclean.leader.election.enable") == "true":
         what = "a broker that lags behind may become leader and lose messages"
-        found.append(Finding("warn", "kafka.unclean", what, "set unclean.leader.election.enable=false"))
+        found.append(Finding("warn", "unclean", what, "set unclean.leader.election.enable=false"))
     if client.mark_limit < SMALL_MARK:
         what = f"the broker keeps {client.mark_limit} characters beside an offset: after a crash more messages are handled again"
-        found.append(Finding("warn", "kafka.metadata", what, f"set offset.metadata.max.bytes={marks.BROKER_LIMIT}"))
+        found.append(Finding("warn", "metadata", what, f"set offset.metadata.max.bytes={marks.BROKER_LIMIT}"))
     if importlib.util.find_spec("crc32c") is None:
         what = "the package crc32c is missing: the client is several times slower"
-        found.append(Finding("warn", "kafka.crc32c", what, "pip install 'mqsdk[kafka]'"))
+        found.append(Finding("warn", "crc32c", what, "pip install 'mqsdk[kafka]'"))
     if not settings:
         found.append(Finding("warn", "settings_unseen", "the user may not read the broker's settings", "allow DESCRIBE_CONFIGS"))
     return found

@@ -12,8 +12,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from mqsdk.errors import ConfigError, StateError
+from mqsdk.errors import ConfigError, MqError, StateError
 from mqsdk.runtime.inspection import StopReport
+from mqsdk.runtime.overview import told_at_start
 from mqsdk.runtime.signals import WOKEN, Arrived, received
 from mqsdk.runtime.stacks import thread_stack
 
@@ -50,8 +51,25 @@ def run(app: App, only: Collection[str] | None = None) -> int:
         finally:
             arrived.interrupts = False
         LOG.info("running")
+        # On a thread: a server that does not answer must not keep this one from hearing signals.
+        threading.Thread(target=_tell_what_holds, args=(app,), name="mqsdk-tell", daemon=True).start()
         _wait(app, arrived)
         return _close(app, arrived)
+
+
+def _tell_what_holds(app: App) -> None:
+    """What survives which failure on each cluster in use, and what puts it at risk: nobody runs a weaker one unknowingly."""
+    session = app._session
+    if session is None:
+        return
+    for name, backend in session.supervisor.clusters.opened().items():
+        try:
+            lines = told_at_start(session.configuration.clusters[name], backend.health())
+        except (MqError, KeyError) as error:
+            LOG.warning("cluster %s: what holds there is not known: %s", name, type(error).__name__)
+            continue
+        for level, line in lines:
+            LOG.log(level, "%s", line)
 
 
 def _wait(app: App, arrived: Arrived) -> None:

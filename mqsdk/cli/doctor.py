@@ -64,10 +64,10 @@ def _refusal(error: MqError) -> Finding:
 
 
 def _finding(cluster: Cluster, finding: Finding) -> dict[str, Any]:
-    code = f"{cluster.backend}.{finding.code}"
-    # What keeps a cluster from being opened cannot be accepted: `open` would refuse it all the same.
-    accepted = finding.level == "warn" and code in cluster.accept
-    return {"level": finding.level, "code": code, "what": finding.what, "fix": finding.fix, "accepted": accepted}
+    from mqsdk.runtime.overview import code_of, is_accepted
+
+    shown = {"level": finding.level, "code": code_of(cluster, finding), "what": finding.what, "fix": finding.fix}
+    return {**shown, "accepted": is_accepted(cluster, finding)}
 
 
 def _show(session: Session, rows: list[dict[str, Any]]) -> None:

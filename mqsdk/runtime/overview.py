@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from mqsdk.config.model import Cluster
 from mqsdk.core.actions import Tuning
 from mqsdk.errors import BackendError, MqError
 from mqsdk.runtime.clock import Clock
@@ -12,7 +14,7 @@ from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
-from mqsdk.spi import BackendHealth
+from mqsdk.spi import BackendHealth, Finding
 
 
 def lag(clusters: Clusters, topic: str, group: str, clock: Clock) -> Lag:
@@ -108,3 +110,23 @@ def _problem(declared: Declared, loop: ConsumerLoop) -> str | None:
     if loop.view().stalled:
         return f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
     return None if loop.joined.is_set() else f"consumer {declared.name} has not joined its group"
+
+
+def code_of(cluster: Cluster, finding: Finding) -> str:
+    """As people write it in `accept:`."""
+    return f"{cluster.backend}.{finding.code}"
+
+
+def is_accepted(cluster: Cluster, finding: Finding) -> bool:
+    """What keeps a cluster from being opened cannot be accepted: `open` would refuse it all the same."""
+    return finding.level == "warn" and code_of(cluster, finding) in cluster.accept
+
+
+def told_at_start(cluster: Cluster, health: BackendHealth) -> list[tuple[int, str]]:
+    """(log level, line) of what holds on a cluster, and of each warning that it does not accept."""
+    lines = [(logging.INFO, f"cluster {cluster.name}: {health.guarantee}")] if health.guarantee else []
+    worries = [finding for finding in health.findings if finding.level in ("warn", "refuse") and not is_accepted(cluster, finding)]
+    for finding in worries:
+        fix = f" ({finding.fix})" if finding.fix else ""
+        lines.append((logging.WARNING, f"cluster {cluster.name}: {code_of(cluster, finding)}: {finding.what}{fix}"))
+    return lines

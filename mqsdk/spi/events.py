@@ -336,7 +336,7 @@ class PartitionProgress(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One thing that `doctor` or the start-up line reports. level: ok, info, warn, refuse."""
+    """One thing that `doctor` or the start-up line reports. level: ok, info, warn, refuse. code: people write it as `<backend>.<code>`."""
 
     level: Literal["ok", "info", "warn", "refuse"]
     code: str

@@ -254,6 +254,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_the_start_says_what_holds_on_each_cluster(app: Path) -> None:
+    with start(app) as consumer:
+        assert "survives kill -9" in consumer.wait_for("cluster local: log `interval`")
+        assert consumer.stop() == 0
+
+
 def test_running_processes_follow_the_file_by_themselves(app: Path) -> None:
     config = app / "mqsdk.yaml"
     config.write_text("app: shop\ndefaults: {concurrency: 2}\nreload: {every: 100ms}\n")
