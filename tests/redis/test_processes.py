@@ -120,38 +120,38 @@ publish: {{timeout: 1s}}
 def test_a_changed_password_needs_no_restart(tmp_path: Path) -> None:
     """The new one is accepted beside the old one, the file changes, the old one is taken away and its connections are cut."""
     (tmp_path / "server").mkdir()
-    server = RedisServer(tmp_path / "server", "--requirepass", "first")
+    server = RedisServer(tmp_path / "server", "--requirepass", "hunter-one")
     try:
         (tmp_path / "shop.py").write_text(APP)
         config = tmp_path / "mqsdk.yaml"
-        config.write_text(SECURED.format(address=server.address, password="first"))
+        config.write_text(SECURED.format(address=server.address, password="hunter-one"))
         config.chmod(0o600)
         with Running([*MQSDK, "run", "shop:app"], tmp_path) as service:
             service.wait_for("running")
             publish(tmp_path, id=1)
             service.wait_for("billed 1 attempt 1")
-            config.write_text(SECURED.format(address=server.address, password="wrong"))
-            assert "first" not in service.wait_for("reload refused")
-            publish_with(tmp_path, "first", id=2)
+            config.write_text(SECURED.format(address=server.address, password="hunter-not"))
+            assert "hunter-one" not in service.wait_for("reload refused")
+            publish_with(tmp_path, "hunter-one", id=2)
             service.wait_for("billed 2 attempt 1")
-            server.call("ACL", "SETUSER", "default", ">second", password="first")
-            config.write_text(SECURED.format(address=server.address, password="second"))
+            server.call("ACL", "SETUSER", "default", ">hunter-two", password="hunter-one")
+            config.write_text(SECURED.format(address=server.address, password="hunter-two"))
             service.wait_for("goes on with another client of cluster main")
-            server.call("ACL", "SETUSER", "default", "<first", password="second")
-            server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", password="second")
+            server.call("ACL", "SETUSER", "default", "<hunter-one", password="hunter-two")
+            server.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", password="hunter-two")
             publish(tmp_path, id=3)
             service.wait_for("billed 3 attempt 1")
             assert service.stop() == 0
         text = "\n".join(service.lines)
-        assert "second" not in text
-        assert "wrong" not in text
+        assert "hunter-two" not in text
+        assert "hunter-not" not in text
     finally:
         server.stop()
 
 
 def publish_with(folder: Path, password: str, **order: object) -> None:
     other = folder / "publisher.yaml"
-    other.write_text((folder / "mqsdk.yaml").read_text().replace("wrong", password))
+    other.write_text((folder / "mqsdk.yaml").read_text().replace("hunter-not", password))
     other.chmod(0o600)
     done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k", "--config", str(other))
     assert done.returncode == 0, done.stderr
