@@ -16,7 +16,7 @@ app = App()
 def show(payload: str) -> None:
     if payload == "bad":
         raise Reject("cannot be shown")
-    print("shown", payload, flush=True)
+    print("shown " + str(payload), flush=True)  # one write: the log shares the pipe
 """
 
 

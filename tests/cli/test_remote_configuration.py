@@ -20,7 +20,7 @@ app = App()
 
 @app.consumer("hello", group="printer")
 def greet(name: str) -> None:
-    print("hello", name, flush=True)
+    print("hello " + name, flush=True)  # one write: the log shares the pipe
 """
 
 

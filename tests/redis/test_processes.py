@@ -23,7 +23,7 @@ app = App()
 def bill(order: dict, message: Message) -> None:
     if order.get("bad"):
         raise ValueError("cannot be billed")
-    print("billed", order["id"], "attempt", message.attempt, flush=True)
+    print("billed %s attempt %s" % (order["id"], message.attempt), flush=True)  # one write: the log shares the pipe
     if order.get("stuck"):
         import time
         time.sleep(600)
