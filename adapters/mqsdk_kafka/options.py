@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mqsdk.spi import ConfigError, Problem
-from mqsdk.spi.options import checked_options
+from mqsdk.spi.options import checked_options, checked_servers, checked_texts, no_client_options
 from mqsdk.spi.tls import Tls
 
 DEFAULT_PORT = 9092
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 PER_TOPIC, SHARED = "{topic}.{group}", "{group}"
-_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +86,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _servers(value: Any) -> tuple[tuple[str, int], ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ValueError("a list of addresses, for example [kafka1.example.com:9092]")
-    return tuple(_server(item) for item in value)
-
-
-def _server(value: Any) -> tuple[str, int]:
-    match = _SERVER.fullmatch(value) if isinstance(value, str) else None
-    port = int(match["port"] or DEFAULT_PORT) if match else 0
-    if match is None or not 0 < port < 65536:
-        raise ValueError("an address is host:port")
-    return match["host"].strip("[]"), port
-
-
-def _tls(value: Any) -> Tls | None:
-    return Tls.parse(value)
+    return checked_servers(value, DEFAULT_PORT, "kafka1.example.com:9092")
 
 
 def _auth(value: Any) -> tuple[str | None, str | None, str | None]:
-    if not isinstance(value, Mapping) or any(not isinstance(item, str) for item in value.values() if item is not None):
-        raise ValueError("a mapping with mechanism, user and password")
-    given = {key: item for key, item in value.items() if item is not None}
+    given = checked_texts(value, "mechanism, user and password")
     if unknown := sorted(set(given) - {"mechanism", "user", "password"}):
         raise ValueError(f"a Kafka cluster takes mechanism, user and password, not {', '.join(unknown)}")
     if not given:
@@ -118,11 +100,6 @@ def _auth(value: Any) -> tuple[str | None, str | None, str | None]:
     if given["mechanism"].upper() not in MECHANISMS:
         raise ValueError(f"the mechanism is one of {', '.join(MECHANISMS)}")
     return given["mechanism"].upper(), given["user"], given["password"]
-
-
-def _no_options(value: Any) -> None:
-    if not isinstance(value, Mapping) or value:
-        raise ValueError("no option of the client is open: each would weaken what this adapter promises")
 
 
 def _replication(value: Any) -> int:
@@ -138,5 +115,5 @@ def _group_id(value: Any) -> str:
 
 
 _OWN: Mapping[str, Callable[[Any], Any]] = {"replication": _replication, "group_id": _group_id}
-_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": _tls, "auth": _auth, "options": _no_options}
+_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": Tls.parse, "auth": _auth, "options": no_client_options}
 assert set(_OWN) == {item.name for item in fields(Options)}

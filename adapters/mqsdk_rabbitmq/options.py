@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mqsdk.spi import ConfigError, Problem
-from mqsdk.spi.options import checked_options
+from mqsdk.spi.options import checked_options, checked_servers, checked_texts, no_client_options
 from mqsdk.spi.tls import Tls
 
 PORT, TLS_PORT = 5672, 5671
 MAX_PREFETCH = 65_535  # 16 bits on the wire; 0 would be no limit
-_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 Queues = Literal["quorum", "classic"]
 
@@ -79,23 +77,12 @@ def _checked(given: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]
 
 
 def _servers(value: Any) -> tuple[tuple[str, int], ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ValueError("a list of addresses, for example [rabbitmq.example.com:5672]")
-    return tuple(_server(item) for item in value)
-
-
-def _server(value: Any) -> tuple[str, int]:
-    match = _SERVER.fullmatch(value) if isinstance(value, str) else None
-    port = int(match["port"] or 0) if match else 0
-    if match is None or port > 65535 or (match["port"] is not None and port == 0):
-        raise ValueError("an address is host:port")
-    return match["host"].strip("[]"), port
+    # 0: which port is the default depends on `tls`.
+    return checked_servers(value, 0, "rabbitmq.example.com:5672")
 
 
 def _auth(value: Any) -> tuple[str, str] | None:
-    if not isinstance(value, Mapping) or any(not isinstance(item, str) for item in value.values() if item is not None):
-        raise ValueError("a mapping with user and password")
-    given = {key: item for key, item in value.items() if item is not None}
+    given = checked_texts(value, "user and password")
     if unknown := sorted(set(given) - {"user", "password"}):
         raise ValueError(f"RabbitMQ knows user and password, not {', '.join(unknown)}")
     if not given:
@@ -103,11 +90,6 @@ def _auth(value: Any) -> tuple[str, str] | None:
     if set(given) != {"user", "password"}:
         raise ValueError("user and password, both")
     return given["user"], given["password"]
-
-
-def _no_options(value: Any) -> None:
-    if not isinstance(value, Mapping) or value:
-        raise ValueError("no option of the client is open: each would weaken what this adapter promises")
 
 
 def _vhost(value: Any) -> str:
@@ -129,5 +111,5 @@ def _prefetch(value: Any) -> int:
 
 
 _OWN: Mapping[str, Callable[[Any], Any]] = {"vhost": _vhost, "queues": _queues, "prefetch": _prefetch}
-_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": Tls.parse, "auth": _auth, "options": _no_options}
+_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": Tls.parse, "auth": _auth, "options": no_client_options}
 assert set(_OWN) == {item.name for item in fields(Options)}

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mqsdk.spi import ConfigError, Problem
-from mqsdk.spi.options import checked_options
+from mqsdk.spi.options import checked_options, checked_servers, checked_texts, no_client_options
 from mqsdk.spi.tls import Tls
 
 DEFAULT_PORT = 6379
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,38 +77,17 @@ def _checked(given: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]
 
 
 def _servers(value: Any) -> tuple[tuple[str, int], ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
-        raise ValueError("a list of addresses, for example [redis.example.com:6379]")
-    return tuple(_server(item) for item in value)
-
-
-def _server(value: Any) -> tuple[str, int]:
-    match = _SERVER.fullmatch(value) if isinstance(value, str) else None
-    port = int(match["port"] or DEFAULT_PORT) if match else 0
-    if match is None or not 0 < port < 65536:
-        raise ValueError("an address is host:port")
-    return match["host"].strip("[]"), port
-
-
-def _tls(value: Any) -> Tls | None:
-    return Tls.parse(value)
+    return checked_servers(value, DEFAULT_PORT, "redis.example.com:6379")
 
 
 def _auth(value: Any) -> tuple[str | None, str | None]:
-    if not isinstance(value, Mapping) or any(not isinstance(item, str) for item in value.values() if item is not None):
-        raise ValueError("a mapping with user and password")
-    given = {key: item for key, item in value.items() if item is not None}
+    given = checked_texts(value, "user and password")
     if unknown := sorted(set(given) - {"user", "password", "token"}):
         raise ValueError(f"Redis knows user, password and token, not {', '.join(unknown)}")
     password = given.get("password", given.get("token"))
     if given and password is None:
         raise ValueError("a user needs a password")
     return given.get("user"), password
-
-
-def _no_options(value: Any) -> None:
-    if not isinstance(value, Mapping) or value:
-        raise ValueError("no option of the client is open: each would weaken what this adapter promises")
 
 
 def _database(value: Any) -> int:
@@ -139,5 +117,5 @@ def _flag(value: Any) -> bool:
 
 
 _OWN: Mapping[str, Callable[[Any], Any]] = {"database": _database, "sentinel": _sentinel, "keep": _keep, "noeviction": _flag}
-_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": _tls, "auth": _auth, "options": _no_options}
+_COMMON: Mapping[str, Callable[[Any], Any]] = {"servers": _servers, "tls": Tls.parse, "auth": _auth, "options": no_client_options}
 assert set(_OWN) == {item.name for item in fields(Options)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from mqsdk.errors import Problem
+
+_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
 def checked_options(
@@ -30,3 +33,30 @@ def checked_options(
         except ValueError as error:
             problems.append(Problem(where, str(error)))
     return values, problems
+
+
+def checked_servers(value: Any, default_port: int, example: str) -> tuple[tuple[str, int], ...]:
+    """The key `servers` as (host, port). default_port: where an address has none. example: one address, for the error. ValueError."""
+    if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"a list of addresses, for example [{example}]")
+    return tuple(_server(item, default_port) for item in value)
+
+
+def _server(value: Any, default_port: int) -> tuple[str, int]:
+    match = _SERVER.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
+        raise ValueError("an address is host:port")
+    return match["host"].strip("[]"), int(match["port"] or default_port)
+
+
+def checked_texts(value: Any, names: str) -> dict[str, str]:
+    """The texts of a mapping such as `auth`, without those that are not given. names: what it takes, for the error. ValueError."""
+    if not isinstance(value, Mapping) or any(not isinstance(item, str) for item in value.values() if item is not None):
+        raise ValueError(f"a mapping with {names}")
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def no_client_options(value: Any) -> None:
+    """The key `options` of an adapter that opens none of its client's. ValueError for any."""
+    if not isinstance(value, Mapping) or value:
+        raise ValueError("no option of the client is open: each would weaken what this adapter promises")
