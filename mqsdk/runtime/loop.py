@@ -327,8 +327,14 @@ class ConsumerLoop:
         except MqError as error:
             self._tell(CopyDone(token, Unknown(error.what)))
 
-    def _note_places(self) -> None:
+    def _lose_all(self) -> None:
+        """Drop every ownership, those handed back without an answer too.
+
+        All at once: what is left to one partition while another is lost would be a call to an adapter that may just have failed.
+        """
         self.places.update({view.partition.number: view.watermark for view in self._machine.view().partitions})
+        over, self._handed_back = [*self._gates, *self._handed_back], set()
+        self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in over]))
 
     # --- another client of the cluster --------------------------------------------------------------------------------------------
 
@@ -349,9 +355,7 @@ class ConsumerLoop:
         if self._drained is not None or ((self._gates or self._handed_back) and now < exchange.deadline + LAST_ANSWER_S):
             return
         self._exchange = None
-        self._note_places()
-        over, self._handed_back = [*self._gates, *self._handed_back], set()
-        self._perform(self._machine.feed(now, [Lost(partition, epoch) for partition, epoch in over]))
+        self._lose_all()
         self._close_consumer(now + LAST_ANSWER_S)
         for done in exchange.done:
             done()
@@ -367,10 +371,7 @@ class ConsumerLoop:
         self._broken = True
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
         log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
-        self._note_places()
-        # All at once: what is left to one partition while another is lost would be a call to an adapter that has just failed.
-        over, self._handed_back = [*self._gates, *self._handed_back], set()
-        self._perform(self._machine.feed(self._clock.mono(), [Lost(partition, epoch) for partition, epoch in over]))
+        self._lose_all()
         self._close_consumer(self._clock.mono() + wait)
         self._wait_before_restart(wait)
         if self._drained is None:
