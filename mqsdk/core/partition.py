@@ -31,15 +31,15 @@ class Ownership:
 
     expected: position after the last one received. attempts: what has failed and is not settled. repeats: records received more than
     once. running: jobs out. copying: dead letters under way. fenced: nothing starts any more. fresh: ranges settled since the last
-    Progress. suspect_until: see `core.suspects`; started: positions of running records, kept while it matters. is_urgent: jobs wait for
-    the next settle.
+    Progress. inherited: what the last owner suspected; suspect_until: see `core.suspects`; started: positions of running records, kept
+    while it matters. is_urgent: jobs wait for the next settle.
     """
 
     __slots__ = (
         "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at",
-        "fresh", "gone", "is_urgent", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "repeats", "restored_until",
-        "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "suspect_until", "unanswered",
-        "valid_until", "watermark",
+        "fresh", "gone", "inherited", "is_urgent", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "repeats",
+        "restored_until", "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "suspect_until",
+        "unanswered", "valid_until", "watermark",
     )  # fmt: skip
 
     def __init__(self, assigned: Assigned, origin: Origin, account: Account, ordered: bool, batch: bool) -> None:
@@ -56,7 +56,9 @@ class Ownership:
         self.restored_until = assigned.position
         self.suspect_until = 0
         self.started: set[int] = set()
-        self._restore(sparse.decode(assigned.sparse, assigned.position))
+        saved = sparse.decode(assigned.sparse, assigned.position)
+        self.inherited = saved.suspicion
+        self._restore(saved)
         self.parked: dict[int, Parked] = {}
         self.parked_bytes = 0
         self.running = 0

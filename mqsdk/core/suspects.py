@@ -20,8 +20,7 @@ from mqsdk.spi.events import Assigned
 
 def suspect(ownership: Ownership, assigned: Assigned, tuning: Tuning) -> None:
     """Take over what the last owner left: its counts, and who is blamed for its end."""
-    saved = sparse.decode(assigned.sparse, assigned.position)
-    suspicion = saved.suspicion or sparse.Suspicion(0)
+    suspicion = ownership.inherited or sparse.Suspicion(0)
     crashes = dict(suspicion.crashes)
     if not assigned.clean:
         until = max(suspicion.until, ownership.restored_until + tuning.in_flight_records)
