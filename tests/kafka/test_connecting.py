@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gc
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from mqsdk_kafka.backend import KafkaBackend
 
 from mqsdk.spi import AccessDenied, BackendError, ConfigError, NewRecord, Partition, Rejected, Stored, Subscription, Unavailable
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
+from tests.brokers.impostor import listening
 from tests.brokers.kafka import KafkaBroker, free_port
 from tests.kafka.stage import LEAKS, backend_at
 
@@ -177,32 +176,6 @@ def test_the_next_server_is_tried(guarded: Guarded) -> None:
 def test_what_does_not_speak_the_protocol_is_unavailable(greeting: bytes | None) -> None:
     with listening(greeting) as port:
         refused(backend_at([f"127.0.0.1:{port}"]), Unavailable, timeout_s=1.0)
-
-
-@contextmanager
-def listening(greeting: bytes | None) -> Iterator[int]:
-    """A server that answers every connection with this and closes it; with None it says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        held: list[socket.socket] = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                held.append(connection)
-                if greeting is not None:
-                    connection.sendall(greeting)
-                    connection.shutdown(socket.SHUT_WR)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(BOUND_S)
-        for connection in held:
-            connection.close()
 
 
 # --- encryption ---------------------------------------------------------------------------------------------------------------------------

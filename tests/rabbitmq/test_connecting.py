@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +25,7 @@ from mqsdk.spi import (
     Unavailable,
 )
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
+from tests.brokers.impostor import listening
 from tests.brokers.rabbitmq import RabbitServer
 from tests.brokers.redis import free_port
 from tests.rabbitmq.stage import backend_at, backend_over
@@ -148,35 +146,6 @@ def test_what_does_not_speak_the_protocol_is_unavailable(greeting: bytes) -> Non
 def test_what_says_nothing_is_unavailable_after_a_bounded_time() -> None:
     with listening(None) as port:
         assert "does not answer" in refused(backend_at([f"127.0.0.1:{port}"]), Unavailable, timeout_s=1.0).what
-
-
-@contextmanager
-def listening(greeting: bytes | None, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server that answers every connection with this and closes it; with None it says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        held: list[socket.socket] = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                held.append(connection)
-                with suppress(OSError):
-                    if context is not None:
-                        held.append(context.wrap_socket(connection, server_side=True))
-                    elif greeting is not None:
-                        connection.sendall(greeting)
-                        connection.shutdown(socket.SHUT_WR)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(BOUND_S)
-        for connection in held:
-            connection.close()
 
 
 def test_a_password_that_is_withdrawn_ends_in_a_link_that_says_so(users: RabbitServer) -> None:

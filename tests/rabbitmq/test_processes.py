@@ -14,21 +14,9 @@ from mqsdk.errors import CapabilityError
 from mqsdk.spi import Partition
 from mqsdk.testing import TestApp
 from tests.brokers.rabbitmq import RabbitServer
+from tests.brokers.shop import APP, opened_in, publish
 from tests.processes import MQSDK, Running, mqsdk
 
-APP = """
-from mqsdk import App, Backoff, Message, RetryPolicy
-app = App()
-
-@app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=2, backoff=Backoff("10ms")))
-def bill(order: dict, message: Message) -> None:
-    if order.get("bad"):
-        raise ValueError("cannot be billed")
-    print("billed %s attempt %s" % (order["id"], message.attempt), flush=True)  # one write: the log shares the pipe
-    if order.get("stuck"):
-        import time
-        time.sleep(600)
-"""
 CONFIG = """
 version: 1
 app: shop
@@ -43,15 +31,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path: Path, rabbitmq: RabbitServer) -> Path:
-    (tmp_path / "shop.py").write_text(APP)
-    (tmp_path / "mqsdk.yaml").write_text(CONFIG.format(address=rabbitmq.address))
-    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    opened_in(tmp_path, CONFIG.format(address=rabbitmq.address))
     return tmp_path
-
-
-def publish(folder: Path, **order: object) -> None:
-    done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k")
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_killed_consumer_is_replaced_and_dead_letters_are_kept(folder: Path, rabbitmq: RabbitServer) -> None:

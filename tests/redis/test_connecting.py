@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +27,7 @@ from mqsdk.spi import (
     UnsafeBackend,
 )
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
+from tests.brokers.impostor import listening
 from tests.brokers.redis import RedisServer, free_port
 from tests.redis.stage import backend_at, backend_over
 
@@ -112,32 +111,6 @@ def test_the_next_server_is_tried(server: RedisServer) -> None:
 def test_what_does_not_speak_the_protocol_is_unavailable(greeting: bytes | None) -> None:
     with listening(greeting) as port:
         refused(backend_at([f"127.0.0.1:{port}"]), Unavailable, timeout_s=1.0)
-
-
-@contextmanager
-def listening(greeting: bytes | None) -> Iterator[int]:
-    """A server that answers every connection with this and closes it; with None it says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        held: list[socket.socket] = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                held.append(connection)
-                if greeting is not None:
-                    connection.sendall(greeting)
-                    connection.shutdown(socket.SHUT_WR)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(BOUND_S)
-        for connection in held:
-            connection.close()
 
 
 # --- encryption ---------------------------------------------------------------------------------------------------------------------------

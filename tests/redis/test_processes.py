@@ -12,22 +12,10 @@ import pytest
 
 from mqsdk.config.load import load
 from tests.brokers.redis import RedisServer
+from tests.brokers.shop import APP, opened_in, publish
 from tests.processes import MQSDK, Running, environment, mqsdk, run
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "02_flights" / "demo.py"
-APP = """
-from mqsdk import App, Backoff, Message, RetryPolicy
-app = App()
-
-@app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=2, backoff=Backoff("10ms")))
-def bill(order: dict, message: Message) -> None:
-    if order.get("bad"):
-        raise ValueError("cannot be billed")
-    print("billed %s attempt %s" % (order["id"], message.attempt), flush=True)  # one write: the log shares the pipe
-    if order.get("stuck"):
-        import time
-        time.sleep(600)
-"""
 CONFIG = """
 version: 1
 app: shop
@@ -44,16 +32,9 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "server").mkdir()
     server = RedisServer(tmp_path / "server")
-    (tmp_path / "shop.py").write_text(APP)
-    (tmp_path / "mqsdk.yaml").write_text(CONFIG.format(address=server.address))
-    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    opened_in(tmp_path, CONFIG.format(address=server.address))
     yield tmp_path
     server.stop()
-
-
-def publish(folder: Path, **order: object) -> None:
-    done = mqsdk(folder, "publish", "orders", json.dumps(order), "--key", "k")
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_killed_consumer_is_replaced_and_dead_letters_are_kept(folder: Path) -> None:
