@@ -6,29 +6,22 @@ The API's App holds one; nothing here knows decorators or payload types.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
-from mqsdk.core.actions import Copy, Spec, Tuning
-from mqsdk.core.machine import Machine
-from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, PublishRejected, PublishUnknown, StateError
-from mqsdk.names import RETRIES, composed
+from mqsdk.core.actions import Spec, Tuning
+from mqsdk.errors import BackendError, ConfigError, MqError, Problem, StateError
 from mqsdk.runtime import overview
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.exchange import CLOSE_S, Retired
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
+from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
-from mqsdk.runtime.sender import Draft
-from mqsdk.runtime.threads import ThreadWorkers
-from mqsdk.runtime.workers import Results, Workers
-from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
+from mqsdk.spi import Backend
 
 if TYPE_CHECKING:
     from mqsdk.runtime.tasks import EventLoop
@@ -51,12 +44,12 @@ class Supervisor:
         self.app = app
         self.clusters = Clusters(configuration, environment.make_backend, environment.clock)
         self.loops: list[tuple[Declared, ConsumerLoop]] = []
-        self._threads: list[threading.Thread] = []
         self._publishers: dict[str, Publisher] = {}
         self._lock = threading.Lock()
         self._event_loop: EventLoop | None = None
         self._retired: list[Retired] = []
         self._draining = False
+        self.launcher = Launcher(self)
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
         self._incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
 
@@ -99,102 +92,22 @@ class Supervisor:
         Raises CapabilityError, ConfigError, BackendError, or StateError when one has not joined in time; what was started is stopped then.
         """
         self._draining = False
-        plans = [self._plan(one) for one in declared]  # everything that can be refused is refused before anything runs
+        plans = [(one, self.launcher.plan(one)) for one in declared]  # everything that can be refused is refused before anything runs
         deadline = self.environment.clock.mono() + timeout_s
         try:
-            for one, backend, spec in plans:
-                self._launch(one, backend, spec)
+            for one, spec in plans:
+                self._run(one, spec)
             self._await_joined(deadline)
         except BaseException:
             self.stop(0.0)
             raise
 
-    def _plan(self, declared: Declared) -> tuple[Declared, Backend, Spec]:
-        try:
-            cluster, backend = self.clusters.of_topic(declared.topic)
-        except PublishRejected as error:
-            raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
-        check_capabilities(declared, backend.capabilities, cluster)
-        spec = Spec(
-            topic=declared.topic,
-            group=declared.group,
-            cluster=cluster,
-            ordered=declared.ordered,
-            batch=declared.batch,
-            batch_wait_s=declared.batch_wait_s,
-            is_async=declared.handler.is_async,
-            sparse_bytes=backend.capabilities.sparse_bytes,
-            dead_letter=declared.dead_letter,
-            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
-            settle_every_s=self.environment.settle_every_s,
-        )
-        return declared, backend, spec
-
-    def _launch(self, declared: Declared, backend: Backend, spec: Spec) -> None:
-        cluster = self.clusters.cluster(spec.cluster)
-        self._ensure(declared, backend, create=cluster.create, cluster=spec.cluster)
-        tuning = self.tuning(declared)
-        subscription = Subscription(
-            topics=(spec.topic,) if spec.retry is None else (spec.topic, spec.retry),  # the second comes with the first redrive
-            group=declared.group,
-            ordered=declared.ordered,
-            broadcast=declared.broadcast,
-            start=declared.start,
-            lease_s=cluster.lease_s,
-            instance=f"{self.app}@{socket.gethostname()}:{os.getpid()}",
-        )
-        loop = ConsumerLoop(
-            name=declared.name,
-            machine=Machine(spec, tuning, self.environment.rng, self._wall_offset_s()),
-            connect=lambda: self._connect(declared, spec.cluster, subscription),
-            make_workers=lambda results: self._make_workers(declared, results, tuning),
-            copier=lambda copy, done: self._copy(copy, spec, done),
-            clock=self.environment.clock,
-            observe=self.environment.observe,
-            tuning=tuning,
-            lease_s=cluster.lease_s,
-        )
+    def _run(self, declared: Declared, spec: Spec) -> ConsumerLoop:
+        loop = self.launcher.launch(declared, spec)
         self.loops.append((declared, loop))
         if self.environment.threaded:
-            thread = threading.Thread(target=loop.run, name=f"mqsdk-{declared.name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _connect(self, declared: Declared, cluster: str, subscription: Subscription) -> Consumer:
-        """At the backend that the cluster has now, another one after an exchange.
-
-        A broadcast that is restarted goes on where it was: the backend knows nothing of its progress.
-        """
-        places = next((loop.places for one, loop in self.loops if one is declared), {}) if declared.broadcast else {}
-        return self.clusters.backend(cluster).consumer(subscription._replace(positions=tuple(places.items())))
-
-    def _ensure(self, declared: Declared, backend: Backend, *, create: bool, cluster: str) -> None:
-        admin = backend.admin()
-        if create:
-            admin.ensure_topic(declared.topic, self.configuration.topic_rule(declared.topic).partitions)
-            if not declared.broadcast:
-                admin.ensure_group(declared.topic, declared.group, declared.start)
-        elif declared.broadcast and admin.partitions(declared.topic) is not None:
-            return
-        elif admin.partitions(declared.topic) is None or declared.group not in {info.group for info in admin.groups(declared.topic)}:
-            raise CapabilityError(
-                f"topic {declared.topic} or its group {declared.group} does not exist and `create` is false",
-                where=f"cluster {cluster}",
-                fix=f"mqsdk groups ensure {declared.topic} {declared.group}, or create: true",
-                capability="create",
-                cluster=cluster,
-                consumer=declared.name,
-            )
-
-    def _make_workers(self, declared: Declared, results: Results, tuning: Tuning) -> Workers:
-        if self.environment.make_workers is not None:
-            return self.environment.make_workers(declared, results, tuning)
-        clock, handler = self.environment.clock, declared.handler
-        if not handler.is_async:
-            return ThreadWorkers(handler, clock, results, f"mqsdk-{declared.name}", tuning.concurrency, declared.ordered)
-        from mqsdk.runtime.tasks import LoopWorkers
-
-        return LoopWorkers(handler, clock, results, self.event_loop(), tuning.concurrency, declared.ordered)
+            threading.Thread(target=loop.run, name=f"mqsdk-{declared.name}", daemon=True).start()
+        return loop
 
     def event_loop(self) -> EventLoop:
         """The App's own event loop, started on first need."""
@@ -203,10 +116,6 @@ class Supervisor:
         if self._event_loop is None:
             self._event_loop = (self.environment.make_event_loop or EventLoop)(f"mqsdk-{self.app}-loop")
         return self._event_loop
-
-    def _wall_offset_s(self) -> float:
-        clock = self.environment.clock
-        return clock.wall_ms() / 1000 - clock.mono()
 
     def _await_joined(self, deadline: float) -> None:
         if not self.environment.threaded:
@@ -217,24 +126,6 @@ class Supervisor:
 
     def tuning(self, declared: Declared) -> Tuning:
         return self.configuration.tuning(declared.topic, declared.group, declared.tuning)
-
-    def _copy(self, copy: Copy, spec: Spec, done: Callable[[Outcome], None]) -> None:
-        """Store a dead letter: in the topic's own cluster, or where `dead_letter=` is routed."""
-        publisher = self.publisher(copy.topic) if spec.dead_letter is not None else self.publisher_of(spec.cluster)
-        record = copy.record
-        if not publisher.has_room(1, len(record.value)):  # this is the I/O thread: a wait here would cost it its leases
-            done(Rejected("throttled", "the publish window is full", retryable=True))
-            return
-        draft = Draft(
-            key=record.key,
-            value=record.value,
-            id=record.id or f"{spec.cluster}:{spec.topic}:{copy.origin.partition}:{record.ref}",
-            content_type=record.content_type,
-            headers=record.headers,
-            extra=copy.extra,
-        )
-        future = publisher.submit(copy.topic, draft, self.configuration.publish.timeout_s, block=False)
-        future.add_done_callback(lambda ended: done(_outcome(ended.exception())))
 
     # --- while running ----------------------------------------------------------------------------------------------------------
 
@@ -315,7 +206,7 @@ class Supervisor:
             cut, settled = self._closed(loop, deadline)
             unfinished += cut
             clean = clean and settled
-        self.loops, self._threads = [], []
+        self.loops = []
         return StopReport(unfinished, clean)
 
     def _closed(self, loop: ConsumerLoop, deadline: float) -> tuple[int, bool]:
@@ -354,33 +245,3 @@ class Supervisor:
             retired.close(max(deadline, clock.mono() + 1.0))
         self.clusters.close(max(deadline, clock.mono() + 1.0))
         return report._replace(clean=report.clean and all(flushed))
-
-
-def _outcome(error: BaseException | None) -> Outcome:
-    if error is None:
-        return Stored()
-    if isinstance(error, PublishRejected):
-        return Rejected(error.code, error.what, error.retryable)
-    if isinstance(error, PublishUnknown):
-        return Unknown(error.what)
-    return Unknown(error.what if isinstance(error, MqError) else type(error).__name__)
-
-
-def check_capabilities(declared: Declared, capabilities: Capabilities, cluster: str) -> None:
-    """Refuse what the backend cannot do and layer 2 does not emulate. Raises CapabilityError."""
-    wanted: list[tuple[bool, str, str]] = [
-        (declared.ordered and not capabilities.ordered, "ordered", "keeps no order per key"),
-        (declared.broadcast and not capabilities.broadcast, "broadcast", "cannot give each instance everything"),
-        (declared.start == "earliest" and not capabilities.history, "history", 'keeps no history, so from_="earliest" cannot be honoured'),
-        (isinstance(declared.start, datetime) and not capabilities.by_time, "by_time", "finds no position by time, so from_ cannot be one"),
-    ]
-    for missing, capability, reason in wanted:
-        if missing:
-            raise CapabilityError(
-                f"consumer {declared.name} asks for something that cluster {cluster} cannot do: it {reason}",
-                where=f"cluster {cluster}",
-                fix="leave the argument out, or route the topic to another cluster",
-                capability=capability,
-                cluster=cluster,
-                consumer=declared.name,
-            )
