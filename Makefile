@@ -4,7 +4,8 @@ CODE := mqsdk adapters tests examples benchmarks
 
 .PHONY: demo test lint bench soak clean
 demo: .venv/.ready ; @$(BIN)/python examples/02_flights/demo.py
-test: lint .venv/.brokers ; $(BIN)/coverage run -m pytest -q $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
+# Two at once, because most of the time goes by in waiting for servers and processes; a file stays with one of them and its servers.
+test: lint .venv/.brokers ; $(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report= $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
 lint: .venv/.ready ; $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy $(CODE)
 bench: .venv/.ready ; $(BIN)/python -m pip install -q --group bench && $(BIN)/python benchmarks/run.py $(ARGS)
 soak: .venv/.brokers ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py

@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from tests.brokers.kafka_jars import java, kafka_jars
+from tests.brokers.ports import free_port
 
 START_S = 60.0
 # A killed broker is let in again only after its old session: 9 s by default.
@@ -159,10 +160,3 @@ def answers_metadata(port: int) -> bool:
     except OSError:
         return False
     return len(body) >= 8 and int.from_bytes(body[4:8], "big") > 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -17,7 +17,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from tests.brokers.redis import free_port
+from tests.brokers.ports import free_port
 
 BIN = Path("/usr/lib/rabbitmq/bin")  # the wrappers elsewhere insist on a user of their own
 START_S = 90.0

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import redis
 
+from tests.brokers.ports import free_port
+
 START_S = 15.0
+
 HINT = "redis-server is not installed: apt-get install -y redis-server (Debian, Ubuntu), as `make test` does when it runs as root"
 
 
@@ -96,13 +99,6 @@ class RedisServer:
     def call(self, *command: object, password: str | None = None) -> object:
         with self.client(password=password) as client:
             return client.execute_command(*command)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def installed() -> str:

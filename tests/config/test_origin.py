@@ -18,7 +18,8 @@ from mqsdk.config.fromhttp import HttpSource
 from mqsdk.config.fromredis import RedisSource
 from mqsdk.config.origin import FileSource, SourceDown, load_patiently, source_of
 from mqsdk.errors import ConfigError, MissingExtra
-from tests.brokers.redis import RedisServer, free_port
+from tests.brokers.ports import free_port
+from tests.brokers.redis import RedisServer
 from tests.brokers.web import WebServer
 
 PATIENCE_S = 30.0

@@ -17,7 +17,7 @@ from mqsdk.config.origin import SourceDown, source_of
 from mqsdk.config.references import Resolver
 from mqsdk.config.settings import Settings
 from mqsdk.errors import ConfigError
-from tests.brokers.redis import free_port
+from tests.brokers.ports import free_port
 from tests.brokers.web import WebServer
 
 CLUSTER = "clusters: {main: {backend: redis, auth: {user: x, password: '%s'}}}\n"

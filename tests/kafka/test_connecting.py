@@ -18,7 +18,8 @@ from mqsdk_kafka.backend import KafkaBackend
 from mqsdk.spi import AccessDenied, BackendError, ConfigError, NewRecord, Partition, Rejected, Stored, Subscription, Unavailable
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
 from tests.brokers.impostor import listening
-from tests.brokers.kafka import KafkaBroker, free_port
+from tests.brokers.kafka import KafkaBroker
+from tests.brokers.ports import free_port
 from tests.kafka.stage import LEAKS, backend_at
 
 BOUND_S = 30.0

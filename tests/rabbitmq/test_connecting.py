@@ -26,8 +26,8 @@ from mqsdk.spi import (
 )
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
 from tests.brokers.impostor import listening
+from tests.brokers.ports import free_port
 from tests.brokers.rabbitmq import RabbitServer
-from tests.brokers.redis import free_port
 from tests.rabbitmq.stage import backend_at, backend_over
 
 BOUND_S = 20.0

@@ -28,7 +28,8 @@ from mqsdk.spi import (
 )
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
 from tests.brokers.impostor import listening
-from tests.brokers.redis import RedisServer, free_port
+from tests.brokers.ports import free_port
+from tests.brokers.redis import RedisServer
 from tests.redis.stage import backend_at, backend_over
 
 BOUND_S = 20.0
