@@ -24,6 +24,7 @@ from mqsdk_log.engine.log import DEFAULT_PARTITIONS, Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.engine.topic import Topic
 from mqsdk_log.errors import KIND, translated
+from mqsdk_log.moving import end_of_now
 from mqsdk_log.names import check_name
 from mqsdk_log.records import LogRecord
 
@@ -143,7 +144,8 @@ class LogAdmin(Admin):
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         with translated(self._cluster):
             log = self._log.topic(topic).partition(partition)
-            return log.start(), log.end()
+            end = end_of_now(log)
+            return log.start(), end
 
     def locate(self, topic: str, partition: int, time_ms: int) -> int:
         with translated(self._cluster):
@@ -185,11 +187,11 @@ def _read(log: PartitionLog, position: int, limit: int) -> list[LogRecord]:
 def _begin(log: PartitionLog, start: Start) -> int:
     if isinstance(start, datetime):
         return log.locate(int(start.timestamp() * 1000))
-    return log.end() if start == "latest" else log.start()
+    return end_of_now(log) if start == "latest" else log.start()
 
 
 def _progress(log: PartitionLog, number: int, cursor: Cursor) -> PartitionProgress:
-    first, end = log.start(), log.end()
+    end, first = end_of_now(log), log.start()
     watermark = min(cursor.watermark, end)
     left = end - max(watermark, first)
     return PartitionProgress(number, watermark, end, left, _oldest_ms(log, max(watermark, first)) if left else None, first, cursor.epoch)
@@ -200,4 +202,4 @@ def _oldest_ms(log: PartitionLog, position: int) -> int | None:
         found = _read(log, position, 1)
     except CorruptRange:
         return None
-    return found[0].timestamp_ms if found else None
+    return found[0].placed_ms if found else None

@@ -30,6 +30,7 @@ from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.seat import Mark
 from mqsdk_log.engine.wake import BOUND_S, CROWDED_S, Waiter
 from mqsdk_log.errors import KIND, translated
+from mqsdk_log.moving import Mover
 from mqsdk_log.owned import FAILURES, Owned, drain, is_alone, poke
 from mqsdk_log.records import LogRecord
 from mqsdk_log.seating import begun, seat_of
@@ -55,6 +56,7 @@ class LogConsumer(Consumer):
         self._woken = self._sleeping = self._closing = self._closed = self._stale = False
         with translated(cluster):
             self._log = log
+            self._mover = Mover(log.report)
             self._topics = {topic: log.topic(topic) for topic in begun(log, subscription)}
             self._seat = seat_of(log, subscription, self._topics, mark)
             self._waiters: list[Waiter] = []
@@ -129,6 +131,7 @@ class LogConsumer(Consumer):
             restless = now >= self._glance_at and self._glance(now)
             if restless or now >= self._seat.due:
                 self._turn(now, restless)
+            self._mover.move(self._owned.values())
             self._fetch(max_records)
             if self._events or self._woken or self._closing or now >= give_up:
                 self._woken = False
@@ -281,7 +284,8 @@ class LogConsumer(Consumer):
             if self._events or self._woken or self._closing or any(owned.has_more for owned in self._owned.values()):
                 return
             crowded = any(waiter.fileno() < 0 for waiter in self._waiters)  # nobody can wake the 65th consumer of a topic
-            wait_s = min(until - time.monotonic(), CROWDED_S if crowded else BOUND_S)
+            due_s = self._mover.wait_s(self._owned.values())
+            wait_s = min(until - time.monotonic(), due_s, CROWDED_S if crowded else BOUND_S)
             self._wait(max(wait_s, 0.0))
         finally:
             self._sleeping = False

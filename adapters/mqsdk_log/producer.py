@@ -5,12 +5,15 @@ A batch is turned into columns first, so that what must be equal, rising or abse
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mqsdk.spi import EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
 from mqsdk.spi.answers import put_outcome
+from mqsdk_log.engine.delays import Delays
 from mqsdk_log.engine.errors import LogError
+from mqsdk_log.engine.journals import journal_for
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.errors import refusal
@@ -41,7 +44,7 @@ class LogProducer(Producer):
         self._partitions: dict[Partition, PartitionLog] = {}
 
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
-        if len(batch) == 1:
+        if len(batch) == 1 and batch[0].due_ms is None:
             new = batch[0]
             self._events.put(Published(new[0], self._append_one(new, deadline)))
             return
@@ -56,32 +59,50 @@ class LogProducer(Producer):
             self._publish_partition(records, list(zip(*records, strict=True)), deadline)
 
     def _publish_partition(self, records: Sequence[NewRecord], columns: Columns, deadline: float) -> None:
-        if _is_run(columns):
+        if columns[_DUE].count(None) < len(records):
+            held_back: Rejected | None = None
+            for delayed, part in _by_delay(records):
+                held_back = self._publish_runs(_runs(part), deadline, delayed=delayed, held_back=held_back)
+        elif _is_run(columns):
             self._publish_runs(iter((records,)), deadline, columns)
         else:
             self._publish_runs(_runs(records), deadline)
 
-    def _publish_runs(self, runs: Iterator[Sequence[NewRecord]], deadline: float, columns: Columns | None = None) -> None:
-        """Runs of one partition. Nothing newer is stored after one that may still be repeated: it would overtake it."""
-        held_back: Rejected | None = None
+    def _publish_runs(
+        self,
+        runs: Iterator[Sequence[NewRecord]],
+        deadline: float,
+        columns: Columns | None = None,
+        *,
+        delayed: bool = False,
+        held_back: Rejected | None = None,
+    ) -> Rejected | None:
+        """Runs of one partition. Nothing newer is stored after one that may still be repeated: it would overtake it.
+
+        held_back: the answer for all of them because of that; returned for those that come after.
+        """
         for run in runs:
-            outcome = held_back or self._append(run, columns or list(zip(*run, strict=True)), deadline)
+            outcome = held_back or self._append(run, columns or list(zip(*run, strict=True)), deadline, delayed=delayed)
             if isinstance(outcome, Rejected) and outcome.code == "too_large" and len(run) > 1:
                 middle = len(run) // 2  # one of them is too large, or all together are: the others are not to suffer for it
-                self._publish_runs(iter((run[:middle], run[middle:])), deadline)
+                held_back = self._publish_runs(iter((run[:middle], run[middle:])), deadline, delayed=delayed)
                 continue
             put_outcome(self._events, run, outcome)
             if isinstance(outcome, Unknown) or (isinstance(outcome, Rejected) and outcome.retryable):
                 held_back = _HELD_BACK
+        return held_back
 
     # --- encoding -----------------------------------------------------------------------------------------------------------------
 
-    def _append(self, run: Sequence[NewRecord], columns: Columns, deadline: float) -> Answer:
-        """Records of one partition, one producer, consecutive sequences: one append."""
+    def _append(self, run: Sequence[NewRecord], columns: Columns, deadline: float, *, delayed: bool = False) -> Answer:
+        """Records of one partition, one producer, consecutive sequences: one append, or one of what is stored until it is due.
+
+        What is delayed will share a batch with others' records, so it says itself who produced it.
+        """
         first = run[0]
         if max(map(len, columns[_VALUE])) > MAX_PAYLOAD:
             return _TOO_LARGE
-        number = self._number(first.producer) if columns[_SEQUENCE][-1] < _FITS else 0
+        number = self._number(first.producer) if columns[_SEQUENCE][-1] < _FITS and not delayed else 0
         base_ms = first.timestamp_ms
         deltas = [time_ms - base_ms for time_ms in columns[_TIME]]
         attempts = columns[_ATTEMPT]
@@ -89,7 +110,7 @@ class LogProducer(Producer):
             attempts = tuple(min(attempt, MAX_ATTEMPT) for attempt in attempts)
         blocks = self._encode(run, columns, number)
         records = list(zip(columns[_KEY], blocks, columns[_VALUE], deltas, (0,) * len(run), attempts, strict=True))
-        return self._store(first, records, number, deadline)
+        return self._delay(first, records, columns[_DUE], deadline) if delayed else self._store(first, records, number, deadline)
 
     def _encode(self, run: Sequence[NewRecord], columns: Columns, number: int) -> list[bytes]:
         """The blocks of headers of a run, made together where they differ in the id only."""
@@ -133,6 +154,14 @@ class LogProducer(Producer):
             return self._failed(first.partition, error)
         return Stored(base)
 
+    def _delay(self, first: NewRecord, records: Sequence[Encoded], dues: Sequence[int], deadline: float) -> Answer:
+        try:
+            log = self._partitions.get(first.partition) or self._open(first.partition, deadline)
+            _delays(log).put(records, dues, timestamp_ms=first.timestamp_ms, deadline=deadline, durable=first.durable)
+        except _FAILURES as error:
+            return self._failed(first.partition, error)
+        return Stored()
+
     def _failed(self, partition: Partition, error: Exception) -> Answer:
         self._partitions.pop(partition, None)  # look the topic up again next time: it may have been deleted and made anew
         return refusal(error)
@@ -172,3 +201,19 @@ def _runs(records: Sequence[NewRecord]) -> Iterator[Sequence[NewRecord]]:
             yield records[start:index]
             start = index
     yield records[start:]
+
+
+def _by_delay(records: Sequence[NewRecord]) -> Iterator[tuple[bool, Sequence[NewRecord]]]:
+    """(whether they are delayed, records): cut where that changes, and where another journal begins."""
+    now_ms = time.time_ns() // 1_000_000
+    kinds = [None if record.due_ms is None or record.due_ms <= now_ms else journal_for(record.due_ms - now_ms) for record in records]
+    start = 0
+    for index in range(1, len(records) + 1):
+        if index == len(records) or kinds[index] != kinds[start]:
+            yield kinds[start] is not None, records[start:index]
+            start = index
+
+
+def _delays(log: PartitionLog) -> Delays:
+    assert log.delays is not None, "a partition of a topic, not of a journal"
+    return log.delays

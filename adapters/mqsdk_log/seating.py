@@ -10,6 +10,7 @@ from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.seat import Mark, Seat
 from mqsdk_log.engine.solo import Solo
 from mqsdk_log.engine.topic import Topic
+from mqsdk_log.moving import end_of_now
 
 
 def begun(log: Log, subscription: Subscription) -> list[str]:
@@ -23,7 +24,7 @@ def seat_of(log: Log, subscription: Subscription, topics: Mapping[str, Topic], m
     """topics: those that have begun. Raises NoSuchGroup."""
     if subscription.broadcast:
         ((name, topic),) = topics.items()
-        begins = {(name, number): topic.partition(number).end() for number in range(topic.partition_count)}
+        begins = {(name, number): end_of_now(topic.partition(number)) for number in range(topic.partition_count)}
         return Solo({**begins, **{(name, number): position for number, position in subscription.positions}})
     group = Group(log.path, subscription.group, subscription.lease_s)
     wakers = {name: topic.wake_all for name, topic in topics.items()}

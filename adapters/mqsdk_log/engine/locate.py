@@ -20,7 +20,7 @@ def locate(directory: int, words: state.Words, bound: int, time_ms: int) -> int:
     low, high = 0, len(found)  # the first segment whose first batch is not older is `low` in the end
     while low < high:
         middle = (low + high) // 2
-        newest = _first_newest(directory, found[middle], words)
+        newest = first_newest(directory, found[middle], words)
         if newest is not None and newest < time_ms:
             low = middle + 1
         else:
@@ -45,7 +45,7 @@ def _open(directory: int, base: int, words: state.Words) -> tuple[int, SegmentHe
         raise
 
 
-def _first_newest(directory: int, base: int, words: state.Words) -> int | None:
+def first_newest(directory: int, base: int, words: state.Words) -> int | None:
     """Maximum of the first batch; None when there is none to be read."""
     with suppress(FileNotFoundError, CorruptBatch):
         fd, header, end = _open(directory, base, words)

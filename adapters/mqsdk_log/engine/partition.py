@@ -16,12 +16,14 @@ from typing import Any, TypeVar, overload
 from . import files, index, locate, mutex, segment, state
 from . import format as fmt
 from .active import ActiveSegment
+from .delays import Delays
 from .errors import ClosedHandle, Gone, LockTimeout, TooLarge
 from .format import BATCH_MAGIC_WORD, HEADER_HEAD, HEADER_SIZE, HEADER_TAIL, META_SIZE, Body, crc32
 from .reader import LogRecord, Reader
 from .shared import Shared
 
 _APPEND_LIMIT = 1 << 30  # bytes of one append: a segment may outgrow its limit by it and must stay below 4 GiB
+_REMOVE_S = 1.0
 _VALID_S = 30.0  # a log that has to be recovered may be in the hands of another process that does
 R = TypeVar("R")
 
@@ -36,6 +38,8 @@ class PartitionLog(ActiveSegment):
         self._interval = shared.durability == "interval"
         self._closed = False
         self._readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
+        # What is delayed; a journal, which keeps it, has none of its own.
+        self.delays = None if shared.journals is None else Delays(self, shared, self._directory, shared.journals)
 
     # --- append -----------------------------------------------------------------------------------------------------------------
 
@@ -54,8 +58,11 @@ class PartitionLog(ActiveSegment):
         records: (key or None, headers block, value, timestamp delta to `timestamp_ms` in ms, flags, attempt); at least one.
         One batch, or several of 1 MiB when they are larger; readers see all of them or none, a crash may keep some unacknowledged.
         deadline: monotonic seconds; bounds the wait for other writers. durable: wait for the medium whatever the durability is.
+        What is delayed and due at `timestamp_ms` takes its place first.
         Raises LockTimeout, DiskFull, WriteFailed, TooLarge, NoSuchTopic (nothing written); SyncFailed (unknown); ValueError.
         """
+        if timestamp_ms >= self._words[14]:
+            self._move_due(timestamp_ms, deadline)
         data, count, span = fmt.encode_records(records)
         newest = timestamp_ms + span
         length = len(data)
@@ -110,10 +117,10 @@ class PartitionLog(ActiveSegment):
                 raise ValueError(f"a number of the batch does not fit its field: {error}") from None
             finally:
                 files.flock(self._lock_fd, 8)  # LOCK_UN
-        self._follow_up(after, size, deadline, durable)
+        self.follow_up(after, size, deadline, durable)
         return int(base)
 
-    def _follow_up(self, after: int, size: int, deadline: float | None, durable: bool) -> None:
+    def follow_up(self, after: int, size: int, deadline: float | None, durable: bool) -> None:
         """What comes after the tail is published: make it durable, then wake sleepers, who would find nothing before."""
         if self._always or durable:
             self._commit.commit(after, deadline)
@@ -126,7 +133,15 @@ class PartitionLog(ActiveSegment):
 
     def _append_large(self, records: Sequence[fmt.NewRecord], stamp: tuple[int, int, int], deadline: float | None, durable: bool) -> int:
         """Over one write: several batches, published together by one commit of the tail."""
-        bodies = [fmt.encode_body(part) for part in _parts(records)]
+        base, after, size = self.write([fmt.encode_body(part) for part in _parts(records)], stamp, deadline)
+        self.follow_up(after, size, deadline, durable)
+        return base
+
+    def write(self, bodies: list[Body], stamp: tuple[int, int, int], deadline: float | None) -> tuple[int, int, int]:
+        """Store batches behind one another; (offset of the first record, next offset, bytes). `follow_up` makes them durable and wakes.
+
+        stamp: base timestamp ms, producer id, producer sequence of the first record. Raises as `append`.
+        """
         size = sum(len(body.data) + HEADER_SIZE for body in bodies)
         if size > _APPEND_LIMIT:
             raise TooLarge(f"{self._what}: an append of {size} bytes is over the limit of {_APPEND_LIMIT}")
@@ -143,8 +158,7 @@ class PartitionLog(ActiveSegment):
                 self._budget -= size
             finally:
                 files.flock(self._lock_fd, files.LOCK_UN)
-        self._follow_up(after, size, deadline, durable)
-        return base
+        return base, after, size
 
     def _write_bodies(self, bodies: list[Body], stamp: tuple[int, int, int], end: int, base: int) -> int:
         timestamp_ms, producer_id, sequence = stamp
@@ -164,6 +178,21 @@ class PartitionLog(ActiveSegment):
             position, offset, sequence = position + size, offset + body.records, sequence + body.records
         self._words[state.LAST_TS] = newest
         return offset
+
+    @property
+    def due_ms(self) -> int:
+        """When what is delayed is due next, ms since the epoch; 0: not known, `move` looks; `state.NOT_DUE`."""
+        return int(self._words[14])
+
+    def move(self, now_ms: int, deadline: float | None = None) -> bool:
+        """Give a part of what is due its place; True when there may be more. Raises as `append`."""
+        return self.delays is not None and self._words[14] <= now_ms and self.delays.move(now_ms, deadline)
+
+    def _move_due(self, now_ms: int, deadline: float | None) -> None:
+        """What is due comes before what is published now, or the append is late: LockTimeout."""
+        while self.move(now_ms, deadline):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise LockTimeout(f"{self._what}: more delayed records were due first than could be moved; nothing was written")
 
     def _await_mutex(self, deadline: float | None) -> None:
         """Wait until no thread of this process appends, no longer than the deadline."""
@@ -197,6 +226,21 @@ class PartitionLog(ActiveSegment):
             return int(self._words[state.VISIBLE])
         return state.read_tail(self._words)[1]
 
+    def tail(self) -> int:
+        """Next offset, whether it is synced or not."""
+        self.ensure_valid()
+        return state.read_tail(self._words)[1]
+
+    @property
+    def directory(self) -> int:
+        """Descriptor of its directory."""
+        return self._directory
+
+    @property
+    def slot(self) -> state.Words:
+        """Its words in the state page."""
+        return self._words
+
     @overload
     def reader(self, offset: int) -> Reader[LogRecord]: ...
     @overload
@@ -222,6 +266,23 @@ class PartitionLog(ActiveSegment):
                 files.close(fd)
         return total
 
+    def remove_before(self, base: int) -> int:
+        """Remove the segments that end at or before the one beginning at `base`; how many. Readers that have one open finish it.
+
+        Never the active one. LockTimeout beside a writer that does not let go.
+        """
+        with self._mutex, files.locked(self._lock_fd, deadline=time.monotonic() + _REMOVE_S, what=self._what):
+            self._settle()
+            found = segment.bases(self._directory)
+            keep = segment.holding(found, min(base, state.read_tail(self._words)[2]))
+            doomed = [one for one in found if keep is not None and one < keep]
+            if keep is not None:
+                self._words[state.LOG_START] = max(keep, self._words[state.LOG_START])
+        for one in doomed:  # the start is told first: who comes now finds it, who is reading has the file open
+            files.unlink(segment.index_name(one), self._directory)
+            files.unlink(segment.file_name(one), self._directory)
+        return len(doomed)
+
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
     def close(self, deadline: float | None = None) -> None:
@@ -235,6 +296,8 @@ class PartitionLog(ActiveSegment):
         try:
             idle = mutex.acquire(lock, deadline, held)
             gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
+            if self.delays is not None:
+                self.delays.close(gone, deadline)
             synced = self._commit.close(gone, deadline)
             self._end(gone, close=idle and synced)
         finally:
@@ -245,6 +308,8 @@ class PartitionLog(ActiveSegment):
         """In a forked child: close every descriptor (the parent keeps its locks), take no lock, fail from now on."""
         if not self._closed:
             self._commit.forget(gone)
+            if self.delays is not None:
+                self.delays.forget(gone)
             self._end(gone)
 
     def _end(self, gone: Gone, *, close: bool = True) -> None:

@@ -24,5 +24,9 @@ class Setbacks:
 
     def holds(self, what: Hashable, now: float) -> bool:
         """Whether it is too early for another try."""
+        return self.rest_s(what, now) > 0
+
+    def rest_s(self, what: Hashable, now: float) -> float:
+        """Seconds until another try; 0 when it may be tried now."""
         known = self._known.get(what)
-        return known is not None and now < known[1]
+        return 0.0 if known is None else max(known[1] - now, 0.0)

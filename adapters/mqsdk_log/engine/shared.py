@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from .state import StatePage
 
 if TYPE_CHECKING:
+    from .journals import Journals
     from .syncer import Syncer
     from .wake import Wakers
 
@@ -32,7 +33,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shared:
-    """One open topic. floor(partition): lowest next offset that recovery may give out, from the groups' progress."""
+    """One open topic. floor(partition): lowest next offset that recovery may give out, from the groups' progress.
+
+    journals: where delayed records wait; None in a journal.
+    """
 
     name: str
     uuid: bytes
@@ -44,3 +48,4 @@ class Shared:
     wakers: Wakers
     floor: Callable[[int], int]
     report: Callable[[str], None]
+    journals: Journals | None

@@ -29,8 +29,9 @@ DELETED = 0xFFFFFFFFFFFFFFFF  # topic generation of a topic that is being delete
 # Words of page 0.
 P_MAGIC, P_VERSION, P_PARTITIONS, P_TAG, P_GENERATION = range(5)
 # Words of a slot. `seq & 1` selects pair A or B; the writer fills the other one, then stores seq + 1: one store commits the tail.
-SEQ, A_END, A_NEXT, A_SEGMENT, B_END, B_NEXT, B_SEGMENT, TAG, LOG_START, SYNCED, VISIBLE, GENERATION, FLAGS, LAST_TS = range(14)
+SEQ, A_END, A_NEXT, A_SEGMENT, B_END, B_NEXT, B_SEGMENT, TAG, LOG_START, SYNCED, VISIBLE, GENERATION, FLAGS, LAST_TS, DUE = range(15)
 FAILED = 1  # a sync failed: read-only until repaired
+NOT_DUE = 0xFFFFFFFFFFFFFFFF  # of DUE: nothing is delayed. 0, as recovery leaves it: not known. Else ms since the epoch
 ROLLING = 2  # a new segment is being made: an empty one above the tail is an orphan
 
 Words = Any  # memoryview of u64; typed loosely, because typeshed's memoryview is generic only from 3.14 on

@@ -7,11 +7,14 @@ import threading
 import uuid as uuids
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import files, state
+from .delays import LOCK as DELAY_LOCK
 from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, UnsupportedVersion
+from .journals import Journals
 from .partition import PartitionLog
 from .shared import Durability, Limits, Shared
 from .wake import DIRECTORY as WAKE
@@ -60,8 +63,9 @@ def read_settings(directory: int, name: str) -> tuple[bytes, int]:
 class Topic:
     """A topic of an open log. Any thread. Partitions are opened on first use."""
 
-    def __init__(self, topics: int, root: Path, name: str, rules: Rules) -> None:
-        self.name = name
+    def __init__(self, topics: int, root: Path, name: str, rules: Rules, of: str = "") -> None:
+        """of: the topic whose delayed records it is to keep, as one of its journals."""
+        self.name = f"{of} delay {name}" if of else name
         self.path = root / "topics" / name
         self.durability: Durability = rules.durability
         try:
@@ -76,9 +80,11 @@ class Topic:
             files.close(self._directory)
             raise
         self._wakers = Wakers(self._directory, self._page)
+        self._rules = rules
+        self.journals = None if of else Journals(self._directory, self._create_journal, self._open_journal)
         self._shared = Shared(
-            name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
-            lambda number: rules.floor(name, number), rules.report,
+            self.name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
+            lambda number: rules.floor(name, number), rules.report, self.journals,
         )  # fmt: skip
         self._mutex: Any = threading.Lock()
         self._partitions: dict[int, PartitionLog] = {}
@@ -100,6 +106,18 @@ class Topic:
                 self._partitions[number] = PartitionLog(self._shared, number)
             return self._partitions[number]
 
+    def _create_journal(self, directory: int, name: str) -> None:
+        create(directory, name, self.partition_count, self.durability)
+
+    def _open_journal(self, directory: int, name: str) -> Topic:
+        rules = self._rules
+        floor = partial(self._journal_floor, int(name))
+        return Topic(directory, self.path, name, Rules(rules.durability, rules.limits, rules.syncer, floor, rules.report), of=self.name)
+
+    def _journal_floor(self, journal: int, _name: str, number: int) -> int:
+        delays = self.partition(number).delays
+        return 0 if delays is None else delays.floor(journal)
+
     def waiter(self) -> Waiter:
         """A place to sleep until something is appended to this topic; one per consumer, closed by its owner."""
         with self._mutex:
@@ -116,14 +134,16 @@ class Topic:
 
         LockTimeout when a writer does not let go by `deadline` (monotonic seconds). All are asked before anything is changed.
         """
-        self._lock_each(deadline, lambda number: None)
+        self._lock_each(deadline, DELAY_LOCK, lambda number: None)
+        self._lock_each(deadline, "lock", lambda number: None)
         self._page.mark_deleted()
-        self._lock_each(deadline, self._invalidate)
+        self._lock_each(deadline, DELAY_LOCK, lambda number: None)
+        self._lock_each(deadline, "lock", self._invalidate)
         self._wakers.wake_all()
 
-    def _lock_each(self, deadline: float | None, action: Callable[[int], None]) -> None:
+    def _lock_each(self, deadline: float | None, lock: str, action: Callable[[int], None]) -> None:
         for number in range(self.partition_count):
-            fd = files.open_create(f"{number}/lock", self._directory)
+            fd = files.open_create(f"{number}/{lock}", self._directory)
             try:
                 with files.locked(fd, deadline=deadline, what=f"{self.name}/{number}"):
                     action(number)
@@ -135,12 +155,18 @@ class Topic:
 
     def writable(self) -> list[PartitionLog]:
         """The opened partitions but those that are read-only since a sync failed: that has been told, and nothing can be done."""
-        return [partition for partition in list(self._partitions.values()) if not partition.is_read_only]
+        mine = [partition for partition in list(self._partitions.values()) if not partition.is_read_only]
+        return mine + [partition for journal in self._opened_journals() for partition in journal.writable()]
+
+    def _opened_journals(self) -> list[Topic]:
+        return [] if self.journals is None else self.journals.opened()
 
     def close(self, deadline: float | None = None) -> None:
         """Idempotent for its partitions. What a thread still uses at `deadline` stays open."""
         for partition in self._partitions.values():
             partition.close(deadline)
+        for journal in self._opened_journals():
+            journal.close(deadline)
         for waiter in list(self._waiters):
             waiter.close()
         self._end(Gone(ClosedHandle, f"topic {self.name}: the log is closed"))
@@ -150,6 +176,8 @@ class Topic:
         """In a forked child: close the copies of all descriptors, fail from now on."""
         for partition in self._partitions.values():
             partition.forget(gone)
+        for journal in self._opened_journals():
+            journal.forget(gone)
         for waiter in list(self._waiters):
             files.close_all(waiter.fds())
             waiter.forget(gone)
@@ -158,6 +186,8 @@ class Topic:
     def _end(self, gone: Gone) -> None:
         files.close_all((*self._wakers.fds(), self._directory))
         self._wakers.forget(gone)
+        if self.journals is not None:
+            self.journals.end(gone)
         self._directory = self._mutex = gone
 
 

@@ -1,0 +1,381 @@
+"""Delayed records of one partition: stored in a journal when published, moved to the partition when they are due, by whoever is there.
+
+Publishers, consumers and administration all move what is due: a word in the state page says when that is, so who finds nothing due pays one
+comparison. The delay lock decides who does it; it dies with its holder, and the next one goes on. Nothing waits in memory.
+
+A moved record carries its reference in the partition. So after a crash it can be told what had been moved: the heap is rebuilt from the
+journals, without what `Moved` covers and without what the partition shows. Nothing is lost and nothing doubled, wherever a mover died.
+`Moved` reaches the medium (`<p>.mark`) only when what it speaks of has: a power loss may take what was moved back to the journal.
+
+    topics/<topic>/delay/<journal>/   a log of its own, with one partition for each of the topic
+    topics/<topic>/delay/<p>.due      the heap           <p>.mark   `Moved`, as of the last checkpoint
+    topics/<topic>/<p>/delay.lock
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from . import dueheap, files, journals, mutex, retention, state
+from . import format as fmt
+from .dueheap import CLASSES, DueHeap, Moved
+from .errors import CorruptRange, LockTimeout, LogError, NoSuchTopic, OutOfRange, SyncFailed
+from .reader import LogRecord, Reader
+from .shared import Shared
+
+if TYPE_CHECKING:
+    from .partition import PartitionLog
+
+LOCK = "delay.lock"
+_CHUNK_RECORDS = 1000
+_CHUNK_BYTES = 4 << 20
+_SKIP = 256  # records read over rather than sought for: a seek costs about as much
+_SPAN_MS = 1 << 31  # times of a batch are 32-bit differences
+_MARK = Struct(f"<{3 + CLASSES}Q")
+_PASS_OVER = 100_000  # records in the partition that a rebuild may have to look at, besides those moved since the checkpoint
+
+
+class Delays:
+    """What waits in one partition, as one process sees it. Any thread."""
+
+    def __init__(self, partition: PartitionLog, shared: Shared, directory: int, found: journals.Journals) -> None:
+        self._partition = partition
+        self._shared: Any = shared
+        self._journals = found
+        self._number = partition.number
+        self._what = f"{shared.name}/{partition.number}: what is delayed"
+        self._directory = directory
+        self._words: Any = shared.page.slot(partition.number)
+        self._mutex: Any = threading.Lock()
+        self._lock_fd = -1
+        self._heap: DueHeap | None = None
+        self._readers: dict[int, Reader[LogRecord]] = {}
+        self._floors: dict[int, int] = {}
+
+    # --- what others call -----------------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        records: Sequence[fmt.NewRecord],
+        dues: Sequence[int],
+        *,
+        timestamp_ms: int,
+        deadline: float | None = None,
+        durable: bool = False,
+    ) -> None:
+        """Store records that are due at `dues` (ms since the epoch), as durably as an append does. They share one journal: `journal_for`.
+
+        Raises as `PartitionLog.append`.
+        """
+        with self._exclusive(deadline, create=True) as heap:
+            if self._shared.page.is_deleted:
+                raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
+            number = journals.journal_for(max(dues) - _now_ms())
+            journal = self._journal(number, heap)
+            self._take_in(heap)
+            heap.reserve(len(records))
+            bodies = _bodies(records, dues, max(dues) - timestamp_ms)
+            base, after, size = journal.write(bodies, (timestamp_ms, 0, 0), deadline)
+            refs = (dueheap.reference(number, base + index, len(record[2])) for index, record in enumerate(records))
+            heap.add(number, after, zip(dues, refs, strict=True))
+            sooner = heap.first_ms() < self._words[state.DUE]
+            self._words[state.DUE] = heap.first_ms()
+        journal.follow_up(after, size, deadline, durable)
+        if sooner:
+            self._shared.wakers.wake_all()  # sleepers look when to wake
+
+    def move(self, now_ms: int, deadline: float | None = None) -> bool:
+        """Give what is due its place in the partition, up to some thousand records. True: look again, there may be more.
+
+        deadline: monotonic seconds, bounds the wait for another mover and for writers. Raises as `PartitionLog.append`.
+        """
+        with self._exclusive(deadline) as heap:
+            if heap is None:
+                self._words[state.DUE] = state.NOT_DUE
+                return False
+            self._take_in(heap)
+            stored = self._move(heap, now_ms, deadline)
+            self._words[state.DUE] = heap.first_ms()
+        if stored is not None:
+            self._partition.follow_up(*stored, deadline, False)
+        return bool(self._words[state.DUE] <= now_ms)
+
+    def checkpoint(self, deadline: float | None = None) -> None:
+        """Bring to the medium how far has been moved, and remove the segments of journals that it covers. SyncFailed; LockTimeout."""
+        with self._exclusive(deadline) as heap:
+            if heap is None:
+                return
+            heap.pass_over(self._partition.tail(), _PASS_OVER)
+            if (moved := heap.moved()) == self._load_mark():
+                return
+            self._partition.sync(deadline)
+            for number in heap.journals:
+                self._journals.topic(number).partition(self._number).sync(deadline)
+            data = _MARK.pack(moved.due_ms, moved.ref, moved.scan_from, *moved.known)
+            files.replace(self._mark_name, data + zlib.crc32(data).to_bytes(4, "little"), self._journals.directory())
+            for number in heap.journals:
+                journal = self._journals.topic(number).partition(self._number)
+                journal.remove_before(retention.over(journal, moved.due_ms, moved.known[number]))
+
+    def waiting(self) -> int:
+        """How many wait."""
+        with self._exclusive(None) as heap:
+            return 0 if heap is None else len(heap)
+
+    def floor(self, number: int) -> int:
+        """Recovery of a journal gives out no offset below it: a record that was moved and then lost there had a higher one."""
+        return self._floors.get(number, 0)
+
+    # --- moving ---------------------------------------------------------------------------------------------------------------------
+
+    def _move(self, heap: DueHeap, now_ms: int, deadline: float | None) -> tuple[int, int] | None:
+        """(next offset, bytes) of what was appended, None when there was nothing."""
+        heap.begin()
+        taken = heap.take(now_ms, _CHUNK_RECORDS, _CHUNK_BYTES)
+        try:
+            found = self._read([ref for _, ref in taken], deadline)
+        except (LogError, OSError):
+            heap.give_back(taken)
+            heap.end()
+            raise
+        over, stored = self._append(heap, taken, found, deadline)
+        if over:
+            heap.advance(taken[over - 1], self._partition.tail())
+        heap.end()
+        if lost := sum(ref not in found for _, ref in taken[:over]):
+            self._shared.report(f"{self._what}: {lost} delayed records are damaged or lost")
+        return stored
+
+    def _append(
+        self, heap: DueHeap, taken: Sequence[tuple[int, int]], found: dict[int, LogRecord], deadline: float | None
+    ) -> tuple[int, tuple[int, int] | None]:
+        """How many of them are over, and (next offset, bytes) of what was appended. A failure gives back what is not stored."""
+        refs = [ref for _, ref in taken]
+        over, after, total = 0, 0, 0
+        try:
+            for part in _parts([ref for ref in refs if ref in found], found):
+                base_ms = found[part[0]].timestamp_ms
+                body = fmt.encode_with_words([_plain(found[ref], base_ms) for ref in part], part)
+                _, after, size = self._partition.write([body], (base_ms, 0, 0), deadline)
+                over, total = refs.index(part[-1]) + 1, total + size
+        except SyncFailed:
+            raise  # it may be stored: the heap stays as one left by the dead, and the rebuild looks
+        except (LogError, OSError):
+            heap.give_back(taken[over:])
+            if not over:
+                heap.end()
+                raise
+            return over, (after, total)
+        return len(taken), (after, total) if total else None
+
+    def _read(self, refs: Sequence[int], deadline: float | None) -> dict[int, LogRecord]:
+        """The records, in the order in which they are stored; what is damaged is missing."""
+        found: dict[int, LogRecord] = {}
+        wanted: dict[int, dict[int, int]] = {}
+        for ref in refs:
+            number, offset = dueheap.place(ref)
+            wanted.setdefault(number, {})[offset] = ref
+        for number, offsets in wanted.items():
+            reader = self._reader(number)
+            for offset in sorted(offsets):
+                record = self._read_one(reader, number, offset, deadline)
+                if record is not None:
+                    found[offsets[offset]] = record
+        return found
+
+    def _read_one(self, reader: Reader[LogRecord], number: int, offset: int, deadline: float | None) -> LogRecord | None:
+        if not reader.position <= offset <= reader.position + _SKIP:
+            reader.seek(offset)
+        synced = False
+        try:
+            while reader.position <= offset:
+                records = reader.read(max(1, offset - reader.position), _CHUNK_BYTES)
+                if records and records[-1].position == offset:
+                    return records[-1]
+                if not records and synced:
+                    return None
+                if not records:  # with `always` what is not synced cannot be read yet
+                    self._journals.topic(number).partition(self._number).sync(deadline)
+                    synced = True
+        except (OutOfRange, CorruptRange):
+            reader.seek(offset + 1)
+        return None
+
+    # --- the heap -------------------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, heap: DueHeap) -> None:
+        """What publishers stored who died before they could tell."""
+        for number in heap.journals:
+            journal = self._journals.topic(number).partition(self._number)
+            start, stop = heap.indexed(number), journal.tail()
+            if start < stop:
+                for base, entries in journals.words(journal.directory, journal.slot, start, stop):
+                    heap.reserve(len(entries))
+                    refs = (dueheap.reference(number, base + index, size) for index, (_, size) in enumerate(entries))
+                    heap.add(number, base + len(entries), zip((due_ms for due_ms, _ in entries), refs, strict=True))
+                heap.add(number, stop, ())
+
+    def _rebuild(self, heap: DueHeap) -> None:
+        """From the journals, without what has been moved."""
+        moved = heap.moved() if heap.is_of_this_boot else self._load_mark()
+        existing = self._journals.existing()
+        if not existing:
+            moved = Moved(scan_from=self._partition.tail())  # nothing was ever delayed
+        shown = self._shown(moved)
+        self._floors = {}
+        for ref in shown:
+            number, offset = dueheap.place(ref)
+            self._floors[number] = max(self._floors.get(number, 0), offset + 1)
+        heap.clear(moved, sum(1 << number for number in existing))
+        for number in existing:
+            journal = self._journals.topic(number).partition(self._number)
+            stop = journal.tail()
+            for base, entries in journals.words(journal.directory, journal.slot, journal.start(), stop):
+                refs = [(due_ms, dueheap.reference(number, base + index, size)) for index, (due_ms, size) in enumerate(entries)]
+                left = [
+                    (due_ms, ref)
+                    for index, (due_ms, ref) in enumerate(refs)
+                    if ref not in shown and (base + index >= moved.known[number] or (due_ms, ref) > moved[:2])
+                ]
+                heap.reserve(len(left))
+                heap.add(number, base + len(entries), left)
+            heap.add(number, stop, ())
+        heap.finish()
+
+    def _shown(self, moved: Moved) -> set[int]:
+        """References in the partition itself, from where `moved` does not cover it any more."""
+        start = max(moved.scan_from, self._partition.start())
+        batches = journals.words(self._directory, self._words, start, self._partition.tail())
+        return {ref for _, entries in batches for ref, _ in entries}
+
+    @property
+    def _mark_name(self) -> str:
+        return f"{self._number}.mark"
+
+    def _load_mark(self) -> Moved:
+        try:
+            data = files.read_all(self._mark_name, self._journals.directory())
+        except FileNotFoundError:
+            return Moved()
+        if len(data) != _MARK.size + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+            return Moved()
+        due_ms, ref, scan_from, *known = _MARK.unpack_from(data)
+        return Moved(due_ms, ref, scan_from, tuple(known))
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _exclusive(self, deadline: float | None, *, create: bool = False) -> Iterator[Any]:
+        """The delay lock; yields the heap, None when nothing was ever delayed here, unless `create`."""
+        lock, held = self._mutex, list[bool]()
+        try:
+            if not mutex.acquire(lock, deadline, held):
+                raise LockTimeout(f"{self._what} is held by another thread; nothing was written")
+            if self._lock_fd < 0:
+                self._lock_fd = files.open_create(LOCK, self._directory)
+            files.lock_until(self._lock_fd, files.LOCK_EX, deadline, self._what)
+            try:
+                yield self._valid_heap(create)
+            finally:
+                files.flock(self._lock_fd, files.LOCK_UN)
+        finally:
+            if True in held:
+                lock.release()
+
+    def _valid_heap(self, create: bool) -> DueHeap | None:
+        directory = self._journals.directory(create=create)
+        if directory < 0:
+            return None
+        if self._heap is not None and self._heap.is_removed:
+            self._heap.close()
+            self._heap = None
+        if self._heap is None:
+            self._heap = DueHeap(files.open_create(f"{self._number}.due", directory))
+        self._partition.ensure_valid()
+        self._heap.refresh()
+        if not self._heap.is_valid:
+            self._rebuild(self._heap)
+        return self._heap
+
+    def _journal(self, number: int, heap: DueHeap) -> PartitionLog:
+        """The journal's part for this partition; its word is set before anything is in it."""
+        topic = self._journals.topic(number, create=True)
+        heap.add_journal(number)
+        return topic.partition(self._number)
+
+    def _reader(self, number: int) -> Reader[LogRecord]:
+        found = self._readers.get(number)
+        if found is None:
+            journal = self._journals.topic(number).partition(self._number)
+            found = self._readers[number] = journal.reader(0)
+        return found
+
+    def close(self, gone: Any, deadline: float | None = None) -> None:
+        """Close its files, and fail from now on; the topic closes the journals. What a thread still uses at `deadline` stays open."""
+        lock, held = self._mutex, list[bool]()
+        try:
+            if mutex.acquire(lock, deadline, held):
+                self.forget(gone)
+            else:
+                self._mutex = self._words = gone
+        finally:
+            if True in held:
+                lock.release()
+
+    def forget(self, gone: Any) -> None:
+        """As `close` without waiting: in a forked child."""
+        if self._heap is not None:
+            self._heap.close()
+        files.close_all((self._lock_fd,))
+        self._heap, self._lock_fd, self._readers = None, -1, {}
+        self._mutex = self._words = gone
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _bodies(records: Sequence[fmt.NewRecord], dues: Sequence[int], span: int) -> list[fmt.Body]:
+    """Batches of one write each. span: to the latest due time, so that the times in batch headers tell when a whole segment is over."""
+    bodies: list[fmt.Body] = []
+    first = 0
+    for stop in [*_cuts([len(key or b"") + len(block) + len(value) for key, block, value, *_ in records]), len(records)]:
+        body = fmt.encode_with_words(records[first:stop], dues[first:stop])
+        bodies.append(body._replace(span=span))
+        first = stop
+    return bodies
+
+
+def _cuts(sizes: Sequence[int]) -> list[int]:
+    """Where a new batch begins, so that each is one write; a larger record stands alone."""
+    cuts: list[int] = []
+    total = fmt.HEADER_SIZE
+    for index, size in enumerate(sizes):
+        size += fmt.WORD_META_SIZE
+        if total + size > fmt.WRITE_LIMIT and total > fmt.HEADER_SIZE:
+            cuts.append(index)
+            total = fmt.HEADER_SIZE
+        total += size
+    return cuts
+
+
+def _parts(refs: Sequence[int], found: dict[int, LogRecord]) -> Iterator[Sequence[int]]:
+    """Cut where one batch could not hold the next record too: for its size, or because the times are too far apart."""
+    sizes = [len(found[ref].value) + len(found[ref].key or b"") + len(found[ref].block) for ref in refs]
+    cuts = set(_cuts(sizes))
+    start = 0
+    for index, ref in enumerate(refs):
+        if index > start and (index in cuts or abs(found[ref].timestamp_ms - found[refs[start]].timestamp_ms) >= _SPAN_MS):
+            yield refs[start:index]
+            start = index
+    yield refs[start:]
+
+
+def _plain(record: LogRecord, base_ms: int) -> fmt.NewRecord:
+    return record.key, record.block, record.value, record.timestamp_ms - base_ms, 0, record.attempt

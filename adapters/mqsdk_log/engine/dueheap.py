@@ -1,0 +1,249 @@
+"""When what is delayed in one partition is due: a binary heap in a mapped file that all processes share.
+
+A hint: rebuilt from the journals whenever its boot tag does not match, or when somebody died while changing it. Shared, so that whoever
+moves what is due next needs to load nothing, and no process holds what waits in memory of its own. All of it under the delay lock.
+
+Header page of u64 words, then entries of two words, (due time in ms, reference), the smallest first. A reference names a delayed record
+and is given in `reference`: of two with one due time the one that was published first is the smaller.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from . import files, state
+
+PAGE = 4096
+MAGIC = int.from_bytes(b"MQDUE001", "little")
+CLASSES = 9
+FIRST_CAPACITY = 256
+_MAGIC, _TAG, _CAPACITY, _COUNT, _DIRTY, _KNOWN, _SELECTOR, _UNNOTED = range(8)
+_COPIES = (16, 32)  # of `Moved`; the selector's lowest bit says which one counts
+_INDEXED = 48
+_FIRST = PAGE // 8
+_OFFSET_BITS, _SIZE_BITS = 50, 8
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+
+
+def reference(journal: int, offset: int, size: int) -> int:
+    """Journals of longer delays come first: of one due time they hold what was published earlier.
+
+    size: of the value; a power of 2 above it is kept.
+    """
+    return (CLASSES - 1 - journal) << (_OFFSET_BITS + _SIZE_BITS) | offset << _SIZE_BITS | size.bit_length()
+
+
+def place(ref: int) -> tuple[int, int]:
+    """(journal, offset) of a reference."""
+    return CLASSES - 1 - (ref >> (_OFFSET_BITS + _SIZE_BITS)), ref >> _SIZE_BITS & _OFFSET_MASK
+
+
+class Moved(NamedTuple):
+    """What has been moved to the partition: every record below `known` of its journal whose (due, ref) is not above these two, and what
+    the partition itself shows from `scan_from` on.
+    """
+
+    due_ms: int = 0
+    ref: int = 0
+    scan_from: int = 0
+    known: tuple[int, ...] = (0,) * CLASSES
+
+
+class DueHeap:
+    """One process's mapping. It owns the descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._tag = state.tag_of(fd)
+        if files.size_of(fd) < PAGE + 16 * FIRST_CAPACITY:
+            files.allocate(fd, PAGE + 16 * FIRST_CAPACITY)
+        self._map()
+
+    def _map(self) -> None:
+        size = files.size_of(self._fd) // 16 * 16
+        self._mapped = mmap.mmap(self._fd, size)
+        self._view = memoryview(self._mapped)
+        self._words: Any = self._view.cast("Q")
+        self._capacity = (size - PAGE) // 16
+
+    @property
+    def is_valid(self) -> bool:
+        """Made in this boot, and nobody died while changing it."""
+        words = self._words
+        return bool(words[_TAG] == self._tag and words[_MAGIC] == MAGIC and not words[_DIRTY])
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        return bool(self._words[_TAG] == self._tag and self._words[_MAGIC] == MAGIC)
+
+    @property
+    def is_removed(self) -> bool:
+        return os.fstat(self._fd).st_nlink == 0
+
+    def refresh(self) -> None:
+        """Another process may have made it larger."""
+        if self._words[_CAPACITY] > self._capacity:
+            self._unmap()
+            self._map()
+
+    def clear(self, moved: Moved, known: int) -> None:
+        """Begin a rebuild; `finish` ends it. known: bits of the journals that exist."""
+        words = self._words
+        words[_DIRTY] = words[_UNNOTED] = 1  # what had been moved is found once more by the next rebuild, unless something is noted before
+        words[_MAGIC], words[_CAPACITY], words[_COUNT], words[_KNOWN] = MAGIC, self._capacity, 0, known
+        for journal in range(CLASSES):
+            words[_INDEXED + journal] = 0
+        self.set_moved(moved)
+
+    def finish(self) -> None:
+        self._words[_DIRTY] = 0
+        self._words[_TAG] = self._tag
+
+    def close(self) -> None:
+        self._unmap()
+        files.close(self._fd)
+
+    def _unmap(self) -> None:
+        with suppress(BufferError):
+            self._words.release()
+            self._view.release()
+            self._mapped.close()
+
+    # --- what is known --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def journals(self) -> list[int]:
+        known = self._words[_KNOWN]
+        return [journal for journal in range(CLASSES) if known >> journal & 1]
+
+    def add_journal(self, journal: int) -> None:
+        self._words[_KNOWN] |= 1 << journal
+
+    def indexed(self, journal: int) -> int:
+        """Offset of the first record of a journal that is not in here yet."""
+        return int(self._words[_INDEXED + journal])
+
+    def moved(self) -> Moved:
+        at = _COPIES[self._words[_SELECTOR] & 1]
+        words = self._words[at : at + 3 + CLASSES].tolist()
+        return Moved(words[0], words[1], words[2], tuple(words[3:]))
+
+    def set_moved(self, moved: Moved) -> None:
+        """Whoever dies in here leaves the old one or the new one."""
+        selector = self._words[_SELECTOR] + 1 & 1
+        at = _COPIES[selector]
+        for number, value in enumerate((moved.due_ms, moved.ref, moved.scan_from, *moved.known)):
+            self._words[at + number] = value
+        self._words[_SELECTOR] = selector
+
+    def advance(self, last: tuple[int, int], scan_from: int) -> None:
+        """Everything up to `last` has been moved. Not noted where more had been moved before, which only a clock that was set back does:
+        what is moved meanwhile is found in the partition, from the old `scan_from` on.
+        """
+        if last < self.moved()[:2]:
+            self._words[_UNNOTED] = 1
+            return
+        known = tuple(self._words[_INDEXED : _INDEXED + CLASSES].tolist())
+        self.set_moved(Moved(*last, scan_from, known))
+        self._words[_UNNOTED] = 0
+
+    def pass_over(self, scan_from: int, at_least: int) -> None:
+        """The partition has grown by other records, which need not be looked at; noted when they are so many."""
+        moved = self.moved()
+        if not self._words[_UNNOTED] and scan_from - moved.scan_from >= at_least:
+            self.set_moved(moved._replace(scan_from=scan_from))
+
+    # --- the heap -------------------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return int(self._words[_COUNT])
+
+    def first_ms(self) -> int:
+        """The next due time, `state.NOT_DUE` when nothing waits."""
+        return int(self._words[_FIRST]) if self._words[_COUNT] else state.NOT_DUE
+
+    def reserve(self, more: int) -> None:
+        """Room for so many: afterwards `add` cannot fail. OSError when the disk is full; nothing has changed then."""
+        needed = self._words[_COUNT] + more
+        if needed <= self._capacity:
+            return
+        capacity = max(2 * self._capacity, needed)
+        files.allocate(self._fd, PAGE + 16 * capacity)
+        self._unmap()
+        self._map()
+        self._words[_CAPACITY] = self._capacity
+
+    def add(self, journal: int, until: int, entries: Iterable[tuple[int, int]]) -> None:
+        """Take in (due, ref) of a journal, which is indexed up to `until` then. After `reserve`."""
+        words = self._words
+        was_dirty = words[_DIRTY]
+        words[_DIRTY] = 1
+        for due_ms, ref in entries:
+            self._push(due_ms, ref)
+        words[_INDEXED + journal] = until
+        words[_DIRTY] = was_dirty
+
+    def begin(self) -> None:
+        """What `take` takes is on its way: who dies before `end` leaves it to a rebuild."""
+        self._words[_DIRTY] = 1
+
+    def end(self) -> None:
+        self._words[_DIRTY] = 0
+
+    def give_back(self, taken: Sequence[tuple[int, int]]) -> None:
+        for due_ms, ref in taken:
+            self._push(due_ms, ref)
+
+    def take(self, now_ms: int, records: int, size: int) -> list[tuple[int, int]]:
+        """The first of what is due, in order: at most `records`, of about `size` bytes, but at least one."""
+        words = self._words
+        taken: list[tuple[int, int]] = []
+        while words[_COUNT] and words[_FIRST] <= now_ms and len(taken) < records:
+            size -= 1 << (words[_FIRST + 1] & 0xFF)
+            if size < 0 and taken:
+                break
+            taken.append(self._pop())
+        return taken
+
+    def _push(self, due_ms: int, ref: int) -> None:
+        words = self._words
+        index = words[_COUNT]
+        words[_COUNT] = index + 1
+        while index:
+            parent = (index - 1) >> 1
+            at = _FIRST + 2 * parent
+            its_ms = words[at]
+            if its_ms < due_ms or (its_ms == due_ms and words[at + 1] < ref):
+                break
+            to = _FIRST + 2 * index
+            words[to], words[to + 1] = its_ms, words[at + 1]
+            index = parent
+        to = _FIRST + 2 * index
+        words[to], words[to + 1] = due_ms, ref
+
+    def _pop(self) -> tuple[int, int]:
+        """The smaller child moves up, down to the leaves; then the last entry finds its place from below: half the usual comparisons."""
+        words = self._words
+        first = words[_FIRST], words[_FIRST + 1]
+        count = words[_COUNT] - 1
+        last = _FIRST + 2 * count
+        due_ms, ref = words[last], words[last + 1]
+        index, child = 0, 1
+        while child < count:
+            at = _FIRST + 2 * child
+            its_ms = words[at]
+            if child + 1 < count:
+                other_ms = words[at + 2]
+                if other_ms < its_ms or (other_ms == its_ms and words[at + 3] < words[at + 1]):
+                    child, at, its_ms = child + 1, at + 2, other_ms
+            to = _FIRST + 2 * index
+            words[to], words[to + 1] = its_ms, words[at + 1]
+            index, child = child, 2 * child + 1
+        words[_COUNT] = index
+        self._push(due_ms, ref)
+        words[_COUNT] = count
+        return first
