@@ -15,6 +15,7 @@ KIND = "log"
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
 _FIXES = {
     errno.ENOENT: "the file system takes no new directory there: give the cluster another `path`",
@@ -107,6 +108,8 @@ def refusal(error: Exception) -> Rejected | Unknown:
         return Rejected("throttled", what, retryable=True, fix="another process holds the partition; is one stopped?")
     if isinstance(error, engine.ReadOnly):
         return Rejected("backend", what, fix="look at the disk, then reboot")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return Rejected("full", f"the log's disk is full ({os.strerror(error.errno or 0)})", retryable=True, fix=_FIXES[errno.ENOSPC])
     if isinstance(error, engine.DiskFull | engine.WriteFailed):
         return Rejected("full", what, retryable=True, fix="free some space on the disk of the log")
     if isinstance(error, engine.TooLarge):

@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from . import dueheap, files, journals, mutex, retention, state
+from . import batches, dueheap, files, journals, mutex, retention, state
 from . import format as fmt
 from .dueheap import CLASSES, DueHeap, Moved
-from .errors import CorruptRange, LockTimeout, LogError, NoSuchTopic, OutOfRange, SyncFailed
-from .reader import LogRecord, Reader
+from .errors import LockTimeout, LogError, NoSuchTopic, SyncFailed
+from .reader import LogRecord
 from .shared import Shared
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 LOCK = "delay.lock"
 _CHUNK_RECORDS = 1000
 _CHUNK_BYTES = 4 << 20
-_SKIP = 256  # records read over rather than sought for: a seek costs about as much
-_SPAN_MS = 1 << 31  # times of a batch are 32-bit differences
 _MARK = Struct(f"<{3 + CLASSES}Q")
 _PASS_OVER = 100_000  # records in the partition that a rebuild may have to look at, besides those moved since the checkpoint
 
@@ -55,7 +53,7 @@ class Delays:
         self._mutex: Any = threading.Lock()
         self._lock_fd = -1
         self._heap: DueHeap | None = None
-        self._readers: dict[int, Reader[LogRecord]] = {}
+        self._fetcher = batches.Fetcher(found, partition.number, _CHUNK_BYTES)
         self._floors: dict[int, int] = {}
 
     # --- what others call -----------------------------------------------------------------------------------------------------------
@@ -74,13 +72,11 @@ class Delays:
         Raises as `PartitionLog.append`.
         """
         with self._exclusive(deadline, create=True) as heap:
-            if self._shared.page.is_deleted:
-                raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
             number = journals.journal_for(max(dues) - _now_ms())
             journal = self._journal(number, heap)
             self._take_in(heap)
             heap.reserve(len(records))
-            bodies = _bodies(records, dues, max(dues) - timestamp_ms)
+            bodies = batches.of_delayed(records, dues, max(dues) - timestamp_ms)
             base, after, size = journal.write(bodies, (timestamp_ms, 0, 0), deadline)
             refs = (dueheap.reference(number, base + index, len(record[2])) for index, record in enumerate(records))
             heap.add(number, after, zip(dues, refs, strict=True))
@@ -139,7 +135,7 @@ class Delays:
         heap.begin()
         taken = heap.take(now_ms, _CHUNK_RECORDS, _CHUNK_BYTES)
         try:
-            found = self._read([ref for _, ref in taken], deadline)
+            found = self._fetcher.fetch([ref for _, ref in taken], deadline)
         except (LogError, OSError):
             heap.give_back(taken)
             heap.end()
@@ -159,9 +155,8 @@ class Delays:
         refs = [ref for _, ref in taken]
         over, after, total = 0, 0, 0
         try:
-            for part in _parts([ref for ref in refs if ref in found], found):
-                base_ms = found[part[0]].timestamp_ms
-                body = fmt.encode_with_words([_plain(found[ref], base_ms) for ref in part], part)
+            for part in batches.parts([ref for ref in refs if ref in found], found):
+                body, base_ms = batches.of_moved(part, found)
                 _, after, size = self._partition.write([body], (base_ms, 0, 0), deadline)
                 over, total = refs.index(part[-1]) + 1, total + size
         except SyncFailed:
@@ -173,39 +168,6 @@ class Delays:
                 raise
             return over, (after, total)
         return len(taken), (after, total) if total else None
-
-    def _read(self, refs: Sequence[int], deadline: float | None) -> dict[int, LogRecord]:
-        """The records, in the order in which they are stored; what is damaged is missing."""
-        found: dict[int, LogRecord] = {}
-        wanted: dict[int, dict[int, int]] = {}
-        for ref in refs:
-            number, offset = dueheap.place(ref)
-            wanted.setdefault(number, {})[offset] = ref
-        for number, offsets in wanted.items():
-            reader = self._reader(number)
-            for offset in sorted(offsets):
-                record = self._read_one(reader, number, offset, deadline)
-                if record is not None:
-                    found[offsets[offset]] = record
-        return found
-
-    def _read_one(self, reader: Reader[LogRecord], number: int, offset: int, deadline: float | None) -> LogRecord | None:
-        if not reader.position <= offset <= reader.position + _SKIP:
-            reader.seek(offset)
-        synced = False
-        try:
-            while reader.position <= offset:
-                records = reader.read(max(1, offset - reader.position), _CHUNK_BYTES)
-                if records and records[-1].position == offset:
-                    return records[-1]
-                if not records and synced:
-                    return None
-                if not records:  # with `always` what is not synced cannot be read yet
-                    self._journals.topic(number).partition(self._number).sync(deadline)
-                    synced = True
-        except (OutOfRange, CorruptRange):
-            reader.seek(offset + 1)
-        return None
 
     # --- the heap -------------------------------------------------------------------------------------------------------------------
 
@@ -251,8 +213,8 @@ class Delays:
     def _shown(self, moved: Moved) -> set[int]:
         """References in the partition itself, from where `moved` does not cover it any more."""
         start = max(moved.scan_from, self._partition.start())
-        batches = journals.words(self._directory, self._words, start, self._partition.tail())
-        return {ref for _, entries in batches for ref, _ in entries}
+        found = journals.words(self._directory, self._words, start, self._partition.tail())
+        return {ref for _, entries in found for ref, _ in entries}
 
     @property
     def _mark_name(self) -> str:
@@ -289,6 +251,9 @@ class Delays:
                 lock.release()
 
     def _valid_heap(self, create: bool) -> DueHeap | None:
+        if self._shared.page.is_deleted:
+            raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
+        self._partition.ensure_valid()
         directory = self._journals.directory(create=create)
         if directory < 0:
             return None
@@ -297,7 +262,6 @@ class Delays:
             self._heap = None
         if self._heap is None:
             self._heap = DueHeap(files.open_create(f"{self._number}.due", directory))
-        self._partition.ensure_valid()
         self._heap.refresh()
         if not self._heap.is_valid:
             self._rebuild(self._heap)
@@ -308,13 +272,6 @@ class Delays:
         topic = self._journals.topic(number, create=True)
         heap.add_journal(number)
         return topic.partition(self._number)
-
-    def _reader(self, number: int) -> Reader[LogRecord]:
-        found = self._readers.get(number)
-        if found is None:
-            journal = self._journals.topic(number).partition(self._number)
-            found = self._readers[number] = journal.reader(0)
-        return found
 
     def close(self, gone: Any, deadline: float | None = None) -> None:
         """Close its files, and fail from now on; the topic closes the journals. What a thread still uses at `deadline` stays open."""
@@ -333,49 +290,9 @@ class Delays:
         if self._heap is not None:
             self._heap.close()
         files.close_all((self._lock_fd,))
-        self._heap, self._lock_fd, self._readers = None, -1, {}
+        self._heap, self._lock_fd = None, -1
         self._mutex = self._words = gone
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _bodies(records: Sequence[fmt.NewRecord], dues: Sequence[int], span: int) -> list[fmt.Body]:
-    """Batches of one write each. span: to the latest due time, so that the times in batch headers tell when a whole segment is over."""
-    bodies: list[fmt.Body] = []
-    first = 0
-    for stop in [*_cuts([len(key or b"") + len(block) + len(value) for key, block, value, *_ in records]), len(records)]:
-        body = fmt.encode_with_words(records[first:stop], dues[first:stop])
-        bodies.append(body._replace(span=span))
-        first = stop
-    return bodies
-
-
-def _cuts(sizes: Sequence[int]) -> list[int]:
-    """Where a new batch begins, so that each is one write; a larger record stands alone."""
-    cuts: list[int] = []
-    total = fmt.HEADER_SIZE
-    for index, size in enumerate(sizes):
-        size += fmt.WORD_META_SIZE
-        if total + size > fmt.WRITE_LIMIT and total > fmt.HEADER_SIZE:
-            cuts.append(index)
-            total = fmt.HEADER_SIZE
-        total += size
-    return cuts
-
-
-def _parts(refs: Sequence[int], found: dict[int, LogRecord]) -> Iterator[Sequence[int]]:
-    """Cut where one batch could not hold the next record too: for its size, or because the times are too far apart."""
-    sizes = [len(found[ref].value) + len(found[ref].key or b"") + len(found[ref].block) for ref in refs]
-    cuts = set(_cuts(sizes))
-    start = 0
-    for index, ref in enumerate(refs):
-        if index > start and (index in cuts or abs(found[ref].timestamp_ms - found[refs[start]].timestamp_ms) >= _SPAN_MS):
-            yield refs[start:index]
-            start = index
-    yield refs[start:]
-
-
-def _plain(record: LogRecord, base_ms: int) -> fmt.NewRecord:
-    return record.key, record.block, record.value, record.timestamp_ms - base_ms, 0, record.attempt

@@ -57,11 +57,16 @@ class DueHeap:
     """One process's mapping. It owns the descriptor."""
 
     def __init__(self, fd: int) -> None:
+        """OSError when the disk has no room for the smallest one."""
         self._fd = fd
-        self._tag = state.tag_of(fd)
-        if files.size_of(fd) < PAGE + 16 * FIRST_CAPACITY:
-            files.allocate(fd, PAGE + 16 * FIRST_CAPACITY)
-        self._map()
+        try:
+            self._tag = state.tag_of(fd)
+            if files.size_of(fd) < PAGE + 16 * FIRST_CAPACITY:
+                files.allocate(fd, PAGE + 16 * FIRST_CAPACITY)
+            self._map()
+        except BaseException:
+            files.close(fd)
+            raise
 
     def _map(self) -> None:
         size = files.size_of(self._fd) // 16 * 16

@@ -292,12 +292,12 @@ class PartitionLog(ActiveSegment):
         """
         if self._closed:
             return
+        gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
+        if self.delays is not None:
+            self.delays.close(gone, deadline)  # first: who moves what is due waits for the partition
         lock, held = self._mutex, list[bool]()
         try:
             idle = mutex.acquire(lock, deadline, held)
-            gone = Gone(ClosedHandle, f"{self._what}: the log is closed")
-            if self.delays is not None:
-                self.delays.close(gone, deadline)
             synced = self._commit.close(gone, deadline)
             self._end(gone, close=idle and synced)
         finally:

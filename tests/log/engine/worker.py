@@ -33,6 +33,24 @@ def append(root: str, name: str, durability: Any, count: str, size: str, appends
     log.close()
 
 
+def delay(root: str, name: str, durability: Any) -> None:
+    """Delay records by up to 50 ms, move what is due, and name those that are stored, until killed."""
+    partition: Any = (
+        Log.open(root, durability=durability, limits=Limits(segment_bytes=20_000, min_free_bytes=0)).topic("orders").partition(0)
+    )
+    number = 0
+    while True:
+        now_ms = time.time_ns() // 1_000_000
+        value = f"{name}:{number}"
+        partition.delays.put([(None, b"", value.encode(), 0, 0, 1)], [now_ms + number * 7 % 50], timestamp_ms=now_ms)
+        say(value)
+        number += 1
+        if number % 20 == 0:
+            partition.move(now_ms)
+        if number % 300 == 0:
+            partition.delays.checkpoint()
+
+
 def hold(root: str) -> None:
     """Take the lock of partition 0 and keep it until stdin ends."""
     import fcntl
@@ -80,7 +98,7 @@ def sleeper(root: str, count: str) -> None:
 
 
 def main() -> None:
-    programs = {"append": append, "hold": hold, "full": full, "sleeper": sleeper}
+    programs = {"append": append, "delay": delay, "hold": hold, "full": full, "sleeper": sleeper}
     try:
         programs[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
     except LogError as error:
