@@ -85,7 +85,9 @@ def rate_text(value: float) -> str:
 
 
 def duration_text(value: float) -> str:
-    """Seconds as people write them: 0.25 -> "250ms", 90 -> "1m30s"."""
+    """Seconds as people write them: 0.25 -> "250ms", 90 -> "1m30s"; infinity is "none"."""
+    if value == math.inf:
+        return "none"
     if value < 1:
         return f"{value * 1000:.3g}ms"
     parts, rest = [], value

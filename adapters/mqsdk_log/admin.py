@@ -57,6 +57,10 @@ class LogAdmin(Admin):
             )
         return found.partition_count
 
+    def keep(self, topic: str, seconds: float) -> None:
+        with translated(self._cluster):
+            self._log.keep(topic, seconds)
+
     def partitions(self, topic: str) -> int | None:
         found = self._find(topic)
         return None if found is None else found.partition_count

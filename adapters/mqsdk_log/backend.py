@@ -25,9 +25,12 @@ from mqsdk_log.consumer import LogConsumer
 from mqsdk_log.engine import cursors
 from mqsdk_log.engine.cursors import BLOB_LIMIT
 from mqsdk_log.engine.log import Log
+from mqsdk_log.engine.retention import Keep
 from mqsdk_log.engine.seat import Mark
+from mqsdk_log.engine.shared import Limits
 from mqsdk_log.engine.syncer import Syncer
 from mqsdk_log.errors import KIND, translated
+from mqsdk_log.janitor import Janitor
 from mqsdk_log.names import check_name
 from mqsdk_log.options import Options
 from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
@@ -35,8 +38,9 @@ from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
 log = logging.getLogger("mqsdk.log")
 
 CAPABILITIES = Capabilities(
-    settle="cursor", publish="inline", companions=True, broadcast=True, delay="native", sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD
-)
+    settle="cursor", publish="inline", companions=True, broadcast=True, retention=True, delay="native", sparse_bytes=BLOB_LIMIT,
+    max_payload=MAX_PAYLOAD,
+)  # fmt: skip
 PROGRESS_SYNC_S = 1.0  # settles reach the medium once a second: what a power loss takes of them is handled again
 GUARANTEES = {
     "none": "log `none`: survives kill -9 of any process; a power loss takes what the kernel had not written back (about 30 s)",
@@ -50,9 +54,12 @@ class LogBackend(Backend):
 
     kind: ClassVar[str] = KIND
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: Options, limits: Limits | None = None) -> None:
+        """limits: of segments and free space; None takes the engine's own."""
         self.name = name
         self._options = options
+        self._limits = limits
+        self._janitor: Janitor | None = None
         self._log: Log | None = None
         self._syncer: Syncer | None = None
         self._consumers: set[LogConsumer] = set()  # strong: one that nobody holds any more still holds its leases
@@ -70,17 +77,21 @@ class LogBackend(Backend):
         path = Path(options.path).expanduser().absolute()
         with translated(self.name, str(path)):
             found = Log.open(
-                path, durability=options.durability, interval_s=options.interval, create=True, any_filesystem=options.any_filesystem
+                path, durability=options.durability, interval_s=options.interval, limits=self._limits, any_filesystem=options.any_filesystem
             )
         found.floor = lambda topic, partition: cursors.highest(path, topic, partition)
         found.report = self._report
         self._log = found
+        self._janitor = Janitor(found, Keep(options.keep, options.keep_size), self._report)
+        self._janitor.start()
         self._syncer = Syncer(PROGRESS_SYNC_S, self._report) if options.durability != "none" else None
         _open_backends.add(self)
 
     def close(self, deadline: float) -> None:
         for consumer in list(self._consumers):
             consumer.close(deadline)
+        if self._janitor is not None:
+            self._janitor.close(deadline)
         if self._syncer is not None:
             self._syncer.close(deadline)
         if self._log is not None:

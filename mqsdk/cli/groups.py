@@ -14,6 +14,7 @@ from mqsdk.cli.session import Command, Listing, Place, Session, changing, check_
 from mqsdk.errors import StateError
 from mqsdk.names import RETRIES
 from mqsdk.runtime.inspection import progress_of
+from mqsdk.runtime.topics import ensure_topic
 from mqsdk.spi import Admin, GroupInfo
 
 
@@ -85,7 +86,7 @@ def ensure_group(session: Session, topic: str, group: str, yes: bool, dry_run: b
     if plan and not session.confirmed(plan, yes, dry_run):
         return
     if plan:
-        admin.ensure_topic(topic, rule.partitions)
+        ensure_topic(session.backend(cluster), cluster, topic, rule)
         admin.ensure_group(topic, group)
     session.out.fields({"topic": topic, "group": group, "cluster": cluster, "created": bool(plan)})
 

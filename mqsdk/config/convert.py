@@ -29,7 +29,7 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
             for number, route in enumerate(settings.routes)
         ),
         topics=tuple(
-            model.TopicRule(pattern=pattern, partitions=topic.partitions, groups=tuple(topic.groups))
+            model.TopicRule(pattern=pattern, partitions=topic.partitions, retention_s=topic.retention, groups=tuple(topic.groups))
             for pattern, topic in settings.topics.items()
         ),
         defaults=_consumer(settings.defaults),

@@ -115,6 +115,7 @@ def _flat(configuration: Configuration) -> Iterator[tuple[Names, Any]]:
         yield from _flat_cluster(("clusters", name), cluster)
     for rule in configuration.topics:
         yield ("topics", rule.pattern, "partitions"), rule.partitions
+        yield ("topics", rule.pattern, "retention"), None if rule.retention_s is None else units.duration_text(rule.retention_s)
         yield ("topics", rule.pattern, "groups"), list(rule.groups) or None
     yield from _flat_values(("defaults",), configuration.defaults)
     for entry in configuration.consumers:

@@ -90,6 +90,20 @@ def duration(low: float, high: float, *, none: bool = False) -> BeforeValidator:
     return _kind(check)
 
 
+def endless(low: float, high: float) -> BeforeValidator:
+    """Seconds from a duration within the bounds; `none` is for ever, infinity. What is not given stays None."""
+
+    def check(value: Any) -> float | None:
+        if value in ("none", math.inf):
+            return math.inf
+        seconds = units.seconds(value) if value is not None else math.nan
+        if not low <= seconds <= high:
+            raise ValueError(f"must be none or a duration from {units.duration_text(low)} to {units.duration_text(high)}")
+        return seconds
+
+    return _kind(check)
+
+
 def rate(high: float) -> BeforeValidator:
     """Events per second up to `high`, from a text such as `200/s`. `none` and `null` mean no limit."""
 

@@ -46,7 +46,7 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicRule:
-    """What must exist for the topics that match `pattern`."""
+    """What must exist for the topics that match `pattern`. retention_s: infinity: for ever; None: not told."""
 
     pattern: str
     partitions: int | None = None

@@ -32,6 +32,7 @@ _EXAMPLES = {
     "routes.[].topics": '["*"]',
     "routes.[].cluster": "local",
     "topics.*.partitions": "8",
+    "topics.*.retention": "7d",
     "defaults.rate": "200/s",
     "requires.version": '">=0.1"',
 }
@@ -41,6 +42,8 @@ LOG_KEYS = (
     ("durability", "interval", "the log's own: none, interval (a power cut may take the last moments) or always (synced before an answer)"),
     ("interval", "10ms", "the log's own: time between syncs with `durability: interval`"),
     ("any_filesystem", "false", "the log's own: true allows network file systems, whose locks and syncs may not hold"),
+    ("keep", "7d", "the log's own: how long a message stays that no group waits for; none: for ever"),
+    ("keep_size", "10GiB", "the log's own: above it a topic's oldest messages go, whoever waits for them; none: no limit"),
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
 _COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker")

@@ -38,8 +38,6 @@ def refined(finding: Finding) -> Finding:
         return Finding(path, _NOT_BUILT, "remove it, and change `cluster` of the route with all processes stopped")
     if top == "observability":
         return finding if finding.fix.startswith("did") else Finding(path, _NOT_BUILT, "remove it; only `log_level` is taken")
-    if top == "topics" and name == "retention":
-        return Finding(path, f"{_NOT_BUILT}: nothing is deleted by age", "remove it; `mqsdk topics delete` deletes by hand")
     if top == "defaults" or (top == "consumers" and len(path) == 3):
         if name in _LATER_KEYS:
             return Finding(path, _NOT_BUILT, "remove it")

@@ -177,6 +177,9 @@ class TopicKeys(Block):
     """What must exist for the topics of a pattern."""
 
     partitions: Annotated[int | None, kinds.whole(1, 10_000)] = restart(None, "partitions of a new topic; default: the backend's (8)")
+    retention: Annotated[float | None, kinds.endless(1.0, 3650 * 86400.0)] = restart(
+        None, "how long a message stays that no group waits for; none: for ever; default: the backend's (log: 7d)", "duration"
+    )
     groups: list[Annotated[str, _GROUP]] = restart([], "groups that are created ahead of their first consumer")
 
 

@@ -16,6 +16,7 @@ from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
+from mqsdk.runtime.topics import ensure_topic
 from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
 
@@ -88,7 +89,7 @@ class Launcher:
     def _ensure(self, declared: Declared, backend: Backend, *, create: bool, cluster: str) -> None:
         admin = backend.admin()
         if create:
-            admin.ensure_topic(declared.topic, self._owner.configuration.topic_rule(declared.topic).partitions)
+            ensure_topic(backend, cluster, declared.topic, self._owner.configuration.topic_rule(declared.topic))
             if not declared.broadcast:
                 admin.ensure_group(declared.topic, declared.group, declared.start)
         elif declared.broadcast and admin.partitions(declared.topic) is not None:

@@ -24,7 +24,7 @@ from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
 from mqsdk.runtime.sender import Answer, Draft, Sender, as_rejected
-from mqsdk.runtime.topics import Topic
+from mqsdk.runtime.topics import Topic, ensure_topic
 from mqsdk.spi import Backend, NewRecord, Outcome, Producer, Rejected, Stored
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
@@ -251,7 +251,7 @@ class Publisher:
         admin = self._backend.admin()
         rule = self._topic_rule(name)
         if self._cluster.create:
-            count = admin.ensure_topic(name, rule.partitions)
+            count = ensure_topic(self._backend, self._cluster.name, name, rule)
             for group in rule.groups:
                 admin.ensure_group(name, group)
         else:

@@ -1,4 +1,4 @@
-"""What a publisher knows of one topic: its partitions, the next numbers, and where repeats are under way."""
+"""Making a topic as `topics:` wants it; what a publisher knows of one: partitions, the next numbers, and where repeats are under way."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mqsdk.config.model import TopicRule
+from mqsdk.errors import ConfigError
 from mqsdk.runtime.clock import Clock
-from mqsdk.spi import Partition, Rejected
+from mqsdk.spi import Backend, Partition, Rejected
 
 # A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
 # partition are 2.4 times slower than on their own), short enough that consumers in several processes share the stream.
 STICKY_RECORDS = 512
+
+
+def ensure_topic(backend: Backend, cluster: str, topic: str, rule: TopicRule) -> int:
+    """Create the topic unless it exists, as `topics:` wants it; its number of partitions.
+
+    ConfigError where a retention is given and the backend goes by its own.
+    """
+    if rule.retention_s is not None and not backend.capabilities.retention:
+        raise ConfigError(
+            f"topics.{rule.pattern!r}.retention: cluster {cluster} ({backend.kind}) cannot be told how long to keep topic {topic}",
+            fix="leave it out; the cluster removes messages by its own settings",
+        )
+    admin = backend.admin()
+    count = admin.ensure_topic(topic, rule.partitions)
+    if rule.retention_s is not None:
+        admin.keep(topic, rule.retention_s)
+    return count
 
 
 class _Repair:

@@ -125,6 +125,13 @@ class Admin:
         """
         raise NotSupported("ensure_topic")
 
+    def keep(self, topic: str, seconds: float) -> None:
+        """From now on a message of the topic that no group waits for may be removed so long after its publish; infinity: never.
+
+        How much later it goes is the backend's affair. BackendError where there is no such topic.
+        """
+        raise NotSupported("retention")
+
     def partitions(self, topic: str) -> int | None:
         """Number of partitions, None when there is no such topic."""
         raise NotSupported("partitions")

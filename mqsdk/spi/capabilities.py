@@ -19,6 +19,7 @@ class Capabilities:
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
     broadcast: a subscription may be for one instance alone, see `Subscription`.
+    retention: `Admin.keep` works.
     keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
     """
 
@@ -32,6 +33,7 @@ class Capabilities:
     keeps_topic: bool = True
     companions: bool = False
     broadcast: bool = False
+    retention: bool = False
     release: bool = False
     extend: bool = False
     attempts: bool = True

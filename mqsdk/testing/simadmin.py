@@ -28,6 +28,13 @@ class SimAdmin(Admin):
     def ensure_topic(self, topic: str, partitions: int | None) -> int:
         return self._store.create_topic(topic, partitions)
 
+    def keep(self, topic: str, seconds: float) -> None:
+        """Accepted; nothing is ever removed, which is the latest that any backend may."""
+        if not self._can.retention:
+            raise NotSupported("retention")
+        if topic not in self._store.topics:
+            raise BackendError(f"topic {topic} does not exist", fix="create it with ensure_topic")
+
     def partitions(self, topic: str) -> int | None:
         return self._store.topics.get(topic)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 import time
-import uuid as uuids
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import files, mutex, topic
+from . import files, mutex, root, topic
 from .errors import (
-    BadRoot,
     ClosedHandle,
     Gone,
     LockTimeout,
@@ -24,20 +20,17 @@ from .errors import (
     SyncFailed,
     SyncLater,
     TopicExists,
-    UnsupportedVersion,
 )
 from .partition import PartitionLog
+from .root import MARKER, TOPICS
 from .shared import Durability, Limits
 from .syncer import Syncer
 from .topic import Rules, Topic
 
-MARKER = "MQSDK"
-TOPICS = "topics"
 DEFAULT_PARTITIONS = 8
 # For who gives no deadline, as the seam's `Admin` cannot: beside a process that was stopped while it holds the root lock, a publish to a
 # new topic ends so much later than asked for at most. Making a topic holds the lock for some 10 ms.
 PATIENCE_S = 2.0
-_REFUSED_FILESYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "ncpfs", "virtiofs")
 
 
 class Log:
@@ -79,10 +72,10 @@ class Log:
         `report(text)` is told of recoveries that cut or lost something and of failed background syncs.
         """
         path = Path(path)
-        directory = _open_root(path, create)
+        directory = root.open_directory(path, create)
         try:
-            _check_root(path, directory, any_filesystem)
-            _ensure_marker(path, directory, create)
+            root.check(path, directory, any_filesystem)
+            root.ensure_marker(path, directory, create)
             return cls(path, directory, durability, interval_s, limits or Limits())
         except BaseException:
             files.close(directory)
@@ -137,6 +130,34 @@ class Log:
                 self._sweep()
                 topic.create(self._topics_directory, name, partitions, self.durability)
         return self.topic(name, deadline)
+
+    def keep(self, name: str, seconds: float, deadline: float | None = None) -> None:
+        """Note for how long a topic keeps, infinity for ever; the same in every process. NoSuchTopic, LockTimeout as `topic`."""
+        if self.topic(name, deadline).retention_s == seconds:
+            return
+        with self._exclusive(deadline) as until, self._root_lock(until):
+            directory = files.open_dir(name, self._topics_directory)
+            try:
+                topic.write_retention(directory, seconds)
+            finally:
+                files.close(directory)
+
+    @contextmanager
+    def visit(self, name: str) -> Iterator[Topic]:
+        """A topic for a short while: the open one, else one that is closed again. NoSuchTopic, LockTimeout as `topic`."""
+        found = self._topics.get(name)
+        if found is not None and not found.is_deleted:
+            yield found
+            return
+        with self._exclusive(None) as until:
+            found = self._open_topic(name, until)
+        until = time.monotonic() + PATIENCE_S
+        try:
+            yield found
+            if self.durability != "none":
+                self._flush(found.writable(), until)
+        finally:
+            found.close(until)
 
     def delete_topic(self, name: str, deadline: float | None = None) -> None:
         """Remove a topic with all its records. Handles of it, in any process, raise NoSuchTopic from now on. LockTimeout as `topic`."""
@@ -269,62 +290,6 @@ class _RootLock:
     def __exit__(self, *exc: object) -> None:
         files.flock(self._fd, files.LOCK_UN)  # explicitly: a child forked meanwhile holds a copy that would keep the lock
         files.close(self._fd)
-
-
-def _open_root(path: Path, create: bool) -> int:
-    if create:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.make_dir(path)
-    try:
-        return files.open_dir(path)
-    except FileNotFoundError:
-        raise BadRoot(f"there is no log at {path}") from None
-    except OSError as error:
-        if not path.is_symlink():
-            raise
-        raise BadRoot(f"{path} is a symbolic link, which is not followed; name the directory itself") from error
-
-
-def _check_root(path: Path, directory: int, any_filesystem: bool) -> None:
-    found = os.fstat(directory)
-    if found.st_uid != os.geteuid():
-        raise BadRoot(f"{path} belongs to user {found.st_uid}, this process runs as {os.geteuid()}; use a directory of your own")
-    if found.st_mode & stat.S_IWOTH:
-        raise BadRoot(f"{path} is writable by everybody; run: chmod o-w {path}")
-    kind = files.filesystem_type(directory)
-    if not any_filesystem and kind.startswith(_REFUSED_FILESYSTEMS):
-        raise BadRoot(f"{path} is on {kind}, where locks and flushes cannot be relied on; use a local disk")
-
-
-def _ensure_marker(path: Path, directory: int, create: bool) -> None:
-    """Make or check the file that says what this directory is. Linked into place, so the first of several processes wins."""
-    try:
-        text = files.read_all(MARKER, directory).decode("utf-8", "replace")
-    except FileNotFoundError:
-        if not create:
-            raise BadRoot(f"{path} is not a log: there is no file {MARKER} in it") from None
-        text = _make_marker(directory)
-    fields = dict(line.partition("=")[::2] for line in text.splitlines())
-    if fields.get("format") != "1":
-        raise UnsupportedVersion(f"log at {path}", fields.get("format", "nothing readable"), "1")
-    files.make_dir(TOPICS, directory)
-
-
-def _make_marker(directory: int) -> str:
-    text = f"format=1\ncreated={int(time.time() * 1000)}\nuuid={uuids.uuid4().hex}\n"
-    temporary = files.temporary_name(MARKER)
-    fd = files.open_new(temporary, directory)
-    try:
-        files.write_all(fd, text.encode(), 0)
-        os.fsync(fd)
-        files.link(temporary, MARKER, directory)
-        files.sync_dir(directory)
-    except FileExistsError:
-        return files.read_all(MARKER, directory).decode("utf-8", "replace")
-    finally:
-        files.close(fd)
-        files.unlink(temporary, directory)
-    return text
 
 
 def _check_name(name: str) -> None:

@@ -266,6 +266,14 @@ class PartitionLog(ActiveSegment):
                 files.close(fd)
         return total
 
+    def seal(self, age_s: float) -> None:
+        """Begin a new segment when the active one holds something and is older: what is quiet can be removed too. Raises as `append`."""
+        deadline = time.monotonic() + _REMOVE_S
+        with self._mutex, files.locked(self._lock_fd, deadline=deadline, what=self._what):
+            end, base = self._settle()
+            if end > fmt.SEGMENT_HEADER_SIZE and time.time() * 1000 - self._created_ms >= age_s * 1000:
+                self._roll(base, deadline)
+
     def remove_before(self, base: int) -> int:
         """Remove the segments that end at or before the one beginning at `base`; how many. Readers that have one open finish it.
 

@@ -278,9 +278,15 @@ class Reader(Generic[R]):
         if base == active:
             return False
         later = [one for one in segment.bases(self._directory) if one > base and one >= self._next]
+        first = self._words[state.LOG_START]  # told before anything is removed, so looked at after what is there
+        if self._next < first:
+            raise OutOfRange(first)
         if not later:
             return False
-        self._open(later[0])
+        try:
+            self._open(later[0])
+        except FileNotFoundError:  # retention was faster
+            raise OutOfRange(self._words[state.LOG_START]) from None
         if later[0] > self._next:
             if not self._header.flags & fmt.JUMP or damage.covers(self._topic_directory, self._partition.number, self._next, later[0]):
                 self._drop()

@@ -60,6 +60,23 @@ def read_settings(directory: int, name: str) -> tuple[bytes, int]:
     return uuid, partitions
 
 
+def read_retention(directory: int) -> float | None:
+    """Seconds for which the topic was told to keep, None when it was not told. A damaged file says nothing."""
+    try:
+        found = json.loads(files.read_all(SETTINGS, directory)).get("retention_s")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+    return float(found) if isinstance(found, int | float | str) and found is not True else None
+
+
+def write_retention(directory: int, seconds: float) -> None:
+    """The caller holds the root lock."""
+    settings = json.loads(files.read_all(SETTINGS, directory))
+    stored = str(seconds) if seconds == float("inf") else seconds  # JSON has no infinity
+    if settings.get("retention_s") != stored:
+        files.replace(SETTINGS, json.dumps({**settings, "retention_s": stored}).encode(), directory)
+
+
 class Topic:
     """A topic of an open log. Any thread. Partitions are opened on first use."""
 
@@ -68,6 +85,7 @@ class Topic:
         self.name = f"{of} delay {name}" if of else name
         self.path = root / "topics" / name
         self.durability: Durability = rules.durability
+        self.limits = rules.limits
         try:
             self._directory: Any = files.open_dir(name, topics)
         except FileNotFoundError:
@@ -117,6 +135,19 @@ class Topic:
     def _journal_floor(self, journal: int, _name: str, number: int) -> int:
         delays = self.partition(number).delays
         return 0 if delays is None else delays.floor(journal)
+
+    @property
+    def retention_s(self) -> float | None:
+        """What `Log.keep` told, None when it was not told."""
+        return read_retention(self._directory)
+
+    @property
+    def has_delays(self) -> bool:
+        """Whether anything of it was ever delayed."""
+        return self.journals is not None and self.journals.directory() >= 0
+
+    def free_bytes(self) -> int:
+        return files.free_bytes(self._directory)
 
     def waiter(self) -> Waiter:
         """A place to sleep until something is appended to this topic; one per consumer, closed by its owner."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
-from mqsdk.spi import CapabilityError, StateError, UnsafeBackend
+from mqsdk.spi import BackendError, CapabilityError, StateError, UnsafeBackend
 from mqsdk.testing.conformance.base import Stage, numbered
 from mqsdk.testing.conformance.reader import values
 
@@ -32,6 +33,18 @@ class AdminScenarios(Stage):
         name = self.topic() + "-default"
         assert self.admin.ensure_topic(name, None) == 8
         assert self.admin.partitions(name) == 8
+
+    def test_a_topic_is_told_how_long_it_keeps_or_the_backend_refuses(self) -> None:
+        topic = self.topic()
+        if not self.caps.retention:
+            self.refused(lambda: self.admin.keep(topic, 3600.0))
+            return
+        self.publish(topic, [b"young"])
+        for seconds in (3600.0, math.inf, 60.0):
+            self.admin.keep(topic, seconds)
+        with pytest.raises(BackendError):
+            self.admin.keep(topic + "-missing", 60.0)
+        assert values(self.join(topic).take(1)) == [b"young"]
 
     def test_another_number_of_partitions_is_refused(self) -> None:
         topic = self.topic(3)

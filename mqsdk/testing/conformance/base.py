@@ -27,6 +27,7 @@ FLAGS = (
     "keeps_topic",
     "companions",
     "broadcast",
+    "retention",
     "release",
     "extend",
     "exact_lag",
