@@ -11,9 +11,9 @@ from typing import Any
 
 from mqsdk.spi import EventSink, NewRecord, Partition, Producer, Published, Rejected, Stored, Unknown
 from mqsdk.spi.answers import put_outcome
+from mqsdk_log.engine.bands import band_for
 from mqsdk_log.engine.delays import Delays
 from mqsdk_log.engine.errors import LogError
-from mqsdk_log.engine.journals import journal_for
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.errors import refusal
@@ -204,9 +204,9 @@ def _runs(records: Sequence[NewRecord]) -> Iterator[Sequence[NewRecord]]:
 
 
 def _by_delay(records: Sequence[NewRecord]) -> Iterator[tuple[bool, Sequence[NewRecord]]]:
-    """(whether they are delayed, records): cut where that changes, and where another journal begins."""
+    """(whether they are delayed, records): cut where that changes, and where another band begins."""
     now_ms = time.time_ns() // 1_000_000
-    kinds = [None if record.due_ms is None or record.due_ms <= now_ms else journal_for(record.due_ms - now_ms) for record in records]
+    kinds = [None if record.due_ms is None or record.due_ms <= now_ms else band_for(record.due_ms - now_ms) for record in records]
     start = 0
     for index in range(1, len(records) + 1):
         if index == len(records) or kinds[index] != kinds[start]:
@@ -215,5 +215,5 @@ def _by_delay(records: Sequence[NewRecord]) -> Iterator[tuple[bool, Sequence[New
 
 
 def _delays(log: PartitionLog) -> Delays:
-    assert log.delays is not None, "a partition of a topic, not of a journal"
+    assert log.delays is not None, "a partition of a topic, not of a band"
     return log.delays

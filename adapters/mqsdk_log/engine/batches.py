@@ -1,4 +1,4 @@
-"""Delayed records as batches: into a journal, out of it, and into the partition."""
+"""Delayed records as batches: into a band, out of it, and into the partition."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from . import dueheap
 from . import format as fmt
+from .bands import Bands
 from .errors import CorruptRange, OutOfRange
-from .journals import Journals
 from .reader import LogRecord, Reader
 
 _SKIP = 256  # records read over rather than sought for: a seek costs about as much
@@ -65,10 +65,10 @@ def _plain(record: LogRecord, base_ms: int) -> fmt.NewRecord:
 
 
 class Fetcher:
-    """Reads records of one partition out of its journals. One thread at a time."""
+    """Reads records of one partition out of its bands. One thread at a time."""
 
-    def __init__(self, journals: Journals, number: int, chunk_bytes: int) -> None:
-        self._journals = journals
+    def __init__(self, bands: Bands, number: int, chunk_bytes: int) -> None:
+        self._bands = bands
         self._number = number
         self._chunk_bytes = chunk_bytes
         self._readers: dict[int, Reader[LogRecord]] = {}
@@ -78,17 +78,17 @@ class Fetcher:
         found: dict[int, LogRecord] = {}
         wanted: dict[int, dict[int, int]] = {}
         for ref in refs:
-            journal, offset = dueheap.place(ref)
-            wanted.setdefault(journal, {})[offset] = ref
-        for journal, offsets in wanted.items():
-            reader = self._reader(journal)
+            band, offset = dueheap.place(ref)
+            wanted.setdefault(band, {})[offset] = ref
+        for band, offsets in wanted.items():
+            reader = self._reader(band)
             for offset in sorted(offsets):
-                record = self._read_one(reader, journal, offset, deadline)
+                record = self._read_one(reader, band, offset, deadline)
                 if record is not None:
                     found[offsets[offset]] = record
         return found
 
-    def _read_one(self, reader: Reader[LogRecord], journal: int, offset: int, deadline: float | None) -> LogRecord | None:
+    def _read_one(self, reader: Reader[LogRecord], band: int, offset: int, deadline: float | None) -> LogRecord | None:
         if not reader.position <= offset <= reader.position + _SKIP:
             reader.seek(offset)
         synced = False
@@ -104,12 +104,12 @@ class Fetcher:
             if not records and synced:
                 return None
             if not records:  # with `always` what is not synced cannot be read yet
-                self._journals.topic(journal).partition(self._number).sync(deadline)
+                self._bands.topic(band).partition(self._number).sync(deadline)
                 synced = True
         return None
 
-    def _reader(self, journal: int) -> Reader[LogRecord]:
-        found = self._readers.get(journal)
+    def _reader(self, band: int) -> Reader[LogRecord]:
+        found = self._readers.get(band)
         if found is None:
-            found = self._readers[journal] = self._journals.topic(journal).partition(self._number).reader(0)
+            found = self._readers[band] = self._bands.topic(band).partition(self._number).reader(0)
         return found

@@ -1,13 +1,13 @@
-"""Delayed records of one partition: stored in a journal when published, moved to the partition when they are due, by whoever is there.
+"""Delayed records of one partition: stored in a band when published, moved to the partition when they are due, by whoever is there.
 
 Publishers, consumers and administration all move what is due: a word in the state page says when that is, so who finds nothing due pays one
 comparison. The delay lock decides who does it; it dies with its holder, and the next one goes on. Nothing waits in memory.
 
 A moved record carries its reference in the partition. So after a crash it can be told what had been moved: the heap is rebuilt from the
-journals, without what `Moved` covers and without what the partition shows. Nothing is lost and nothing doubled, wherever a mover died.
-`Moved` reaches the medium (`<p>.mark`) only when what it speaks of has: a power loss may take what was moved back to the journal.
+bands, without what `Moved` covers and without what the partition shows. Nothing is lost and nothing doubled, wherever a mover died.
+`Moved` reaches the medium (`<p>.mark`) only when what it speaks of has: a power loss may take what was moved back to the band.
 
-    topics/<topic>/delay/<journal>/   a log of its own, with one partition for each of the topic
+    topics/<topic>/delay/<band>/   a log of its own, with one partition for each of the topic
     topics/<topic>/delay/<p>.due      the heap           <p>.mark   `Moved`, as of the last checkpoint
     topics/<topic>/<p>/delay.lock
 """
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from . import batches, dueheap, files, journals, mutex, retention, state
+from . import bands, batches, dueheap, files, mutex, retention, state
 from . import format as fmt
 from .dueheap import CLASSES, DueHeap, Moved
 from .errors import LockTimeout, LogError, NoSuchTopic, SyncFailed
@@ -42,10 +42,10 @@ _PASS_OVER = 100_000  # records in the partition that a rebuild may have to look
 class Delays:
     """What waits in one partition, as one process sees it. Any thread."""
 
-    def __init__(self, partition: PartitionLog, shared: Shared, directory: int, found: journals.Journals) -> None:
+    def __init__(self, partition: PartitionLog, shared: Shared, directory: int, found: bands.Bands) -> None:
         self._partition = partition
         self._shared: Any = shared
-        self._journals = found
+        self._bands = found
         self._number = partition.number
         self._what = f"{shared.name}/{partition.number}: what is delayed"
         self._directory = directory
@@ -67,22 +67,22 @@ class Delays:
         deadline: float | None = None,
         durable: bool = False,
     ) -> None:
-        """Store records that are due at `dues` (ms since the epoch), as durably as an append does. They share one journal: `journal_for`.
+        """Store records that are due at `dues` (ms since the epoch), as durably as an append does. They share one band: `band_for`.
 
         Raises as `PartitionLog.append`.
         """
         with self._exclusive(deadline, create=True) as heap:
-            number = journals.journal_for(max(dues) - _now_ms())
-            journal = self._journal(number, heap)
+            number = bands.band_for(max(dues) - _now_ms())
+            band = self._band(number, heap)
             self._take_in(heap)
             heap.reserve(len(records))
             bodies = batches.of_delayed(records, dues, max(dues) - timestamp_ms)
-            base, after, size = journal.write(bodies, (timestamp_ms, 0, 0), deadline)
+            base, after, size = band.write(bodies, (timestamp_ms, 0, 0), deadline)
             refs = (dueheap.reference(number, base + index, len(record[2])) for index, record in enumerate(records))
             heap.add(number, after, zip(dues, refs, strict=True))
             sooner = heap.first_ms() < self._words[state.DUE]
             self._words[state.DUE] = heap.first_ms()
-        journal.follow_up(after, size, deadline, durable)
+        band.follow_up(after, size, deadline, durable)
         if sooner:
             self._shared.wakers.wake_all()  # sleepers look when to wake
 
@@ -103,7 +103,7 @@ class Delays:
         return bool(self._words[state.DUE] <= now_ms)
 
     def checkpoint(self, deadline: float | None = None) -> None:
-        """Bring to the medium how far has been moved, and remove the segments of journals that it covers. SyncFailed; LockTimeout."""
+        """Bring to the medium how far has been moved, and remove the segments of bands that it covers. SyncFailed; LockTimeout."""
         with self._exclusive(deadline) as heap:
             if heap is None:
                 return
@@ -111,13 +111,13 @@ class Delays:
             if (moved := heap.moved()) == self._load_mark():
                 return
             self._partition.sync(deadline)
-            for number in heap.journals:
-                self._journals.topic(number).partition(self._number).sync(deadline)
+            for number in heap.bands:
+                self._bands.topic(number).partition(self._number).sync(deadline)
             data = _MARK.pack(moved.due_ms, moved.ref, moved.scan_from, *moved.known)
-            files.replace(self._mark_name, data + zlib.crc32(data).to_bytes(4, "little"), self._journals.directory())
-            for number in heap.journals:
-                journal = self._journals.topic(number).partition(self._number)
-                journal.remove_before(retention.over(journal, moved.due_ms, moved.known[number]))
+            files.replace(self._mark_name, data + zlib.crc32(data).to_bytes(4, "little"), self._bands.directory())
+            for number in heap.bands:
+                band = self._bands.topic(number).partition(self._number)
+                band.remove_before(retention.over(band, moved.due_ms, moved.known[number]))
 
     def waiting(self) -> int:
         """How many wait."""
@@ -125,7 +125,7 @@ class Delays:
             return 0 if heap is None else len(heap)
 
     def floor(self, number: int) -> int:
-        """Recovery of a journal gives out no offset below it: a record that was moved and then lost there had a higher one."""
+        """Recovery of a band gives out no offset below it: a record that was moved and then lost there had a higher one."""
         return self._floors.get(number, 0)
 
     # --- moving ---------------------------------------------------------------------------------------------------------------------
@@ -173,20 +173,20 @@ class Delays:
 
     def _take_in(self, heap: DueHeap) -> None:
         """What publishers stored who died before they could tell."""
-        for number in heap.journals:
-            journal = self._journals.topic(number).partition(self._number)
-            start, stop = heap.indexed(number), journal.tail()
+        for number in heap.bands:
+            band = self._bands.topic(number).partition(self._number)
+            start, stop = heap.indexed(number), band.tail()
             if start < stop:
-                for base, entries in journals.words(journal.directory, journal.slot, start, stop):
+                for base, entries in bands.words(band.directory, band.slot, start, stop):
                     heap.reserve(len(entries))
                     refs = (dueheap.reference(number, base + index, size) for index, (_, size) in enumerate(entries))
                     heap.add(number, base + len(entries), zip((due_ms for due_ms, _ in entries), refs, strict=True))
                 heap.add(number, stop, ())
 
     def _rebuild(self, heap: DueHeap) -> None:
-        """From the journals, without what has been moved."""
+        """From the bands, without what has been moved."""
         moved = heap.moved() if heap.is_of_this_boot else self._load_mark()
-        existing = self._journals.existing()
+        existing = self._bands.existing()
         if not existing:
             moved = Moved(scan_from=self._partition.tail())  # nothing was ever delayed
         shown = self._shown(moved)
@@ -196,9 +196,9 @@ class Delays:
             self._floors[number] = max(self._floors.get(number, 0), offset + 1)
         heap.clear(moved, sum(1 << number for number in existing))
         for number in existing:
-            journal = self._journals.topic(number).partition(self._number)
-            stop = journal.tail()
-            for base, entries in journals.words(journal.directory, journal.slot, journal.start(), stop):
+            band = self._bands.topic(number).partition(self._number)
+            stop = band.tail()
+            for base, entries in bands.words(band.directory, band.slot, band.start(), stop):
                 refs = [(due_ms, dueheap.reference(number, base + index, size)) for index, (due_ms, size) in enumerate(entries)]
                 left = [
                     (due_ms, ref)
@@ -213,7 +213,7 @@ class Delays:
     def _shown(self, moved: Moved) -> set[int]:
         """References in the partition itself, from where `moved` does not cover it any more."""
         start = max(moved.scan_from, self._partition.start())
-        found = journals.words(self._directory, self._words, start, self._partition.tail())
+        found = bands.words(self._directory, self._words, start, self._partition.tail())
         return {ref for _, entries in found for ref, _ in entries}
 
     @property
@@ -222,7 +222,7 @@ class Delays:
 
     def _load_mark(self) -> Moved:
         try:
-            data = files.read_all(self._mark_name, self._journals.directory())
+            data = files.read_all(self._mark_name, self._bands.directory())
         except FileNotFoundError:
             return Moved()
         if len(data) != _MARK.size + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
@@ -254,7 +254,7 @@ class Delays:
         if self._shared.page.is_deleted:
             raise NoSuchTopic(f"topic {self._shared.name} has been deleted")
         self._partition.ensure_valid()
-        directory = self._journals.directory(create=create)
+        directory = self._bands.directory(create=create)
         if directory < 0:
             return None
         if self._heap is not None and self._heap.is_removed:
@@ -267,14 +267,14 @@ class Delays:
             self._rebuild(self._heap)
         return self._heap
 
-    def _journal(self, number: int, heap: DueHeap) -> PartitionLog:
-        """The journal's part for this partition; its word is set before anything is in it."""
-        topic = self._journals.topic(number, create=True)
-        heap.add_journal(number)
+    def _band(self, number: int, heap: DueHeap) -> PartitionLog:
+        """The band's part for this partition; its word is set before anything is in it."""
+        topic = self._bands.topic(number, create=True)
+        heap.add_band(number)
         return topic.partition(self._number)
 
     def close(self, gone: Any, deadline: float | None = None) -> None:
-        """Close its files, and fail from now on; the topic closes the journals. What a thread still uses at `deadline` stays open."""
+        """Close its files, and fail from now on; the topic closes the bands. What a thread still uses at `deadline` stays open."""
         lock, held = self._mutex, list[bool]()
         try:
             if mutex.acquire(lock, deadline, held):

@@ -1,6 +1,6 @@
 """When what is delayed in one partition is due: a binary heap in a mapped file that all processes share.
 
-A hint: rebuilt from the journals whenever its boot tag does not match, or when somebody died while changing it. Shared, so that whoever
+A hint: rebuilt from the bands whenever its boot tag does not match, or when somebody died while changing it. Shared, so that whoever
 moves what is due next needs to load nothing, and no process holds what waits in memory of its own. All of it under the delay lock.
 
 Header page of u64 words, then entries of two words, (due time in ms, reference), the smallest first. A reference names a delayed record
@@ -29,21 +29,21 @@ _OFFSET_BITS, _SIZE_BITS = 50, 8
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
 
-def reference(journal: int, offset: int, size: int) -> int:
-    """Journals of longer delays come first: of one due time they hold what was published earlier.
+def reference(band: int, offset: int, size: int) -> int:
+    """Bands of longer delays come first: of one due time they hold what was published earlier.
 
     size: of the value; a power of 2 above it is kept.
     """
-    return (CLASSES - 1 - journal) << (_OFFSET_BITS + _SIZE_BITS) | offset << _SIZE_BITS | size.bit_length()
+    return (CLASSES - 1 - band) << (_OFFSET_BITS + _SIZE_BITS) | offset << _SIZE_BITS | size.bit_length()
 
 
 def place(ref: int) -> tuple[int, int]:
-    """(journal, offset) of a reference."""
+    """(band, offset) of a reference."""
     return CLASSES - 1 - (ref >> (_OFFSET_BITS + _SIZE_BITS)), ref >> _SIZE_BITS & _OFFSET_MASK
 
 
 class Moved(NamedTuple):
-    """What has been moved to the partition: every record below `known` of its journal whose (due, ref) is not above these two, and what
+    """What has been moved to the partition: every record below `known` of its band whose (due, ref) is not above these two, and what
     the partition itself shows from `scan_from` on.
     """
 
@@ -96,12 +96,12 @@ class DueHeap:
             self._map()
 
     def clear(self, moved: Moved, known: int) -> None:
-        """Begin a rebuild; `finish` ends it. known: bits of the journals that exist."""
+        """Begin a rebuild; `finish` ends it. known: bits of the bands that exist."""
         words = self._words
         words[_DIRTY] = words[_UNNOTED] = 1  # what had been moved is found once more by the next rebuild, unless something is noted before
         words[_MAGIC], words[_CAPACITY], words[_COUNT], words[_KNOWN] = MAGIC, self._capacity, 0, known
-        for journal in range(CLASSES):
-            words[_INDEXED + journal] = 0
+        for band in range(CLASSES):
+            words[_INDEXED + band] = 0
         self.set_moved(moved)
 
     def finish(self) -> None:
@@ -121,16 +121,16 @@ class DueHeap:
     # --- what is known --------------------------------------------------------------------------------------------------------------
 
     @property
-    def journals(self) -> list[int]:
+    def bands(self) -> list[int]:
         known = self._words[_KNOWN]
-        return [journal for journal in range(CLASSES) if known >> journal & 1]
+        return [band for band in range(CLASSES) if known >> band & 1]
 
-    def add_journal(self, journal: int) -> None:
-        self._words[_KNOWN] |= 1 << journal
+    def add_band(self, band: int) -> None:
+        self._words[_KNOWN] |= 1 << band
 
-    def indexed(self, journal: int) -> int:
-        """Offset of the first record of a journal that is not in here yet."""
-        return int(self._words[_INDEXED + journal])
+    def indexed(self, band: int) -> int:
+        """Offset of the first record of a band that is not in here yet."""
+        return int(self._words[_INDEXED + band])
 
     def moved(self) -> Moved:
         at = _COPIES[self._words[_SELECTOR] & 1]
@@ -182,14 +182,14 @@ class DueHeap:
         self._map()
         self._words[_CAPACITY] = self._capacity
 
-    def add(self, journal: int, until: int, entries: Iterable[tuple[int, int]]) -> None:
-        """Take in (due, ref) of a journal, which is indexed up to `until` then. After `reserve`."""
+    def add(self, band: int, until: int, entries: Iterable[tuple[int, int]]) -> None:
+        """Take in (due, ref) of a band, which is indexed up to `until` then. After `reserve`."""
         words = self._words
         was_dirty = words[_DIRTY]
         words[_DIRTY] = 1
         for due_ms, ref in entries:
             self._push(due_ms, ref)
-        words[_INDEXED + journal] = until
+        words[_INDEXED + band] = until
         words[_DIRTY] = was_dirty
 
     def begin(self) -> None:

@@ -38,8 +38,8 @@ class PartitionLog(ActiveSegment):
         self._interval = shared.durability == "interval"
         self._closed = False
         self._readers: weakref.WeakSet[Reader[Any]] = weakref.WeakSet()
-        # What is delayed; a journal, which keeps it, has none of its own.
-        self.delays = None if shared.journals is None else Delays(self, shared, self._directory, shared.journals)
+        # What is delayed; a band, which keeps it, has none of its own.
+        self.delays = None if shared.bands is None else Delays(self, shared, self._directory, shared.bands)
 
     # --- append -----------------------------------------------------------------------------------------------------------------
 

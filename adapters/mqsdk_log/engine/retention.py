@@ -79,7 +79,7 @@ def sweep(topic: Topic, keep: Keep, settled: Mapping[int, int] | None, now_ms: i
 
 
 def over(log: PartitionLog, due_ms: int, known: int) -> int:
-    """Of a journal: first offset of the oldest segment that holds a record not moved yet.
+    """Of a band: first offset of the oldest segment that holds a record not moved yet.
 
     due_ms, known: every record below the offset `known` that was due at `due_ms` or before has been moved.
     """

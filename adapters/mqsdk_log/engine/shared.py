@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from .state import StatePage
 
 if TYPE_CHECKING:
-    from .journals import Journals
+    from .bands import Bands
     from .syncer import Syncer
     from .wake import Wakers
 
@@ -35,7 +35,7 @@ class Limits:
 class Shared:
     """One open topic. floor(partition): lowest next offset that recovery may give out, from the groups' progress.
 
-    journals: where delayed records wait; None in a journal.
+    bands: where delayed records wait; None in a band.
     """
 
     name: str
@@ -48,4 +48,4 @@ class Shared:
     wakers: Wakers
     floor: Callable[[int], int]
     report: Callable[[str], None]
-    journals: Journals | None
+    bands: Bands | None

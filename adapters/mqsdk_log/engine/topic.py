@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from . import files, state
+from .bands import Bands
 from .delays import LOCK as DELAY_LOCK
 from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, UnsupportedVersion
-from .journals import Journals
 from .partition import PartitionLog
 from .shared import Durability, Limits, Shared
 from .wake import DIRECTORY as WAKE
@@ -81,7 +81,7 @@ class Topic:
     """A topic of an open log. Any thread. Partitions are opened on first use."""
 
     def __init__(self, topics: int, root: Path, name: str, rules: Rules, of: str = "") -> None:
-        """of: the topic whose delayed records it is to keep, as one of its journals."""
+        """of: the topic whose delayed records it is to keep, as one of its bands."""
         self.name = f"{of} delay {name}" if of else name
         self.path = root / "topics" / name
         self.durability: Durability = rules.durability
@@ -99,10 +99,10 @@ class Topic:
             raise
         self._wakers = Wakers(self._directory, self._page)
         self._rules = rules
-        self.journals = None if of else Journals(self._directory, self._create_journal, self._open_journal)
+        self.bands = None if of else Bands(self._directory, self._create_band, self._open_band)
         self._shared = Shared(
             self.name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
-            lambda number: rules.floor(name, number), rules.report, self.journals,
+            lambda number: rules.floor(name, number), rules.report, self.bands,
         )  # fmt: skip
         self._mutex: Any = threading.Lock()
         self._partitions: dict[int, PartitionLog] = {}
@@ -124,17 +124,17 @@ class Topic:
                 self._partitions[number] = PartitionLog(self._shared, number)
             return self._partitions[number]
 
-    def _create_journal(self, directory: int, name: str) -> None:
+    def _create_band(self, directory: int, name: str) -> None:
         create(directory, name, self.partition_count, self.durability)
 
-    def _open_journal(self, directory: int, name: str) -> Topic:
+    def _open_band(self, directory: int, name: str) -> Topic:
         rules = self._rules
-        floor = partial(self._journal_floor, int(name))
+        floor = partial(self._band_floor, int(name))
         return Topic(directory, self.path, name, Rules(rules.durability, rules.limits, rules.syncer, floor, rules.report), of=self.name)
 
-    def _journal_floor(self, journal: int, _name: str, number: int) -> int:
+    def _band_floor(self, band: int, _name: str, number: int) -> int:
         delays = self.partition(number).delays
-        return 0 if delays is None else delays.floor(journal)
+        return 0 if delays is None else delays.floor(band)
 
     @property
     def retention_s(self) -> float | None:
@@ -144,7 +144,7 @@ class Topic:
     @property
     def has_delays(self) -> bool:
         """Whether anything of it was ever delayed."""
-        return self.journals is not None and self.journals.directory() >= 0
+        return self.bands is not None and self.bands.directory() >= 0
 
     def free_bytes(self) -> int:
         return files.free_bytes(self._directory)
@@ -187,17 +187,17 @@ class Topic:
     def writable(self) -> list[PartitionLog]:
         """The opened partitions but those that are read-only since a sync failed: that has been told, and nothing can be done."""
         mine = [partition for partition in list(self._partitions.values()) if not partition.is_read_only]
-        return mine + [partition for journal in self._opened_journals() for partition in journal.writable()]
+        return mine + [partition for band in self._opened_bands() for partition in band.writable()]
 
-    def _opened_journals(self) -> list[Topic]:
-        return [] if self.journals is None else self.journals.opened()
+    def _opened_bands(self) -> list[Topic]:
+        return [] if self.bands is None else self.bands.opened()
 
     def close(self, deadline: float | None = None) -> None:
         """Idempotent for its partitions. What a thread still uses at `deadline` stays open."""
         for partition in self._partitions.values():
             partition.close(deadline)
-        for journal in self._opened_journals():
-            journal.close(deadline)
+        for band in self._opened_bands():
+            band.close(deadline)
         for waiter in list(self._waiters):
             waiter.close()
         self._end(Gone(ClosedHandle, f"topic {self.name}: the log is closed"))
@@ -207,8 +207,8 @@ class Topic:
         """In a forked child: close the copies of all descriptors, fail from now on."""
         for partition in self._partitions.values():
             partition.forget(gone)
-        for journal in self._opened_journals():
-            journal.forget(gone)
+        for band in self._opened_bands():
+            band.forget(gone)
         for waiter in list(self._waiters):
             files.close_all(waiter.fds())
             waiter.forget(gone)
@@ -217,8 +217,8 @@ class Topic:
     def _end(self, gone: Gone) -> None:
         files.close_all((*self._wakers.fds(), self._directory))
         self._wakers.forget(gone)
-        if self.journals is not None:
-            self.journals.end(gone)
+        if self.bands is not None:
+            self.bands.end(gone)
         self._directory = self._mutex = gone
 
 

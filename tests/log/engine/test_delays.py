@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mqsdk_log.engine import delays, dueheap, files, journals, state
+from mqsdk_log.engine import bands, delays, dueheap, files, state
 from mqsdk_log.engine.errors import DiskFull, LockTimeout, NoSuchTopic
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.shared import Limits
@@ -47,13 +47,13 @@ def test_they_come_in_the_order_of_due_times_and_of_publishing_where_those_are_e
     assert kit.values(partition) == [b"%d" % number for number in sorted(range(3000), key=lambda one: (dues[one], one))]
 
 
-def test_of_one_due_time_the_one_published_first_comes_first_also_out_of_another_journal(kit: Any, monkeypatch: Any) -> None:
+def test_of_one_due_time_the_one_published_first_comes_first_also_out_of_another_band(kit: Any, monkeypatch: Any) -> None:
     partition, base_ms = kit.partition(), now_ms()
     due_ms = base_ms + 2 * DAY_MS
     for number, before_ms in enumerate((2 * DAY_MS, 3 * HOUR_MS, 1000)):
         monkeypatch.setattr(delays, "_now_ms", lambda ms=before_ms: due_ms - ms)
         put(partition, b"%d" % number, due_ms)
-    assert len(partition.delays._journals.existing()) == 3
+    assert len(partition.delays._bands.existing()) == 3
     drain(partition)
     assert kit.values(partition) == [b"0", b"1", b"2"]
 
@@ -104,8 +104,8 @@ def test_a_deleted_topic_takes_no_more(kit: Any) -> None:
 
 
 @pytest.mark.parametrize("delay_ms", [1, 900_000, 900_001, 3_600_001, DAY_MS, 366 * DAY_MS, 5000 * DAY_MS])
-def test_a_journal_is_at_most_four_times_as_long_as_its_shortest_delay(delay_ms: int) -> None:
-    number = journals.journal_for(delay_ms)
+def test_a_band_is_at_most_four_times_as_long_as_its_shortest_delay(delay_ms: int) -> None:
+    number = bands.band_for(delay_ms)
     assert 0 <= number < dueheap.CLASSES
     assert number == 0 or delay_ms > 900_000 * 4 ** (number - 1)
     assert number == dueheap.CLASSES - 1 or delay_ms <= 900_000 * 4**number
@@ -145,7 +145,7 @@ def test_a_full_disk_refuses_and_keeps_what_waits(kit: Any, monkeypatch: Any) ->
         put(partition, b"%d" % number, base_ms + number)
     with monkeypatch.context() as full:
         full.setattr(files, "free_bytes", lambda fd: 0)
-        partition._check_ms = partition.delays._journals.topic(1).partition(0)._check_ms = 0
+        partition._check_ms = partition.delays._bands.topic(1).partition(0)._check_ms = 0
         with pytest.raises(DiskFull):
             put(partition, b"x", base_ms)
         with pytest.raises(DiskFull):
@@ -307,15 +307,15 @@ def test_a_power_loss_that_takes_what_was_moved_brings_it_again(kit: Any) -> Non
     assert kit.values(partition) == [b"%d" % number for number in range(10)]
 
 
-def test_a_power_loss_that_takes_from_the_journal_what_was_moved_mixes_it_up_with_nothing(kit: Any) -> None:
+def test_a_power_loss_that_takes_from_the_band_what_was_moved_mixes_it_up_with_nothing(kit: Any) -> None:
     partition, base_ms = kit.partition(), now_ms() + HOUR_MS
     put(partition, b"0", base_ms)
-    (journal,) = (kit.path / "topics" / "orders" / "delay").glob("[0-9]/0/*.log")
-    kept = journal.stat().st_size
+    (band,) = (kit.path / "topics" / "orders" / "delay").glob("[0-9]/0/*.log")
+    kept = band.stat().st_size
     put(partition, b"1", base_ms)
     drain(partition)
     kit.close()
-    os.truncate(journal, kept)
+    os.truncate(band, kept)
     reboot(kit.path)
     partition = kit.partition()
     put(partition, b"2", base_ms)  # must not be taken for the one that had this place
@@ -364,9 +364,9 @@ def test_a_damaged_delayed_record_is_told_and_the_others_come(kit: Any) -> None:
     partition, base_ms = kit.partition(), now_ms() + HOUR_MS
     for number in range(3):
         put(partition, b"value %d" % number, base_ms + number)
-    (journal,) = (kit.path / "topics" / "orders" / "delay").glob("[0-9]/0/*.log")
-    data = journal.read_bytes()
-    journal.write_bytes(data.replace(b"value 1", b"value x"))
+    (band,) = (kit.path / "topics" / "orders" / "delay").glob("[0-9]/0/*.log")
+    data = band.read_bytes()
+    band.write_bytes(data.replace(b"value 1", b"value x"))
     drain(partition)
     assert kit.values(partition) == [b"value 0", b"value 2"]
     assert any("1 delayed records are damaged" in text for text in kit.reports)
@@ -398,7 +398,7 @@ def test_kill_9_of_publishers_that_move_loses_and_doubles_nothing(kit: Any, dura
 # --- space --------------------------------------------------------------------------------------------------------------------------
 
 
-def test_segments_of_journals_go_when_all_in_them_was_moved_and_that_is_on_the_medium(kit: Any) -> None:
+def test_segments_of_bands_go_when_all_in_them_was_moved_and_that_is_on_the_medium(kit: Any) -> None:
     partition, base_ms = kit.partition(limits=SMALL), now_ms() + 2 * HOUR_MS
     for number in range(200):
         put(partition, b"%03d" % number * 30, base_ms + number)

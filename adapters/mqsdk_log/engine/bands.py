@@ -1,6 +1,6 @@
-"""Where delayed records are stored until they are due: journals, logs like any other, one per range of delays, made when first used.
+"""Where delayed records are stored until they are due: bands, each a log like any other for one range of delays, made when first used.
 
-A record is in the journal whose range its delay was in when it was published, so that all of a segment is due soon after its last record
+A record is in the band whose range its delay was in when it was published, so that all of a segment is due soon after its last record
 and whole segments can be removed: at most four times as long after they were written as the shortest delay in them.
 """
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 DIRECTORY = "delay"
 _PATIENCE_S = 5.0  # held while a file is mapped
-_SHORTEST_MS = 900_000  # the first journal: up to 15 min, then four times as long each; the last one: 171 days and more
+_SHORTEST_MS = 900_000  # the first band: up to 15 min, then four times as long each; the last one: 171 days and more
 
 
-def journal_for(delay_ms: int) -> int:
-    """Number of the journal for a delay."""
+def band_for(delay_ms: int) -> int:
+    """Number of the band for a delay."""
     number, bound = 0, _SHORTEST_MS
     while delay_ms > bound and number < CLASSES - 1:
         number, bound = number + 1, 4 * bound
     return number
 
 
-class Journals:
-    """The journals of one topic in one process. Any thread."""
+class Bands:
+    """The bands of one topic in one process. Any thread."""
 
     def __init__(self, topic_directory: int, create: Callable[[int, str], None], open_topic: Callable[[int, str], Topic]) -> None:
-        """create: makes the journal of that name in a directory; open_topic: opens it."""
+        """create: makes the band of that name in a directory; open_topic: opens it."""
         self._topic_directory = topic_directory
         self._create = create
         self._open = open_topic
@@ -79,7 +79,7 @@ class Journals:
         """Opening makes the state page anew after a reboot: one process at a time."""
         fd = files.open_dir(".", directory)
         try:
-            with files.locked(fd, deadline=time.monotonic() + _PATIENCE_S, what="the journals of a topic"):
+            with files.locked(fd, deadline=time.monotonic() + _PATIENCE_S, what="the bands of a topic"):
                 return self._open(directory, name)
         finally:
             files.close(fd)
