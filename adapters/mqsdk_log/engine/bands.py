@@ -104,8 +104,8 @@ class Bands:
         self._mutex = gone
 
 
-def words(directory: int, slot: state.Words, start: int, stop: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """(base offset, `decode_words`) of every batch that holds records from `start` to `stop` (excluded) and carries words.
+def words(directory: int, slot: state.Words, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """(base offset, position, `decode_words`) of every batch that holds records from `start` to `stop` (excluded) and carries words.
 
     What is damaged is passed over: whoever wants those records meets it again and tells it.
     """
@@ -121,7 +121,7 @@ def words(directory: int, slot: state.Words, start: int, stop: int) -> Iterator[
                 files.close(fd)
 
 
-def _words_in(directory: int, fd: int, slot: state.Words | None, start: int, stop: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def _words_in(directory: int, fd: int, slot: state.Words | None, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     header = segment.read_header(fd)
     size = files.size_of(fd) if slot is None else state.read_tail(slot)[0]
     position = SEGMENT_HEADER_SIZE
@@ -133,4 +133,4 @@ def _words_in(directory: int, fd: int, slot: state.Words | None, start: int, sto
         if fields[fmt.WIDTH] >= fmt.WORD_META_SIZE and fields[fmt.BASE_OFFSET] + fields[fmt.COUNT] > start:
             with suppress(CorruptBatch):
                 body = fmt.open_body(files.pread(fd, fields[fmt.BODY_LENGTH], at + HEADER_SIZE), fields)
-                yield fields[fmt.BASE_OFFSET], fmt.decode_words(body, fields)
+                yield fields[fmt.BASE_OFFSET], at, fmt.decode_words(body, fields)

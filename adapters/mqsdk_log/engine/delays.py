@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import bands, batches, dueheap, files, mutex, retention, state
 from . import format as fmt
-from .dueheap import CLASSES, DueHeap, Moved
+from .dueheap import CLASSES, DueHeap, Entry, Moved
 from .errors import LockTimeout, LogError, NoSuchTopic, SyncFailed
 from .reader import LogRecord
 from .shared import Shared
@@ -53,7 +53,7 @@ class Delays:
         self._mutex: Any = threading.Lock()
         self._lock_fd = -1
         self._heap: DueHeap | None = None
-        self._fetcher = batches.Fetcher(found, partition.number, _CHUNK_BYTES)
+        self._fetcher = batches.Fetcher(found, partition.number)
         self._floors: dict[int, int] = {}
 
     # --- what others call -----------------------------------------------------------------------------------------------------------
@@ -77,11 +77,11 @@ class Delays:
             self._take_in(heap)
             heap.reserve(len(records))
             bodies = batches.of_delayed(records, dues, max(dues) - timestamp_ms)
-            base, after, size = band.write(bodies, (timestamp_ms, 0, 0), deadline)
-            refs = (dueheap.reference(number, base + index, len(record[2])) for index, record in enumerate(records))
-            heap.add(number, after, zip(dues, refs, strict=True))
-            sooner = heap.first_ms() < self._words[state.DUE]
-            self._words[state.DUE] = heap.first_ms()
+            base, after, size, position = band.write(bodies, (timestamp_ms, 0, 0), deadline)
+            heap.add(number, after, batches.entries(number, base, position, bodies, records, dues))
+            first_ms = heap.first_ms()
+            sooner = first_ms < self._words[state.DUE]
+            self._words[state.DUE] = first_ms
         band.follow_up(after, size, deadline, durable)
         if sooner:
             self._shared.wakers.wake_all()  # sleepers look when to wake
@@ -135,29 +135,29 @@ class Delays:
         heap.begin()
         taken = heap.take(now_ms, _CHUNK_RECORDS, _CHUNK_BYTES)
         try:
-            found = self._fetcher.fetch([ref for _, ref in taken], deadline)
+            found = self._fetcher.fetch(taken, deadline)
         except (LogError, OSError):
             heap.give_back(taken)
             heap.end()
             raise
         over, stored = self._append(heap, taken, found, deadline)
         if over:
-            heap.advance(taken[over - 1], self._partition.tail())
+            heap.advance(taken[over - 1][:2], self._partition.tail())
         heap.end()
-        if lost := sum(ref not in found for _, ref in taken[:over]):
+        if lost := sum(ref not in found for _, ref, _ in taken[:over]):
             self._shared.report(f"{self._what}: {lost} delayed records are damaged or lost")
         return stored
 
     def _append(
-        self, heap: DueHeap, taken: Sequence[tuple[int, int]], found: dict[int, LogRecord], deadline: float | None
+        self, heap: DueHeap, taken: Sequence[Entry], found: dict[int, LogRecord], deadline: float | None
     ) -> tuple[int, tuple[int, int] | None]:
         """How many of them are over, and (next offset, bytes) of what was appended. A failure gives back what is not stored."""
-        refs = [ref for _, ref in taken]
+        refs = [ref for _, ref, _ in taken]
         over, after, total = 0, 0, 0
         try:
             for part in batches.parts([ref for ref in refs if ref in found], found):
                 body, base_ms = batches.of_moved(part, found)
-                _, after, size = self._partition.write([body], (base_ms, 0, 0), deadline)
+                _, after, size, _ = self._partition.write([body], (base_ms, 0, 0), deadline)
                 over, total = refs.index(part[-1]) + 1, total + size
         except SyncFailed:
             raise  # it may be stored: the heap stays as one left by the dead, and the rebuild looks
@@ -177,10 +177,9 @@ class Delays:
             band = self._bands.topic(number).partition(self._number)
             start, stop = heap.indexed(number), band.tail()
             if start < stop:
-                for base, entries in bands.words(band.directory, band.slot, start, stop):
-                    heap.reserve(len(entries))
-                    refs = (dueheap.reference(number, base + index, size) for index, (_, size) in enumerate(entries))
-                    heap.add(number, base + len(entries), zip((due_ms for due_ms, _ in entries), refs, strict=True))
+                for base, position, found in bands.words(band.directory, band.slot, start, stop):
+                    heap.reserve(len(found))
+                    heap.add(number, base + len(found), _entries(number, base, position, found))
                 heap.add(number, stop, ())
 
     def _rebuild(self, heap: DueHeap) -> None:
@@ -198,15 +197,14 @@ class Delays:
         for number in existing:
             band = self._bands.topic(number).partition(self._number)
             stop = band.tail()
-            for base, entries in bands.words(band.directory, band.slot, band.start(), stop):
-                refs = [(due_ms, dueheap.reference(number, base + index, size)) for index, (due_ms, size) in enumerate(entries)]
+            for base, position, found in bands.words(band.directory, band.slot, band.start(), stop):
                 left = [
-                    (due_ms, ref)
-                    for index, (due_ms, ref) in enumerate(refs)
-                    if ref not in shown and (base + index >= moved.known[number] or (due_ms, ref) > moved[:2])
+                    entry
+                    for index, entry in enumerate(_entries(number, base, position, found))
+                    if entry[1] not in shown and (base + index >= moved.known[number] or entry[:2] > moved[:2])
                 ]
                 heap.reserve(len(left))
-                heap.add(number, base + len(entries), left)
+                heap.add(number, base + len(found), left)
             heap.add(number, stop, ())
         heap.finish()
 
@@ -214,7 +212,7 @@ class Delays:
         """References in the partition itself, from where `moved` does not cover it any more."""
         start = max(moved.scan_from, self._partition.start())
         found = bands.words(self._directory, self._words, start, self._partition.tail())
-        return {ref for _, entries in found for ref, _ in entries}
+        return {ref for _, _, entries in found for ref, _ in entries}
 
     @property
     def _mark_name(self) -> str:
@@ -289,6 +287,7 @@ class Delays:
         """As `close` without waiting: in a forked child."""
         if self._heap is not None:
             self._heap.close()
+        self._fetcher.close()
         files.close_all((self._lock_fd,))
         self._heap, self._lock_fd = None, -1
         self._mutex = self._words = gone
@@ -296,3 +295,8 @@ class Delays:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _entries(band: int, base: int, position: int, found: Sequence[tuple[int, int]]) -> list[Entry]:
+    """found: (due time, size of the value) of the records of one batch."""
+    return [(due_ms, dueheap.reference(band, base + index, size), position) for index, (due_ms, size) in enumerate(found)]

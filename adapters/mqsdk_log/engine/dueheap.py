@@ -3,8 +3,9 @@
 A hint: rebuilt from the bands whenever its boot tag does not match, or when somebody died while changing it. Shared, so that whoever
 moves what is due next needs to load nothing, and no process holds what waits in memory of its own. All of it under the delay lock.
 
-Header page of u64 words, then entries of two words, (due time in ms, reference), the smallest first. A reference names a delayed record
-and is given in `reference`: of two with one due time the one that was published first is the smaller.
+Header page of u64 words, then entries of three words, (due time in ms, reference, position), the smallest first. A reference names a
+delayed record and is given in `reference`: of two with one due time the one that was published first is the smaller. The position is that
+of its batch in its segment, a hint like the rest: whoever follows it checks what it finds.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from . import files, state
 
 PAGE = 4096
 MAGIC = int.from_bytes(b"MQDUE001", "little")
+Entry = tuple[int, int, int]  # due time in ms, reference, position
 CLASSES = 9
 FIRST_CAPACITY = 256
 _MAGIC, _TAG, _CAPACITY, _COUNT, _DIRTY, _KNOWN, _SELECTOR, _UNNOTED = range(8)
 _COPIES = (16, 32)  # of `Moved`; the selector's lowest bit says which one counts
 _INDEXED = 48
 _FIRST = PAGE // 8
+_ENTRY = 24
 _OFFSET_BITS, _SIZE_BITS = 50, 8
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
@@ -61,19 +64,19 @@ class DueHeap:
         self._fd = fd
         try:
             self._tag = state.tag_of(fd)
-            if files.size_of(fd) < PAGE + 16 * FIRST_CAPACITY:
-                files.allocate(fd, PAGE + 16 * FIRST_CAPACITY)
+            if files.size_of(fd) < PAGE + _ENTRY * FIRST_CAPACITY:
+                files.allocate(fd, PAGE + _ENTRY * FIRST_CAPACITY)
             self._map()
         except BaseException:
             files.close(fd)
             raise
 
     def _map(self) -> None:
-        size = files.size_of(self._fd) // 16 * 16
+        size = files.size_of(self._fd) // 8 * 8
         self._mapped = mmap.mmap(self._fd, size)
         self._view = memoryview(self._mapped)
         self._words: Any = self._view.cast("Q")
-        self._capacity = (size - PAGE) // 16
+        self._capacity = (size - PAGE) // _ENTRY
 
     @property
     def is_valid(self) -> bool:
@@ -177,18 +180,18 @@ class DueHeap:
         if needed <= self._capacity:
             return
         capacity = max(2 * self._capacity, needed)
-        files.allocate(self._fd, PAGE + 16 * capacity)
+        files.allocate(self._fd, PAGE + _ENTRY * capacity)
         self._unmap()
         self._map()
         self._words[_CAPACITY] = self._capacity
 
-    def add(self, band: int, until: int, entries: Iterable[tuple[int, int]]) -> None:
-        """Take in (due, ref) of a band, which is indexed up to `until` then. After `reserve`."""
+    def add(self, band: int, until: int, entries: Iterable[Entry]) -> None:
+        """Take in what a band holds, which is indexed up to `until` then. After `reserve`."""
         words = self._words
         was_dirty = words[_DIRTY]
         words[_DIRTY] = 1
-        for due_ms, ref in entries:
-            self._push(due_ms, ref)
+        for entry in entries:
+            self._push(entry)
         words[_INDEXED + band] = until
         words[_DIRTY] = was_dirty
 
@@ -199,14 +202,14 @@ class DueHeap:
     def end(self) -> None:
         self._words[_DIRTY] = 0
 
-    def give_back(self, taken: Sequence[tuple[int, int]]) -> None:
-        for due_ms, ref in taken:
-            self._push(due_ms, ref)
+    def give_back(self, taken: Sequence[Entry]) -> None:
+        for entry in taken:
+            self._push(entry)
 
-    def take(self, now_ms: int, records: int, size: int) -> list[tuple[int, int]]:
+    def take(self, now_ms: int, records: int, size: int) -> list[Entry]:
         """The first of what is due, in order: at most `records`, of about `size` bytes, but at least one."""
         words = self._words
-        taken: list[tuple[int, int]] = []
+        taken: list[Entry] = []
         while words[_COUNT] and words[_FIRST] <= now_ms and len(taken) < records:
             size -= 1 << (words[_FIRST + 1] & 0xFF)
             if size < 0 and taken:
@@ -214,41 +217,40 @@ class DueHeap:
             taken.append(self._pop())
         return taken
 
-    def _push(self, due_ms: int, ref: int) -> None:
+    def _push(self, entry: Entry) -> None:
         words = self._words
+        due_ms, ref, position = entry
         index = words[_COUNT]
         words[_COUNT] = index + 1
+        to = _FIRST + 3 * index
         while index:
-            parent = (index - 1) >> 1
-            at = _FIRST + 2 * parent
+            index = (index - 1) >> 1
+            at = _FIRST + 3 * index
             its_ms = words[at]
             if its_ms < due_ms or (its_ms == due_ms and words[at + 1] < ref):
                 break
-            to = _FIRST + 2 * index
-            words[to], words[to + 1] = its_ms, words[at + 1]
-            index = parent
-        to = _FIRST + 2 * index
-        words[to], words[to + 1] = due_ms, ref
+            words[to], words[to + 1], words[to + 2] = its_ms, words[at + 1], words[at + 2]
+            to = at
+        words[to], words[to + 1], words[to + 2] = due_ms, ref, position
 
-    def _pop(self) -> tuple[int, int]:
+    def _pop(self) -> Entry:
         """The smaller child moves up, down to the leaves; then the last entry finds its place from below: half the usual comparisons."""
         words = self._words
-        first = words[_FIRST], words[_FIRST + 1]
+        first = words[_FIRST], words[_FIRST + 1], words[_FIRST + 2]
         count = words[_COUNT] - 1
-        last = _FIRST + 2 * count
-        due_ms, ref = words[last], words[last + 1]
-        index, child = 0, 1
+        last = _FIRST + 3 * count
+        entry = words[last], words[last + 1], words[last + 2]
+        index, child, to = 0, 1, _FIRST
         while child < count:
-            at = _FIRST + 2 * child
+            at = _FIRST + 3 * child
             its_ms = words[at]
             if child + 1 < count:
-                other_ms = words[at + 2]
-                if other_ms < its_ms or (other_ms == its_ms and words[at + 3] < words[at + 1]):
-                    child, at, its_ms = child + 1, at + 2, other_ms
-            to = _FIRST + 2 * index
-            words[to], words[to + 1] = its_ms, words[at + 1]
-            index, child = child, 2 * child + 1
+                other_ms = words[at + 3]
+                if other_ms < its_ms or (other_ms == its_ms and words[at + 4] < words[at + 1]):
+                    child, at, its_ms = child + 1, at + 3, other_ms
+            words[to], words[to + 1], words[to + 2] = its_ms, words[at + 1], words[at + 2]
+            index, child, to = child, 2 * child + 1, at
         words[_COUNT] = index
-        self._push(due_ms, ref)
+        self._push(entry)
         words[_COUNT] = count
         return first

@@ -140,8 +140,8 @@ def _encode_many(records: Sequence[NewRecord]) -> tuple[bytes, int, int]:
     return b"".join(table), len(records), span
 
 
-def encode_with_words(records: Sequence[NewRecord], words: Sequence[int]) -> Body:
-    """As `encode_body`, each entry with a u64 that `decode_words` gives back and readers step over."""
+def encode_with_words(records: Sequence[NewRecord], words: Sequence[int], span: int | None = None) -> Body:
+    """As `encode_body`, each entry with a u64 that `decode_words` gives back and readers step over. span: another than the records'."""
     table: list[bytes] = []
     data: list[bytes] = []
     try:
@@ -151,10 +151,11 @@ def encode_with_words(records: Sequence[NewRecord], words: Sequence[int]) -> Bod
             data += (key or b"", block, value)
     except struct_error as error:
         raise ValueError(f"a number of the record does not fit its field: {error}") from None
-    body = b"".join(table + data)
+    table += data
+    body = b"".join(table)
     if len(body) > BATCH_LIMIT:
         raise TooLarge(f"a batch of {len(body)} bytes is over the limit of {BATCH_LIMIT}")
-    return Body(body, len(records), max(record[3] for record in records), WORD_META_SIZE)
+    return Body(body, len(records), max(record[3] for record in records) if span is None else span, WORD_META_SIZE)
 
 
 def decode_words(body: bytes, header: Fields) -> list[tuple[int, int]]:

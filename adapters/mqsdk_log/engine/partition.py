@@ -133,12 +133,14 @@ class PartitionLog(ActiveSegment):
 
     def _append_large(self, records: Sequence[fmt.NewRecord], stamp: tuple[int, int, int], deadline: float | None, durable: bool) -> int:
         """Over one write: several batches, published together by one commit of the tail."""
-        base, after, size = self.write([fmt.encode_body(part) for part in _parts(records)], stamp, deadline)
+        base, after, size, _ = self.write([fmt.encode_body(part) for part in _parts(records)], stamp, deadline)
         self.follow_up(after, size, deadline, durable)
         return base
 
-    def write(self, bodies: list[Body], stamp: tuple[int, int, int], deadline: float | None) -> tuple[int, int, int]:
-        """Store batches behind one another; (offset of the first record, next offset, bytes). `follow_up` makes them durable and wakes.
+    def write(self, bodies: list[Body], stamp: tuple[int, int, int], deadline: float | None) -> tuple[int, int, int, int]:
+        """Store batches behind one another, for `follow_up` to make them durable and to wake.
+
+        Returns (offset of the first record, next offset, bytes, position of the first batch).
 
         stamp: base timestamp ms, producer id, producer sequence of the first record. Raises as `append`.
         """
@@ -158,7 +160,7 @@ class PartitionLog(ActiveSegment):
                 self._budget -= size
             finally:
                 files.flock(self._lock_fd, files.LOCK_UN)
-        return base, after, size
+        return base, after, size, end
 
     def _write_bodies(self, bodies: list[Body], stamp: tuple[int, int, int], end: int, base: int) -> int:
         timestamp_ms, producer_id, sequence = stamp
