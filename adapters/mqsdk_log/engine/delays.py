@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .partition import PartitionLog
 
 LOCK = "delay.lock"
-_CHUNK_RECORDS = 1000
 _CHUNK_BYTES = 4 << 20
 _MARK = Struct(f"<{3 + CLASSES}Q")
 _PASS_OVER = 100_000  # records in the partition that a rebuild may have to look at, besides those moved since the checkpoint
@@ -132,18 +131,14 @@ class Delays:
 
     def _move(self, heap: DueHeap, now_ms: int, deadline: float | None) -> tuple[int, int] | None:
         """(next offset, bytes) of what was appended, None when there was nothing."""
-        heap.begin()
-        taken = heap.take(now_ms, _CHUNK_RECORDS, _CHUNK_BYTES)
+        taken = heap.take(now_ms, dueheap.TAKE_LIMIT, _CHUNK_BYTES)
         try:
             found = self._fetcher.fetch(taken, deadline)
         except (LogError, OSError):
-            heap.give_back(taken)
-            heap.end()
+            heap.land(taken, 0, 0)
             raise
         over, stored = self._append(heap, taken, found, deadline)
-        if over:
-            heap.advance(taken[over - 1][:2], self._partition.tail())
-        heap.end()
+        heap.land(taken, over, self._partition.tail())
         if lost := sum(ref not in found for _, ref, _ in taken[:over]):
             self._shared.report(f"{self._what}: {lost} delayed records are damaged or lost")
         return stored
@@ -151,7 +146,7 @@ class Delays:
     def _append(
         self, heap: DueHeap, taken: Sequence[Entry], found: dict[int, LogRecord], deadline: float | None
     ) -> tuple[int, tuple[int, int] | None]:
-        """How many of them are over, and (next offset, bytes) of what was appended. A failure gives back what is not stored."""
+        """How many of them are over, and (next offset, bytes) of what was appended."""
         refs = [ref for _, ref, _ in taken]
         over, after, total = 0, 0, 0
         try:
@@ -160,14 +155,20 @@ class Delays:
                 _, after, size, _ = self._partition.write([body], (base_ms, 0, 0), deadline)
                 over, total = refs.index(part[-1]) + 1, total + size
         except SyncFailed:
-            raise  # it may be stored: the heap stays as one left by the dead, and the rebuild looks
+            raise  # it may be stored: they are on their way still, and the next one looks
         except (LogError, OSError):
-            heap.give_back(taken[over:])
             if not over:
-                heap.end()
+                heap.land(taken, 0, 0)
                 raise
             return over, (after, total)
         return len(taken), (after, total) if total else None
+
+    def _land(self, heap: DueHeap) -> None:
+        """Somebody died with these on their way: those before the last that the partition shows have arrived."""
+        flying = heap.flying()
+        shown = self._shown(heap.moved())
+        arrived = [index for index, (_, ref, _) in enumerate(flying) if ref in shown]
+        heap.land(flying, arrived[-1] + 1 if arrived else 0, self._partition.tail())
 
     # --- the heap -------------------------------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Delays:
         for ref in shown:
             number, offset = dueheap.place(ref)
             self._floors[number] = max(self._floors.get(number, 0), offset + 1)
-        heap.clear(moved, sum(1 << number for number in existing))
+        heap.clear(moved._replace(flying=0), sum(1 << number for number in existing))
         for number in existing:
             band = self._bands.topic(number).partition(self._number)
             stop = band.tail()
@@ -263,6 +264,8 @@ class Delays:
         self._heap.refresh()
         if not self._heap.is_valid:
             self._rebuild(self._heap)
+        elif self._heap.moved().flying:
+            self._land(self._heap)
         return self._heap
 
     def _band(self, number: int, heap: DueHeap) -> PartitionLog:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from . import files, state
 
-PAGE = 4096
+HEAD = 32768  # bytes before the first entry: a page of words, then what is on its way
 MAGIC = int.from_bytes(b"MQDUE001", "little")
 Entry = tuple[int, int, int]  # due time in ms, reference, position
 CLASSES = 9
@@ -26,8 +26,10 @@ FIRST_CAPACITY = 256
 _MAGIC, _TAG, _CAPACITY, _COUNT, _DIRTY, _KNOWN, _SELECTOR, _UNNOTED = range(8)
 _COPIES = (16, 32)  # of `Moved`; the selector's lowest bit says which one counts
 _INDEXED = 48
-_FIRST = PAGE // 8
+_FLYING = 4096 // 8
+_FIRST = HEAD // 8
 _ENTRY = 24
+TAKE_LIMIT = 1000  # entries of one `take`: there is room for them
 _OFFSET_BITS, _SIZE_BITS = 50, 8
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
@@ -47,13 +49,14 @@ def place(ref: int) -> tuple[int, int]:
 
 class Moved(NamedTuple):
     """What has been moved to the partition: every record below `known` of its band whose (due, ref) is not above these two, and what
-    the partition itself shows from `scan_from` on.
+    the partition itself shows from `scan_from` on. flying: how many entries were taken and are on their way there.
     """
 
     due_ms: int = 0
     ref: int = 0
     scan_from: int = 0
     known: tuple[int, ...] = (0,) * CLASSES
+    flying: int = 0
 
 
 class DueHeap:
@@ -64,8 +67,8 @@ class DueHeap:
         self._fd = fd
         try:
             self._tag = state.tag_of(fd)
-            if files.size_of(fd) < PAGE + _ENTRY * FIRST_CAPACITY:
-                files.allocate(fd, PAGE + _ENTRY * FIRST_CAPACITY)
+            if files.size_of(fd) < HEAD + _ENTRY * FIRST_CAPACITY:
+                files.allocate(fd, HEAD + _ENTRY * FIRST_CAPACITY)
             self._map()
         except BaseException:
             files.close(fd)
@@ -76,7 +79,7 @@ class DueHeap:
         self._mapped = mmap.mmap(self._fd, size)
         self._view = memoryview(self._mapped)
         self._words: Any = self._view.cast("Q")
-        self._capacity = (size - PAGE) // _ENTRY
+        self._capacity = (size - HEAD) // _ENTRY
 
     @property
     def is_valid(self) -> bool:
@@ -137,27 +140,16 @@ class DueHeap:
 
     def moved(self) -> Moved:
         at = _COPIES[self._words[_SELECTOR] & 1]
-        words = self._words[at : at + 3 + CLASSES].tolist()
-        return Moved(words[0], words[1], words[2], tuple(words[3:]))
+        words = self._words[at : at + 4 + CLASSES].tolist()
+        return Moved(words[0], words[1], words[2], tuple(words[3:-1]), words[-1])
 
     def set_moved(self, moved: Moved) -> None:
         """Whoever dies in here leaves the old one or the new one."""
         selector = self._words[_SELECTOR] + 1 & 1
         at = _COPIES[selector]
-        for number, value in enumerate((moved.due_ms, moved.ref, moved.scan_from, *moved.known)):
+        for number, value in enumerate((moved.due_ms, moved.ref, moved.scan_from, *moved.known, moved.flying)):
             self._words[at + number] = value
         self._words[_SELECTOR] = selector
-
-    def advance(self, last: tuple[int, int], scan_from: int) -> None:
-        """Everything up to `last` has been moved. Not noted where more had been moved before, which only a clock that was set back does:
-        what is moved meanwhile is found in the partition, from the old `scan_from` on.
-        """
-        if last < self.moved()[:2]:
-            self._words[_UNNOTED] = 1
-            return
-        known = tuple(self._words[_INDEXED : _INDEXED + CLASSES].tolist())
-        self.set_moved(Moved(*last, scan_from, known))
-        self._words[_UNNOTED] = 0
 
     def pass_over(self, scan_from: int, at_least: int) -> None:
         """The partition has grown by other records, which need not be looked at; noted when they are so many."""
@@ -180,7 +172,7 @@ class DueHeap:
         if needed <= self._capacity:
             return
         capacity = max(2 * self._capacity, needed)
-        files.allocate(self._fd, PAGE + _ENTRY * capacity)
+        files.allocate(self._fd, HEAD + _ENTRY * capacity)
         self._unmap()
         self._map()
         self._words[_CAPACITY] = self._capacity
@@ -195,27 +187,50 @@ class DueHeap:
         words[_INDEXED + band] = until
         words[_DIRTY] = was_dirty
 
-    def begin(self) -> None:
-        """What `take` takes is on its way: who dies before `end` leaves it to a rebuild."""
-        self._words[_DIRTY] = 1
-
-    def end(self) -> None:
-        self._words[_DIRTY] = 0
-
-    def give_back(self, taken: Sequence[Entry]) -> None:
-        for entry in taken:
-            self._push(entry)
-
     def take(self, now_ms: int, records: int, size: int) -> list[Entry]:
-        """The first of what is due, in order: at most `records`, of about `size` bytes, but at least one."""
+        """The first of what is due, in order: at most `records` (up to TAKE_LIMIT), of about `size` bytes, but at least one.
+
+        They are on their way until `land`; who dies on it leaves them for the next to see, in `flying`.
+        """
         words = self._words
         taken: list[Entry] = []
+        words[_DIRTY] = 1
         while words[_COUNT] and words[_FIRST] <= now_ms and len(taken) < records:
             size -= 1 << (words[_FIRST + 1] & 0xFF)
             if size < 0 and taken:
                 break
-            taken.append(self._pop())
+            entry = self._pop()
+            at = _FLYING + 3 * len(taken)
+            words[at], words[at + 1], words[at + 2] = entry
+            taken.append(entry)
+        self.set_moved(self.moved()._replace(flying=len(taken)))
+        words[_DIRTY] = 0
         return taken
+
+    def flying(self) -> list[Entry]:
+        """What somebody took who died before it had landed."""
+        words = self._words[_FLYING : _FLYING + 3 * self.moved().flying].tolist()
+        return [(words[at], words[at + 1], words[at + 2]) for at in range(0, len(words), 3)]
+
+    def land(self, taken: Sequence[Entry], over: int, scan_from: int) -> None:
+        """Of what was taken, `over` have been moved, or are lost; the others wait again. scan_from: the end of the partition now.
+
+        Not noted as moved where more had been before, which only a clock that was set back does: then a rebuild finds it in the
+        partition, from the old `scan_from` on.
+        """
+        words = self._words
+        words[_DIRTY] = 1
+        for entry in taken[over:]:
+            self._push(entry)
+        moved = self.moved()
+        if over and taken[over - 1][:2] >= moved[:2]:
+            due_ms, ref, _ = taken[over - 1]
+            moved = Moved(due_ms, ref, scan_from, tuple(words[_INDEXED : _INDEXED + CLASSES].tolist()))
+            words[_UNNOTED] = 0
+        elif over:
+            words[_UNNOTED] = 1
+        self.set_moved(moved._replace(flying=0))
+        words[_DIRTY] = 0
 
     def _push(self, entry: Entry) -> None:
         words = self._words

@@ -165,7 +165,11 @@ def decode_words(body: bytes, header: Fields) -> list[tuple[int, int]]:
         return []
     if count * width > len(body):
         raise CorruptBatch("the table of a batch is longer than its body")
-    entries = (META_WORD.unpack_from(body, at) for at in range(0, count * width, width))
+    entries: Iterable[tuple[int, ...]]
+    if width == WORD_META_SIZE:
+        entries = META_WORD.iter_unpack(memoryview(body)[: count * width])
+    else:
+        entries = [META_WORD.unpack_from(body, at) for at in range(0, count * width, width)]
     return [(word, 0 if size == NULL else size) for _, size, _, _, _, _, word in entries]
 
 

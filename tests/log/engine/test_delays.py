@@ -334,7 +334,7 @@ def test_a_clock_that_is_set_back_loses_doubles_and_hastens_nothing(kit: Any, mo
     put(partition, b"b", base_ms + 2000)
     drain(partition, base_ms + 1500)
     assert kit.values(partition) == [b"moved in the future", b"a"]
-    partition.delays._heap.begin()  # somebody dies
+    partition.delays._heap._words[dueheap._DIRTY] = 1  # somebody dies while changing it
     drain(partition, base_ms + 1500)
     assert kit.values(partition) == [b"moved in the future", b"a"]
     partition.delays.checkpoint()
@@ -343,6 +343,33 @@ def test_a_clock_that_is_set_back_loses_doubles_and_hastens_nothing(kit: Any, mo
     partition = kit.partition()
     drain(partition)
     assert kit.values(partition) == [b"moved in the future", b"a", b"b"]
+
+
+def test_what_was_on_its_way_when_its_mover_died_is_moved_by_the_next_without_a_rebuild(kit: Any, monkeypatch: Any) -> None:
+    partition, base_ms = kit.partition(), now_ms() + HOUR_MS
+    for number in range(10):
+        put(partition, b"%d" % number, base_ms + number)
+    heap = partition.delays._heap
+    heap.take(base_ms + 3, 100, 1 << 20)  # dies before anything is stored
+    monkeypatch.setattr(delays.Delays, "_rebuild", None)
+    drain(partition, base_ms + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(dueheap.DueHeap, "land", lambda *_: (_ for _ in ()).throw(Death))  # dies when it is stored
+        with pytest.raises(Death):
+            partition.delays.move(base_ms + 5)
+    drain(partition)
+    assert kit.values(partition) == [b"%d" % number for number in range(10)]
+
+
+def test_a_wrong_position_in_the_heap_is_noticed(kit: Any) -> None:
+    partition, base_ms = kit.partition(), now_ms() + HOUR_MS
+    for number in range(4):
+        put(partition, b"%d" % number, base_ms + number)
+    words = partition.delays._heap._words
+    for number, wrong in enumerate((64, 0, 1 << 40, 65)):
+        words[dueheap._FIRST + 3 * number + 2] = wrong
+    drain(partition)
+    assert kit.values(partition) == [b"0", b"1", b"2", b"3"]
 
 
 def test_a_heap_that_is_removed_or_damaged_is_made_again(kit: Any) -> None:
