@@ -44,9 +44,10 @@ class LogProducer(Producer):
         self._partitions: dict[Partition, PartitionLog] = {}
 
     def publish(self, batch: Sequence[NewRecord], deadline: float) -> None:
-        if len(batch) == 1 and batch[0].due_ms is None:
+        if len(batch) == 1:
             new = batch[0]
-            self._events.put(Published(new[0], self._append_one(new, deadline)))
+            later = new.due_ms is not None and new.due_ms > _now_ms()
+            self._events.put(Published(new[0], self._delay_one(new, deadline) if later else self._append_one(new, deadline)))
             return
         columns = list(zip(*batch, strict=True))
         if _uniform(columns, _PARTITION):
@@ -154,6 +155,12 @@ class LogProducer(Producer):
             return self._failed(first.partition, error)
         return Stored(base)
 
+    def _delay_one(self, new: NewRecord, deadline: float) -> Answer:
+        if len(new.value) > MAX_PAYLOAD:
+            return _TOO_LARGE
+        block = self._blocks.of(new, new.producer != "")
+        return self._delay(new, [(new.key, block, new.value, 0, 0, min(new.attempt, MAX_ATTEMPT))], [new.due_ms or 0], deadline)
+
     def _delay(self, first: NewRecord, records: Sequence[Encoded], dues: Sequence[int], deadline: float) -> Answer:
         try:
             log = self._partitions.get(first.partition) or self._open(first.partition, deadline)
@@ -205,13 +212,17 @@ def _runs(records: Sequence[NewRecord]) -> Iterator[Sequence[NewRecord]]:
 
 def _by_delay(records: Sequence[NewRecord]) -> Iterator[tuple[bool, Sequence[NewRecord]]]:
     """(whether they are delayed, records): cut where that changes, and where another band begins."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = _now_ms()
     kinds = [None if record.due_ms is None or record.due_ms <= now_ms else band_for(record.due_ms - now_ms) for record in records]
     start = 0
     for index in range(1, len(records) + 1):
         if index == len(records) or kinds[index] != kinds[start]:
             yield kinds[start] is not None, records[start:index]
             start = index
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _delays(log: PartitionLog) -> Delays:
