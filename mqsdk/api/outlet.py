@@ -143,7 +143,7 @@ class Outlet:
                 code="unsupported",
                 topic=topic,
                 where=f"cluster {cluster}",
-                fix="leave out `delay` and `at`, or route the topic to a cluster that can, for example redis",
+                fix="leave out `delay` and `at`, or route the topic to a cluster that can, for example a log or redis",
             )
 
     def topics(self) -> list[str]:

@@ -91,7 +91,7 @@ CASES: list[tuple[str, str]] = [
     ('topics: {"a..*": {}, "/": {}}\n', '1:22: topics."/": must be a topic name'),
     ('topics: {"a*": {partitions: 0}}\n', '1:17: topics."a*".partitions: must be a whole number'),
     ('topics: {"a*": {groups: [a.b]}}\n', '1:26: topics."a*".groups[0]: must be a group name'),
-    ('topics: {"a*": {retention: 7d}}\n', '1:17: topics."a*".retention: is not built in this version of mqsdk'),
+    ('topics: {"a*": {retention: 0s}}\n', '1:17: topics."a*".retention: must be none or a duration from 1s to 3650d'),
     ('topics: {"a*": {}, "*a": {}}\n', '1:20: topics."*a": ties with `a*`'),
     ("routes: [{topics: [a], cluster: lcal}]\n", "1:24: routes[0].cluster: there is no such cluster (did you mean `local`?)"),
     ("routes: [{topics: [], cluster: local}]\n", "1:11: routes[0].topics:"),

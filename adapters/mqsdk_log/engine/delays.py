@@ -264,7 +264,7 @@ class Delays:
         self._heap.refresh()
         if not self._heap.is_valid:
             self._rebuild(self._heap)
-        elif self._heap.moved().flying:
+        elif self._heap.has_flying:
             self._land(self._heap)
         return self._heap
 

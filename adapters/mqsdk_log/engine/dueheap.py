@@ -207,6 +207,10 @@ class DueHeap:
         words[_DIRTY] = 0
         return taken
 
+    @property
+    def has_flying(self) -> bool:
+        return bool(self._words[_COPIES[self._words[_SELECTOR] & 1] + 3 + CLASSES])
+
     def flying(self) -> list[Entry]:
         """What somebody took who died before it had landed."""
         words = self._words[_FLYING : _FLYING + 3 * self.moved().flying].tolist()

@@ -110,6 +110,41 @@ def test_a_payload_over_the_limit_is_rejected_alone(stage: Any) -> None:
     assert [found.value for found in read(backend)] == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("delayed", [False, True])
+def test_what_follows_a_part_that_was_cut_for_its_size_waits_for_it(stage: Any, monkeypatch: pytest.MonkeyPatch, delayed: bool) -> None:
+    backend = stage.topic_of(1)
+    append, failing = PartitionLog.append, [True]
+
+    def full_once(log: PartitionLog, records: Any, **options: Any) -> int:
+        if failing.pop() if failing else False:
+            raise DiskFull("full")
+        return append(log, records, **options)
+
+    monkeypatch.setattr(PartitionLog, "append", full_once)
+    large = bytes(backend.capabilities.max_payload + 1)
+    records = [
+        stage.record(P0, b"first", token=0, producer=PID, sequence=0),
+        stage.record(P0, large, token=1, producer=PID, sequence=1),
+        *([stage.record(P0, b"later", token=2, due_ms=time.time_ns() // 1_000_000 + 60_000)] if delayed else []),
+        stage.record(P0, b"last", token=3, producer=PID[::-1], sequence=0),
+    ]
+    outcomes = [answer.outcome for answer in publish(stage, backend, records)]
+    assert [(outcome.code, outcome.retryable) for outcome in outcomes if isinstance(outcome, Rejected)] == [
+        ("full", True), *[("throttled", True)] * (len(records) - 1),
+    ]  # fmt: skip
+    assert read(backend) == []
+
+
+def test_a_delayed_payload_over_the_limit_is_rejected_alone_and_a_due_time_that_has_passed_is_none(stage: Any) -> None:
+    backend = stage.topic_of(1)
+    due_ms = time.time_ns() // 1_000_000 + 60_000
+    values = [b"a", bytes(backend.capabilities.max_payload + 1), b"b"]
+    answers = publish(stage, backend, [stage.record(P0, value, token=index, due_ms=due_ms) for index, value in enumerate(values)])
+    assert [type(answer.outcome) for answer in answers] == [Stored, Rejected, Stored]
+    assert publish(stage, backend, [stage.record(P0, values[1], due_ms=due_ms)])[0].outcome.code == "too_large"  # type: ignore[union-attr]
+    assert publish(stage, backend, [stage.record(P0, b"past", due_ms=1)])[0].outcome == Stored(0)
+
+
 def test_a_lock_held_by_another_process_is_throttled_at_the_deadline(stage: Any) -> None:
     backend = stage.topic_of(1)
     publish(stage, backend, [stage.record(P0, b"first")])
