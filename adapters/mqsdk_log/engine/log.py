@@ -151,13 +151,12 @@ class Log:
             return
         with self._exclusive(None) as until:
             found = self._open_topic(name, until)
-        until = time.monotonic() + PATIENCE_S
         try:
             yield found
             if self.durability != "none":
-                self._flush(found.writable(), until)
+                self._flush(found.writable(), time.monotonic() + PATIENCE_S)
         finally:
-            found.close(until)
+            found.close(time.monotonic() + PATIENCE_S)
 
     def delete_topic(self, name: str, deadline: float | None = None) -> None:
         """Remove a topic with all its records. Handles of it, in any process, raise NoSuchTopic from now on. LockTimeout as `topic`."""
