@@ -73,7 +73,6 @@ class Delays:
         with self._exclusive(deadline, create=True) as heap:
             number = bands.band_for(max(dues) - _now_ms())
             band = self._band(number, heap)
-            self._take_in(heap)
             heap.reserve(len(records))
             bodies = batches.of_delayed(records, dues, max(dues) - timestamp_ms)
             base, after, size, position = band.write(bodies, (timestamp_ms, 0, 0), deadline)
@@ -94,7 +93,6 @@ class Delays:
             if heap is None:
                 self._words[state.DUE] = state.NOT_DUE
                 return False
-            self._take_in(heap)
             stored = self._move(heap, now_ms, deadline)
             self._words[state.DUE] = heap.first_ms()
         if stored is not None:
@@ -171,17 +169,6 @@ class Delays:
         heap.land(flying, arrived[-1] + 1 if arrived else 0, self._partition.tail())
 
     # --- the heap -------------------------------------------------------------------------------------------------------------------
-
-    def _take_in(self, heap: DueHeap) -> None:
-        """What publishers stored who died before they could tell."""
-        for number in heap.bands:
-            band = self._bands.topic(number).partition(self._number)
-            start, stop = heap.indexed(number), band.tail()
-            if start < stop:
-                for base, position, found in bands.words(band.directory, band.slot, start, stop):
-                    heap.reserve(len(found))
-                    heap.add(number, base + len(found), _entries(number, base, position, found))
-                heap.add(number, stop, ())
 
     def _rebuild(self, heap: DueHeap) -> None:
         """From the bands, without what has been moved."""

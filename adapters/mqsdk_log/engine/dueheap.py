@@ -134,10 +134,6 @@ class DueHeap:
     def add_band(self, band: int) -> None:
         self._words[_KNOWN] |= 1 << band
 
-    def indexed(self, band: int) -> int:
-        """Offset of the first record of a band that is not in here yet."""
-        return int(self._words[_INDEXED + band])
-
     def moved(self) -> Moved:
         at = _COPIES[self._words[_SELECTOR] & 1]
         words = self._words[at : at + 4 + CLASSES].tolist()

@@ -444,3 +444,27 @@ def test_segments_of_bands_go_when_all_in_them_was_moved_and_that_is_on_the_medi
     partition.delays.checkpoint()
     assert len(list(folder.glob("*.log"))) <= 2
     assert kit.values(partition) == [b"%03d" % number * 30 for number in range(200)]
+
+
+def test_what_was_moved_is_on_the_medium_before_it_is_noted_there(kit: Any, monkeypatch: Any) -> None:
+    partition, base_ms = kit.partition(), now_ms() + HOUR_MS
+    put(partition, b"x", base_ms)
+    drain(partition)
+    band = partition.delays._bands.topic(partition.delays._bands.existing()[0]).partition(0)
+    done: list[str] = []
+
+    def noted(name: str, real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> None:
+            done.append(name)
+            real(*arguments, **options)
+
+        return call
+
+    for name, log in (("partition", partition), ("band", band)):
+        monkeypatch.setattr(log, "sync", noted(name, log.sync))
+    monkeypatch.setattr(files, "replace", noted("mark", files.replace))
+    partition.delays.checkpoint()
+    assert sorted(done[:2]) == ["band", "partition"]
+    assert done[2:] == ["mark"]
+    partition.delays.checkpoint()
+    assert len(done) == 3  # nothing was moved since
