@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from mqsdk.spi import Partition
-from mqsdk_log.engine.errors import DiskFull, LockTimeout, LogError, WriteFailed, reason
+from mqsdk_log.engine.errors import DiskFull, LockTimeout, WriteFailed, reason
 from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.engine.setbacks import Setbacks
-from mqsdk_log.owned import Owned
+from mqsdk_log.owned import FAILURES, Owned, is_alone
 
 PATIENCE_S = 0.005  # for another mover or a writer, by a thread that has leases to renew
 FIRST_REST_S, LONGEST_REST_S = 0.01, 0.25  # after waiting in vain: whoever holds the lock is moving, or was stopped
@@ -26,7 +26,7 @@ class Mover:
         self._rests: dict[Partition, tuple[float, float]] = {}  # partition: (for how long, until)
 
     def move(self, owned: Iterable[Owned]) -> None:
-        """Give what is due its place; a chunk of each partition. Closed and forked handles raise; other failures are told once."""
+        """Give what is due its place; a chunk of each partition. A handle that is dead raises; other failures are told once."""
         now_ms = time.time_ns() // 1_000_000
         for one in owned:
             if one.log.due_ms <= now_ms and self._may(one.partition, time.monotonic()):
@@ -44,7 +44,9 @@ class Mover:
             last_s = self._rests.get(one.partition, (0.0, 0.0))[0]
             rest_s = min(max(2 * last_s, FIRST_REST_S), LONGEST_REST_S)
             self._rests[one.partition] = rest_s, time.monotonic() + rest_s
-        except (LogError, OSError) as error:
+        except FAILURES as error:
+            if not is_alone(error):
+                raise
             if self._setbacks.add(one.partition, time.monotonic()):
                 where = f"{one.partition.topic}/{one.partition.number}"
                 self._report(f"{where}: what is delayed cannot be moved ({reason(error)}); tried again until it succeeds")

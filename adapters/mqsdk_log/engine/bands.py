@@ -104,10 +104,21 @@ class Bands:
         self._mutex = gone
 
 
+def is_jump(directory: int, offset: int) -> bool:
+    """Whether recovery left out the offsets before this one on purpose."""
+    with suppress(FileNotFoundError, CorruptBatch):
+        fd = files.open_read(segment.file_name(offset), directory)
+        try:
+            return bool(segment.read_header(fd).flags & fmt.JUMP)
+        finally:
+            files.close(fd)
+    return False
+
+
 def words(directory: int, slot: state.Words, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """(base offset, position, `decode_words`) of every batch that holds records from `start` to `stop` (excluded) and carries words.
 
-    What is damaged is passed over: whoever wants those records meets it again and tells it.
+    What is damaged is passed over.
     """
     _, _, active = state.read_tail(slot)
     found = segment.bases(directory)

@@ -183,18 +183,26 @@ class Delays:
             self._floors[number] = max(self._floors.get(number, 0), offset + 1)
         heap.clear(moved._replace(flying=0), sum(1 << number for number in existing))
         for number in existing:
-            band = self._bands.topic(number).partition(self._number)
-            stop = band.tail()
-            for base, position, found in bands.words(band.directory, band.slot, band.start(), stop):
-                left = [
-                    entry
-                    for index, entry in enumerate(_entries(number, base, position, found))
-                    if entry[1] not in shown and (base + index >= moved.known[number] or entry[:2] > moved[:2])
-                ]
-                heap.reserve(len(left))
-                heap.add(number, base + len(found), left)
-            heap.add(number, stop, ())
+            self._read_band(heap, number, moved, shown)
         heap.finish()
+
+    def _read_band(self, heap: DueHeap, number: int, moved: Moved, shown: set[int]) -> None:
+        band = self._bands.topic(number).partition(self._number)
+        expected, stop, lost = band.start(), band.tail(), 0
+        for base, position, found in bands.words(band.directory, band.slot, expected, stop):
+            left = [
+                entry
+                for index, entry in enumerate(_entries(number, base, position, found))
+                if entry[1] not in shown and (base + index >= moved.known[number] or entry[:2] > moved[:2])
+            ]
+            heap.reserve(len(left))
+            if base > expected and not bands.is_jump(band.directory, base):
+                lost += base - expected
+            expected = base + len(found)
+            heap.add(number, expected, left)
+        heap.add(number, stop, ())
+        if lost := lost + stop - expected:
+            self._shared.report(f"{self._what}: {lost} delayed records are damaged or lost; some may have been moved before")
 
     def _shown(self, moved: Moved) -> set[int]:
         """References in the partition itself, from where `moved` does not cover it any more."""

@@ -422,6 +422,27 @@ def test_kill_9_of_publishers_that_move_loses_and_doubles_nothing(kit: Any, dura
     assert partition.delays.waiting() == 0
 
 
+@pytest.mark.parametrize("place", ["middle", "header", "end"])
+def test_damage_that_a_rebuild_meets_is_told_too(kit: Any, place: str) -> None:
+    partition, base_ms = kit.partition(), now_ms() + HOUR_MS
+    for number in range(3):
+        put(partition, b"value %d" % number, base_ms + number)
+    kit.close()
+    (band,) = (kit.path / "topics" / "orders" / "delay").glob("[0-9]/0/*.log")
+    data = band.read_bytes()
+    wrong = {
+        "middle": data.replace(b"value 1", b"value x"),
+        "header": b"\xff" * 64 + data[64:],
+        "end": data.replace(b"value 2", b"value x"),
+    }
+    band.write_bytes(wrong[place])
+    (kit.path / "topics" / "orders" / "delay" / "0.due").unlink()
+    partition = kit.partition()
+    drain(partition)
+    assert kit.values(partition) == {"middle": [b"value 0", b"value 2"], "header": [], "end": [b"value 0", b"value 1"]}[place]
+    assert any("delayed records are damaged or lost" in text for text in kit.reports)
+
+
 # --- space --------------------------------------------------------------------------------------------------------------------------
 
 
