@@ -802,7 +802,7 @@ def test_delays_survive_a_crash_and_come_in_the_order_of_their_times() -> None:
 
 def test_a_backend_that_cannot_delay_refuses_it() -> None:
     app = App()
-    with TestApp(app, like="log") as t:
+    with TestApp(app, like="kafka") as t:
         with pytest.raises(PublishRejected) as refused:
             app.publish("t", "x", delay="1s")
         assert refused.value.code == "unsupported"
