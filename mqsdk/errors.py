@@ -14,7 +14,7 @@
     ├── BackendError              .cluster .backend .retryable
     │   └── Unavailable · AccessDenied · UnsafeBackend · Corrupt · UnsupportedFormat
     ├── HandlerError              .message_id
-    │   └── DecodeError · HandlerTimeout · CrashLoop
+    │   └── DecodeError · HandlerTimeout · WorkerDied · CrashLoop
     └── MoveRefused               .gates
 
     Retry · Reject · BatchFailure   verdicts of a handler, plain exceptions
@@ -238,6 +238,10 @@ class DecodeError(HandlerError):
 
 class HandlerTimeout(HandlerError):
     """The handler ran longer than `timeout`."""
+
+
+class WorkerDied(HandlerError):
+    """The worker process of `isolation="process"` ended while it ran the message."""
 
 
 class CrashLoop(HandlerError):

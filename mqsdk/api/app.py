@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mqsdk import names
+from mqsdk.api import naming
 from mqsdk.api.hooks import Hooks
 from mqsdk.api.inspecting import InspectMethods
 from mqsdk.api.publishing import PublishMethods
@@ -263,6 +264,12 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
 
     def _start(self, timeout_s: float = 30.0, only: Collection[str] | None = None) -> None:
         """only: groups to start, None = all."""
+        if naming.in_worker():
+            raise StateError(
+                "consumers were started while a worker process imported the application",
+                fix='call app.run() and app.start() under `if __name__ == "__main__":`',
+                state=str(self._state),
+            )
         with self._moving("start"):
             if self._state not in (State.NEW, State.OPEN):
                 raise self._closed() if self._state is State.CLOSED else StateError("the App is started already", state=str(self._state))
@@ -273,7 +280,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
     def _launch(self, session: Session, chosen: list[ConsumerDeclaration], timeout_s: float) -> None:
         if not chosen:
             LOG.warning("the App has no consumers to start")
-        declared = session.build(chosen, self._middleware)
+        declared = session.build(chosen, self._middleware, self)
         session.run_hooks(self._startup)
         try:
             session.supervisor.start(declared, timeout_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Required, TypedDict
 
 from mqsdk import names
-from mqsdk.api import signature
+from mqsdk.api import naming, signature
 from mqsdk.api.signature import Shape, Signature
 from mqsdk.core.retry import RetryPolicy
 from mqsdk.errors import CapabilityError, DeclarationError, Duration, duration_s
@@ -38,7 +37,7 @@ class ConsumerOptions(TypedDict, total=False):
     concurrency: handlers at once in this process (8). timeout: per call ("5m"), None = none. retry: RetryPolicy or attempts in total (10).
     batch: int or Batch; the first parameter is then list[T]. from_: where a new group begins: None, "earliest", "latest", aware datetime.
     dead_letter: a topic in place of `<topic>.<group>.dlq`. broadcast: every running instance gets every message from its start on, nothing
-    of its progress is kept. isolation: not supported in this version beside its default.
+    of its progress is kept. isolation: "process" runs the handler in worker processes, `concurrency` of them.
     """
 
     group: Required[str]
@@ -66,6 +65,7 @@ class ConsumerDeclaration:
     start: Literal["earliest", "latest"] | datetime | None = None
     dead_letter: str | None = None
     broadcast: bool = False
+    isolated: bool = False
     tuning: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     early_shape: Shape | None = None
 
@@ -100,7 +100,7 @@ def declare(
     namespace: local names where the decorator stands. Raises DeclarationError.
     """
     signed = signature.check(function, batch=checked["batch"] is not None)
-    _check_isolation(options, function, signed.where)
+    _check_isolation(checked["isolated"], function, signed.where)
     try:
         shape = signature.shape(signed, namespace)
     except (NameError, AttributeError):  # a forward reference; asked again at start
@@ -126,6 +126,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
         "start": _start(options.get("from_"), where),
         "dead_letter": _dead_letter(options.get("dead_letter"), str(topic), where),
         "broadcast": _broadcast(options, where),
+        "isolated": options.get("isolation") == "process",
         "tuning": MappingProxyType(_tuning(options, f"{topic}/{options['group']}", where)),
     }
 
@@ -198,25 +199,12 @@ def _unsupported(what: str, capability: str, consumer: str, where: str, fix: str
     return CapabilityError(f"{what} is not supported in this version", where=where, fix=fix, capability=capability, consumer=consumer)
 
 
-def _check_isolation(options: Mapping[str, Any], function: Callable[..., Any], where: str) -> None:
-    if options.get("isolation", "thread") != "process":
-        return
-    if not _importable(function):
+def _check_isolation(isolated: bool, function: Callable[..., Any], where: str) -> None:
+    """That its module holds it under this name is seen at start: while a module is being imported the name is not bound yet."""
+    if isolated and naming.name_of(function) is None:
         raise DeclarationError(
             'isolation="process" needs a handler that can be imported by name', where=where, fix="define it at module level"
         )
-    raise DeclarationError('isolation="process" is not supported in this version', where=where, fix='leave it out: isolation="thread"')
-
-
-def _importable(function: Callable[..., Any]) -> bool:
-    """Whether another process finds the function by module and name. While its module is being imported the name is not bound yet."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not module or "<" in name:
-        return False
-    found: Any = sys.modules.get(module) if module != "__main__" else None
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is None or found is function
 
 
 def _batch(value: object, where: str) -> tuple[int | None, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mqsdk.config.model import Configuration
@@ -14,10 +14,19 @@ MIN_LENGTH = 4
 
 def mask_for(configuration: Configuration) -> Callable[[str], str]:
     """A function that replaces every secret of this configuration by `***`."""
+    return mask_of(secrets_of(configuration))
+
+
+def secrets_of(configuration: Configuration) -> list[str]:
+    """What is worth masking, the longest first."""
     found = {
         text for cluster in configuration.clusters.values() for text in _secrets(cluster.options, f"clusters.{cluster.name}", configuration)
     }
-    secrets = sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
+    return sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
+
+
+def mask_of(secrets: Sequence[str]) -> Callable[[str], str]:
+    """A function that replaces each of these texts by `***`."""
     if not secrets:
         return str
 

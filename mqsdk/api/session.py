@@ -6,7 +6,8 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from mqsdk.api import handler
 from mqsdk.api.consumer import ConsumerDeclaration
@@ -20,6 +21,10 @@ from mqsdk.config.model import Configuration
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.inspection import StopReport
 from mqsdk.runtime.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from mqsdk.api.app import App
+    from mqsdk.runtime.isolation import Isolation
 
 LOG = logging.getLogger("mqsdk.app")
 
@@ -37,10 +42,22 @@ class Session:
         self.pid = os.getpid()
         self._witness = witness
 
-    def build(self, declarations: Sequence[ConsumerDeclaration], middleware: Sequence[Callable[..., Any]]) -> list[Declared]:
-        """Consumers as the runtime takes them. Raises DeclarationError for annotations or middleware that cannot work."""
+    def build(
+        self, declarations: Sequence[ConsumerDeclaration], middleware: Sequence[Callable[..., Any]], app: App | None = None
+    ) -> list[Declared]:
+        """Consumers as the runtime takes them. app: whose they are, for worker processes.
+
+        Raises DeclarationError for annotations or middleware that cannot work.
+        """
         chain = Chain(middleware)
-        return [self._build(one, chain) for one in declarations]
+        return [replace(self._build(one, chain), isolation=self._isolation(one, middleware, app)) for one in declarations]
+
+    def _isolation(self, one: ConsumerDeclaration, middleware: Sequence[Callable[..., Any]], app: App | None) -> Isolation | None:
+        if not (one.isolated and self.supervisor.environment.isolated):
+            return None
+        from mqsdk.api.isolated import isolation_of
+
+        return isolation_of(one, middleware, self.configuration, self.limits, app)
 
     def _build(self, one: ConsumerDeclaration, chain: Chain) -> Declared:
         signature = one.signature

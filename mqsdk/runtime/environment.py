@@ -17,12 +17,16 @@ from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Start
 
 if TYPE_CHECKING:
+    from mqsdk.runtime.isolation import Isolation
     from mqsdk.runtime.tasks import EventLoop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """A consumer as the API declared it. tuning: the decorator's explicit values by the names of Tuning."""
+    """A consumer as the API declared it. tuning: the decorator's explicit values by the names of Tuning.
+
+    isolation: how its worker processes are made; None = the handler runs in this process.
+    """
 
     topic: str
     group: str
@@ -34,6 +38,7 @@ class Declared:
     dead_letter: str | None = None
     broadcast: bool = False
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    isolation: Isolation | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +57,7 @@ def _ignore(event: Event) -> None:
 class Environment:
     """make_workers, make_event_loop: None = threads and a real event loop. settle_every_s: as in Spec.
 
-    threaded: False = nothing runs by itself, the owner calls `step`.
+    threaded: False = nothing runs by itself, the owner calls `step`. isolated: False = no handler runs in a worker process.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -62,4 +67,5 @@ class Environment:
     make_event_loop: Callable[[str], EventLoop] | None = None
     settle_every_s: float = 0.01
     threaded: bool = True
+    isolated: bool = True
     observe: Callable[[Event], None] = _ignore

@@ -45,7 +45,7 @@ class Launcher:
             ordered=declared.ordered,
             batch=declared.batch,
             batch_wait_s=declared.batch_wait_s,
-            is_async=declared.handler.is_async,
+            is_async=declared.handler.is_async and declared.isolation is None,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
             retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
@@ -108,6 +108,10 @@ class Launcher:
         if self._environment.make_workers is not None:
             return self._environment.make_workers(declared, results, tuning)
         clock, handler = self._environment.clock, declared.handler
+        if declared.isolation is not None:
+            from mqsdk.runtime.processes import ProcessWorkers
+
+            return ProcessWorkers(handler, declared.isolation, clock, results, declared.name, tuning.concurrency, declared.ordered)
         if not handler.is_async:
             return ThreadWorkers(handler, clock, results, f"mqsdk-{declared.name}", tuning.concurrency, declared.ordered)
         from mqsdk.runtime.tasks import LoopWorkers

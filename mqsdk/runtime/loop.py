@@ -104,10 +104,14 @@ class ConsumerLoop:
         self.name = name
         self._machine = machine
         self._connect = connect
-        self._consumer = connect()
         self._results = _Results()
         self._results.wake = self._wake
         self._workers = make_workers(self._results)
+        try:
+            self._consumer = connect()
+        except BaseException:
+            self._workers.close(clock.mono())
+            raise
         self._copier = copier
         self._clock = clock
         self._observe = observe

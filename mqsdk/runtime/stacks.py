@@ -12,6 +12,7 @@ from typing import Any
 STACK_FRAMES = 40
 _STDLIB = os.path.dirname(threading.__file__) + os.sep
 _MACHINERY = (
+    "<frozen runpy>",
     *(_STDLIB + part for part in ("threading.py", f"asyncio{os.sep}")),
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
 )

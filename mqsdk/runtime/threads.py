@@ -72,7 +72,7 @@ class ThreadWorkers(Workers):
 
     def _grow(self) -> bool:
         """One thread more. False when the system has none now: the job waits in the queue, which must not look like one that runs."""
-        running = Running()
+        running = self._new_running()
         thread = threading.Thread(target=self._work, args=(running,), name=f"{self._name}-{self._started + 1}", daemon=True)
         self._threads[thread] = running  # before the start: from then on it may be inside a handler
         try:
@@ -86,6 +86,9 @@ class ThreadWorkers(Workers):
         self._started += 1
         self._too_few = False
         return True
+
+    def _new_running(self) -> Running:
+        return Running()
 
     def scan(self, now: float, stuck_after_s: float) -> list[ScanEvent]:
         if self._too_few:
@@ -127,12 +130,12 @@ class ThreadWorkers(Workers):
     def _work(self, running: Running) -> None:
         running.thread_id = threading.get_ident()
         get, append, mono = self._queue.get, self._results.append, self._clock.mono
-        run = run_batch if self._handler.batch else run_each
         while (task := get()) is not None:
+            running.reported = None  # the next attempt of the record that was reported may come to this thread
             running.task = task
             began = mono()
             try:
-                finished = run(task, running.call, self._handler, mono, self._ordered)
+                finished = self._runs(task, running, self._handler)
             except BaseException as error:  # a defect of ours: neither the thread nor the job may vanish
                 finished = task.broken(error, running.call)
             if self._left:
@@ -141,6 +144,10 @@ class ThreadWorkers(Workers):
             finished = finished._replace(elapsed_s=mono() - began)
             running.task = None
             append(finished)
+
+    def _runs(self, task: Task, running: Running, handler: Handler) -> Finished:
+        run = run_batch if self._handler.batch else run_each
+        return run(task, running.call, handler, self._clock.mono, self._ordered)
 
 
 def run_each(task: Task, call: Call, handler: Handler, mono: Callable[[], float], ordered: bool) -> Finished:

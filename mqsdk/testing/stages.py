@@ -98,6 +98,7 @@ class VirtualStage(Stage):
             make_event_loop=self._make_event_loop,
             settle_every_s=0.0,
             threaded=False,
+            isolated=False,
         )
 
     def _make_backend(self, cluster: Cluster) -> Backend:
@@ -182,7 +183,7 @@ class RealStage(Stage):
         return redirected(configuration, backend="log", options={"path": self._path, "durability": "none"}, lease_s=10.0)
 
     def environment(self) -> Environment:
-        return Environment()
+        return Environment(isolated=False)
 
     def settle_down(self) -> None:
         give_up = time.monotonic() + QUIET_WITHIN_S

@@ -42,7 +42,6 @@ BAD_OPTIONS: dict[str, dict[str, Any]] = {
     "dead_letter is reserved": {"dead_letter": "orders.billing.dlq"},
     "dead_letter is the topic": {"dead_letter": "orders"},
     "isolation is unknown": {"isolation": "fiber"},
-    "isolation is process": {"isolation": "process"},
     "unknown argument": {"conncurrency": 8},
     "group is empty": {"group": ""},
     "group has a dot": {"group": "a.b"},
@@ -112,15 +111,16 @@ def test_a_broadcast_begins_with_its_instance() -> None:
             App().consumer("orders", group="all", broadcast=True, from_=start)(good)
 
 
-def test_worker_processes_need_an_importable_handler_and_are_not_built_yet() -> None:
+def test_worker_processes_need_an_importable_handler() -> None:
     def local(payload: bytes) -> None: ...
 
     with pytest.raises(DeclarationError, match="imported by name"):
         App().consumer("orders", group="billing", isolation="process")(local)
     with pytest.raises(DeclarationError, match="imported by name"):
         App().consumer("orders", group="billing", isolation="process")(lambda payload: None)
-    with pytest.raises(DeclarationError, match="not supported in this version"):
-        App().consumer("orders", group="billing", isolation="process")(good)
+    with pytest.raises(DeclarationError, match="imported by name"):
+        App().consumer("orders", group="billing", isolation="process")(partial(good))
+    App().consumer("orders", group="billing", isolation="process")(good)
 
 
 # --- functions --------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import asyncio
 import copy
 import logging
 import re
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,13 +23,27 @@ from mqsdk.api.payload import Limits, decoder
 from mqsdk.api.verdict import MAX_ERROR_BYTES, Verdicts
 from mqsdk.core.actions import Failure
 from mqsdk.message import CURRENT, Call, Origin
+from mqsdk.runtime.clock import SystemClock
+from mqsdk.runtime.isolation import Channel, Isolation
+from mqsdk.runtime.processes import Caller
+from mqsdk.runtime.serving import Serving
 from mqsdk.spi import Record
 
+BOUND_S = 10.0
 ORIGIN = Origin("orders", "billing", "local", 3, 7)
+
+
+@pytest.fixture(autouse=True, params=["here", "over the line to a worker process"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every outcome is the same whether the call is made here or crosses to a worker process as plain data."""
+    monkeypatch.setattr(Case, "crosses", request.param != "here")
+    return str(request.param)
 
 
 class Case:
     """One handler with its call, run without a runtime."""
+
+    crosses = False
 
     def __init__(
         self,
@@ -51,9 +67,27 @@ class Case:
         records = [Record(index, b"k", value, id=f"m{index}", headers=(("h", "1"),)) for index, value in enumerate(values or (b"x",))]
         call.record, call.records = records[0], records if self.handler.batch else None
         made = self.handler
+        if self.crosses:
+            found = over_the_line(made, call, records)
+            return found if made.batch else found[0][1] if found else None
         if made.is_async:
             return asyncio.run(made.invoke_batch_async(call) if made.batch else made.invoke_async(call))
         return made.invoke_batch(call) if made.batch else made.invoke(call)
+
+
+def over_the_line(made: handler.UserHandler, call: Call, records: Sequence[Record]) -> Sequence[tuple[int, Failure]]:
+    """What the caller's end hears. The other end is served by a thread instead of a process, so that handlers may be closures."""
+    ours, theirs = socket.socketpair()
+    calls, served = Channel(ours.detach()), Channel(theirs.detach())
+    thread = threading.Thread(target=Serving(served, made, lambda live: None, "orders/billing").run)
+    thread.start()
+    try:
+        return Caller(calls, Isolation((), {}, lambda: None), SystemClock()).ask(call, records if made.batch else records[:1])
+    finally:
+        calls.close()
+        thread.join(BOUND_S)
+        served.close()
+        assert not thread.is_alive()
 
 
 def raising(error: BaseException | type[BaseException]) -> list[Callable[..., Any]]:
@@ -418,7 +452,7 @@ def test_a_batch_handler_may_take_the_deliveries_too() -> None:
     def both(items: list[str], messages: list[Message]) -> None:
         got.append((items, [message.id for message in messages], current_message()))
 
-    assert Case(both, batch=True).run(b"a", b"b") == ()
+    assert list(Case(both, batch=True).run(b"a", b"b")) == []
     assert got == [(["a", "b"], ["m0", "m1"], None)]
 
 

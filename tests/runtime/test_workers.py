@@ -271,6 +271,25 @@ def test_an_overdue_call_is_reported_once_with_its_stack_and_told_to_stop(starte
     results.wait_for(1)
 
 
+def test_the_next_attempt_of_an_overdue_record_is_reported_too(started: Any) -> None:
+    """It ran on the same thread, was taken for the call that had been reported, and was never told to stop."""
+    go, inside = threading.Semaphore(0), threading.Semaphore(0)
+
+    def handle(record: Record) -> Failure:
+        inside.release()
+        assert go.acquire(timeout=BOUND_S)
+        return Failure("error", "no")
+
+    workers, results = started(handle, concurrency=1)
+    (item,) = records("a")
+    for attempt in (1, 2):
+        workers.start(task([item], timeout_s=0.5, token=attempt))
+        assert inside.acquire(timeout=BOUND_S)
+        assert [type(event) for event in workers.scan(time.monotonic() + 1.0, 120.0)] == [Overdue]
+        go.release()
+        results.wait_for(attempt)
+
+
 def test_a_job_behind_a_hung_handler_gets_a_thread_of_its_own(started: Any) -> None:
     go = threading.Event()
 
