@@ -20,10 +20,11 @@ from mqsdk.runtime.stacks import thread_stack
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
+    from mqsdk.runtime.watchdog import Guard
 
 LOG = logging.getLogger("mqsdk.app")
 
-DONE, UNCLEAN = 0, 8
+DONE, UNCLEAN, GIVEN_UP = 0, 8, 9
 # What a stop may take beyond `drain.timeout` (shutdown hooks, the last flush, closing of clients), and what after a second signal.
 GRACE_S, HURRY_S = 5.0, 2.0
 
@@ -33,6 +34,7 @@ def run(app: App, only: Collection[str] | None = None) -> int:
 
     Returns 0, also when handlers were cut short (they are counted in the log), and 8 when a last settle or flush is not confirmed. A stop
     that has not ended GRACE_S after `drain.timeout`, or HURRY_S after the second signal, ends the process with 8 where it stands.
+    When the watchdog gives a consumer up it stops by itself, and the code is 9 however the stop goes.
     Raises what `app.start` raises; the App is closed then.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -50,11 +52,22 @@ def run(app: App, only: Collection[str] | None = None) -> int:
             raise
         finally:
             arrived.interrupts = False
+        guard = _guard(app, arrived)
         LOG.info("running")
         # On a thread: a server that does not answer must not keep this one from hearing signals.
         threading.Thread(target=_tell_what_holds, args=(app,), name="mqsdk-tell", daemon=True).start()
-        _wait(app, arrived)
-        return _close(app, arrived)
+        _wait(app, arrived, guard)
+        return _close(app, arrived, failed=GIVEN_UP if guard.given_up else None)
+
+
+def _guard(app: App, arrived: Arrived) -> Guard:
+    """The watchdog of the App that was just started; it wakes this thread when it gives up."""
+    assert app._session is not None
+    guard = app._session.supervisor.guard
+    guard.wake = arrived.wake
+    if guard.given_up:
+        arrived.wake()
+    return guard
 
 
 def _tell_what_holds(app: App) -> None:
@@ -72,17 +85,20 @@ def _tell_what_holds(app: App) -> None:
             LOG.log(level, "%s", line)
 
 
-def _wait(app: App, arrived: Arrived) -> None:
+def _wait(app: App, arrived: Arrived, guard: Guard) -> None:
     while (number := arrived.get() or WOKEN) == signal.SIGHUP:
         try:
             app.reload()
         except ConfigError:
             continue  # reported by reload; the old configuration stays
-    LOG.info("stopping after %s", signal.Signals(number).name)
+    LOG.info("stopping after %s", signal.Signals(number).name if number else guard.given_up)
 
 
-def _close(app: App, arrived: Arrived, hurried: bool = False) -> int:
-    """Close on a thread of its own, so that this one can hear the second signal, and end the process when the stop does not end."""
+def _close(app: App, arrived: Arrived, hurried: bool = False, failed: int | None = None) -> int:
+    """Close on a thread of its own, so that this one can hear the second signal, and end the process when the stop does not end.
+
+    failed: the exit code whatever becomes of the stop, None = it decides.
+    """
     outcome: list[StopReport | BaseException] = []
 
     def close() -> None:
@@ -99,11 +115,12 @@ def _close(app: App, arrived: Arrived, hurried: bool = False) -> int:
         deadline = _hurry(app)
     while (number := arrived.get(max(0.0, deadline - time.monotonic()))) != WOKEN:
         if number is None:
-            _abandon(thread)
+            _abandon(thread, UNCLEAN if failed is None else failed)
         elif number != signal.SIGHUP:
             deadline = _hurry(app)
     thread.join()
-    return _code(outcome[0])
+    code = _code(outcome[0])
+    return code if failed is None else failed
 
 
 def _hurry(app: App) -> float:
@@ -113,7 +130,7 @@ def _hurry(app: App) -> float:
     return time.monotonic() + HURRY_S
 
 
-def _abandon(thread: threading.Thread) -> NoReturn:
+def _abandon(thread: threading.Thread, code: int) -> NoReturn:
     """The stop hangs, in a hook or a publish that waits for another process: what holds it is said, and the process ends all the same."""
     stack = thread_stack(thread.ident or 0).replace("\n", " < ")
     LOG.error("the stop did not end in time, the process ends without it; unsettled messages come again. It was at: %s", stack)
@@ -121,7 +138,7 @@ def _abandon(thread: threading.Thread) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-    os._exit(UNCLEAN)
+    os._exit(code)
 
 
 def _code(report: StopReport | BaseException) -> int:

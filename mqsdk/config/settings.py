@@ -214,7 +214,9 @@ class WatchdogKeys(Block):
     """Finding out that nothing moves."""
 
     no_progress: Annotated[float, kinds.duration(0.1, 30 * _DAY)] = live(
-        120.0, "a handler that runs longer, or a backlog without progress for so long, is reported", "duration"
+        120.0,
+        "a handler that runs longer is reported; a consumer with work and no progress for so long is restarted, then given up",
+        "duration",
     )
 
 

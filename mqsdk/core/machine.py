@@ -76,6 +76,7 @@ class Machine:
         self._paused = False
         self._drain_by: float | None = None
         self._is_over = False
+        self._held = False
         self._handlers: dict[type, Callable[[float, Any], None]] = {
             Assigned: self._assigned,
             Renewed: self._renewed,
@@ -113,7 +114,8 @@ class Machine:
         self._starter.start(now)
         self._settling.tick(now)
         self._desk.actions += self._credits.refresh(now)
-        self._stall.check(now, self._owned.values(), self._limits.until is not None and not len(self._starter))
+        self._held = self._is_held(now)
+        self._stall.check(now, self._owned.values(), self._held and not len(self._starter))
         self._drained_when_done(now)
         return self._desk.actions
 
@@ -131,7 +133,14 @@ class Machine:
         """A snapshot for people; any thread."""
         is_paused = self._paused or self._desk.tuning.paused
         owned, stored_at = list(self._owned.values()), self._settling.last_stored_at
-        return view_of(owned, self._desk.counters, stored_at, is_paused, self._stall.is_stalled, self._limits.breaker)
+        stalled, breaker = self._stall.is_stalled, self._limits.breaker
+        return view_of(owned, self._desk.counters, stored_at, is_paused, stalled, self._held, breaker)
+
+    def _is_held(self, now: float) -> bool:
+        """What is ready waits for a moment, which comes by itself: of a limit, or for its batch to fill."""
+        if self._limits.until is not None:
+            return True
+        return self.spec.batch_wait_s > 0 and any((one.fill_at or 0.0) > now for one in self._owned.values())
 
     # --- ownership --------------------------------------------------------------------------------------------------------------
 

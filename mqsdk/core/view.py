@@ -31,8 +31,9 @@ class MachineView(NamedTuple):
     """One consumer at one moment.
 
     records, bytes: in flight in all partitions. waiting: as in PartitionView, summed. paused: by the configuration or `app.pause`.
+    held: what is ready waits for a moment: of the rate, of the breaker, or for its batch to fill.
     breaker: its state, None without one. stalled: something is in flight, and nothing has ended for `no_progress`.
-    last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before.
+    last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before. unstored: one is due, or not answered.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
     redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
     gap = lost to a Gap.
@@ -44,8 +45,10 @@ class MachineView(NamedTuple):
     waiting: int
     paused: bool
     stalled: bool
+    held: bool
     breaker: BreakerState | None
     last_settled_at: float | None
+    unstored: bool
     handled: int
     failed: int
     retried: int
@@ -62,6 +65,7 @@ def view_of(
     last_settled_at: float | None,
     paused: bool,
     stalled: bool,
+    held: bool,
     breaker: BreakerState | None,
 ) -> MachineView:
     """The view of these ownerships."""
@@ -73,8 +77,10 @@ def view_of(
         waiting=sum(one.waiting for one in partitions),
         paused=paused,
         stalled=stalled,
+        held=held,
         breaker=breaker,
         last_settled_at=last_settled_at,
+        unstored=any(ownership.dirty or ownership.unanswered for ownership in owned),
         handled=counters.handled,
         failed=counters.failed,
         retried=counters.retried,

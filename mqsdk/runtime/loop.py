@@ -31,7 +31,7 @@ from mqsdk.core.actions import (
     Tuning,
 )
 from mqsdk.core.machine import Machine, MachineEvent, MachineView
-from mqsdk.errors import BackendError, MqError
+from mqsdk.errors import BackendError, MqError, StateError
 from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
 from mqsdk.runtime.clock import Clock
@@ -123,6 +123,7 @@ class ConsumerLoop:
         self._exchange: _Exchange | None = None
         self._drained: Drained | None = None
         self._closed = False
+        self._asked_restart: MqError | None = None
         self._broken = False  # ownerships were dropped since the last connect; in a drain their last settles are not known to be stored
         self._restarts = 0
         self._owned_now: list[OwnershipChanged] = []
@@ -163,12 +164,22 @@ class ConsumerLoop:
         self._asked_exchanges.append(_Exchange(deadline, done))
         self._consumer.wake()
 
+    def restart(self, why: MqError) -> None:
+        """Drop every ownership and connect anew, as after a failure of the adapter's consumer."""
+        self._asked_restart = why
+        self._consumer.wake()
+
     @property
     def spec(self) -> Spec:
         return self._machine.spec
 
     def view(self) -> MachineView:
         return self._machine.view()
+
+    def is_working(self) -> bool:
+        """Whether a handler runs that has time left."""
+        now = self._clock.mono()
+        return any(running.call.started and now < running.call.deadline for running in self._workers.running())
 
     def running(self) -> list[tuple[float, Record, Origin, str]]:
         """(started, record, origin, stack) of every running call, oldest first."""
@@ -198,6 +209,10 @@ class ConsumerLoop:
 
     def step(self, longest_s: float) -> bool:
         """One round: wait for something to happen, decide, act. False when nothing happened and nothing was due."""
+        asked, self._asked_restart = self._asked_restart, None
+        if asked is not None:
+            self._restart(asked)
+            return True
         events = self._gather(longest_s)
         self._machine.set_wall_offset(self._clock.wall_ms() / 1000 - self._clock.mono())
         actions = self._machine.feed(self._clock.mono(), events)
@@ -374,7 +389,8 @@ class ConsumerLoop:
         self._restarts += 1
         self._broken = True
         self.failure = f"{type(error).__name__}: {error}" if isinstance(error, MqError) else type(error).__name__
-        log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not isinstance(error, BackendError))
+        told = isinstance(error, BackendError | StateError)
+        log.error("consumer %s failed and is restarted in %.0f s", self.name, wait, exc_info=not told)
         self._lose_all()
         self._close_consumer(self._clock.mono() + wait)
         self._wait_before_restart(wait)

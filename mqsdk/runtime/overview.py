@@ -77,9 +77,13 @@ def oldest(loop: ConsumerLoop, now: float) -> Oldest | None:
     return Oldest(record.id or f"{origin.cluster}:{origin.topic}:{origin.partition}:{record.ref}", now - started, stack)
 
 
-def health(clusters: Clusters, loops: Sequence[tuple[Declared, ConsumerLoop]], running: bool) -> Health:
-    """running: the App's state is RUNNING. Problems of the clusters and consumers that are in use make it unready; the rest is told."""
+def health(clusters: Clusters, loops: Sequence[tuple[Declared, ConsumerLoop]], running: bool, given_up: str = "") -> Health:
+    """running: the App's state is RUNNING. given_up: what the watchdog could not help, "" for nothing.
+
+    Problems of the clusters and consumers that are in use make it unready; the rest is told.
+    """
     found, problems = _reachable(clusters)
+    problems += [given_up] if given_up else []
     problems += [problem for declared, loop in loops if (problem := _problem(declared, loop)) is not None]
     ready = running and not problems
     # Told, but no reason not to be ready: what nobody needs is not tried again, so it would never end.
@@ -89,7 +93,7 @@ def health(clusters: Clusters, loops: Sequence[tuple[Declared, ConsumerLoop]], r
     names = [declared.name for declared, loop in loops if loop.view().breaker not in (None, "closed")]
     problems += [f"the breaker of consumer {name} is open: its attempts fail, and one message at a time is tried" for name in names]
     problems += [] if running else ["no consumers are running"]
-    return Health(live=True, ready=ready, clusters=found, problems=tuple(problems))
+    return Health(live=not given_up, ready=ready, clusters=found, problems=tuple(problems))
 
 
 def _reachable(clusters: Clusters) -> tuple[dict[str, BackendHealth], list[str]]:

@@ -21,6 +21,7 @@ from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.watchdog import Guard
 from mqsdk.spi import Backend
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Supervisor:
         self._lock = threading.Lock()
         self._event_loop: EventLoop | None = None
         self._retired: list[Retired] = []
+        self.guard = Guard(
+            lambda: self.loops, self.clusters, environment.clock, environment.observe, lambda: self.configuration.no_progress_s
+        )
         self._draining = False
         self.launcher = Launcher(self)
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
@@ -98,6 +102,8 @@ class Supervisor:
             for one, spec in plans:
                 self._run(one, spec)
             self._await_joined(deadline)
+            if self.environment.threaded:
+                self.guard.start()
         except BaseException:
             self.stop(0.0)
             raise
@@ -189,13 +195,14 @@ class Supervisor:
 
     def health(self, running: bool) -> Health:
         """running: the App's state is RUNNING."""
-        return overview.health(self.clusters, self.loops, running)
+        return overview.health(self.clusters, self.loops, running, self.guard.given_up)
 
     # --- stop -------------------------------------------------------------------------------------------------------------------
 
     def stop(self, timeout_s: float) -> StopReport:
         """Drain: start nothing, wait for running handlers, settle, hand back, leave. Ends at the timeout at the latest (seconds)."""
         self._draining = True
+        self.guard.stop()
         clock = self.environment.clock
         deadline = clock.mono() + timeout_s
         for _, loop in self.loops:
