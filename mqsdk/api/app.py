@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mqsdk import names
 from mqsdk.api import naming
+from mqsdk.api.doors import Doors
 from mqsdk.api.hooks import Hooks
 from mqsdk.api.inspecting import InspectMethods
 from mqsdk.api.publishing import PublishMethods
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
     from mqsdk.config.model import Configuration
     from mqsdk.config.origin import Content
     from mqsdk.config.settings import Settings
-    from mqsdk.runtime.control import ControlServer
-    from mqsdk.runtime.environment import Environment
+    from mqsdk.runtime.environment import Declared, Environment
     from mqsdk.runtime.inspection import StopReport
     from mqsdk.runtime.watch import Watcher
 
@@ -69,7 +69,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._name = name
         self._state = State.NEW
         self._session: Session | None = None
-        self._control: ControlServer | None = None
+        self._doors = Doors(self)
         self._watcher: Watcher | None = None
         self._ahead: Configuration | None = None
         self._moving_lock = threading.RLock()  # a signal handler may come while it is being taken or given back
@@ -281,34 +281,27 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         if not chosen:
             LOG.warning("the App has no consumers to start")
         declared = session.build(chosen, self._middleware, self)
-        session.run_hooks(self._startup)
+        self._doors.open_pages(session)
+        try:
+            session.run_hooks(self._startup)
+            self._start_consumers(session, declared, timeout_s)
+        except BaseException:
+            self._doors.close()
+            raise
+        self._state = State.RUNNING
+        self._doors.open_control(session)
+
+    def _start_consumers(self, session: Session, declared: list[Declared], timeout_s: float) -> None:
         try:
             session.supervisor.start(declared, timeout_s)
         except BaseException:
             session.run_last_hooks(self._shutdown)
             raise
-        self._state = State.RUNNING
-        self._serve(session)
-
-    def _serve(self, session: Session) -> None:
-        """Answer `mqsdk ps`, `reload` and `stacks` while consumers run; in tests, which step by hand, there is nobody to ask."""
-        if session.supervisor.environment.threaded:
-            from mqsdk.api import controlling
-            from mqsdk.runtime.control import ControlServer
-
-            self._control = ControlServer(controlling.answers(self))
-            self._control.start()
 
     def _end_watcher(self) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()
-
-    def _end_control(self) -> None:
-        """Outside of `_moving`: a reload that was asked for over the socket may be waiting for it."""
-        control, self._control = self._control, None
-        if control is not None:
-            control.close()
 
     def stop(self, timeout: Duration | None = None) -> None:
         """Drain: start nothing, wait for running handlers, settle, hand back, leave. Nothing to do unless RUNNING.
@@ -318,7 +311,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         timeout_s = None if timeout is None else duration_s(timeout, "timeout", "app.stop")
         with self._moving("stop"):
             self._stop_now(timeout_s)
-        self._end_control()
+        self._doors.close()
 
     def _stop_now(self, timeout_s: float | None) -> StopReport:
         from mqsdk.runtime.inspection import StopReport
@@ -349,7 +342,7 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
                 self._state, self._session = State.CLOSED, None
                 self._end_watcher()
                 atexit.unregister(self._at_exit)
-        self._end_control()
+        self._doors.close()
         return report._replace(clean=report.clean and closed.clean)
 
     def _drain_timeout_s(self) -> float:

@@ -22,6 +22,7 @@ def secrets_of(configuration: Configuration) -> list[str]:
     found = {
         text for cluster in configuration.clusters.values() for text in _secrets(cluster.options, f"clusters.{cluster.name}", configuration)
     }
+    found.add(configuration.observability.token)
     return sorted((text for text in found if len(text) >= MIN_LENGTH), key=len, reverse=True)
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ import click
 from mqsdk.cli.applications import load_app, named_hook
 from mqsdk.cli.exits import DONE, NotFound
 from mqsdk.cli.session import Command, Session, pass_session
+from mqsdk.events import Event, Reloaded
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
@@ -28,9 +30,10 @@ MAX_PROCESSES = 256
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), default=1, show_default=True, help="How many share the work.")
 @click.option("--only", metavar="GROUP,...", help="Only consumers of these groups.")
+@click.option("--ports", type=int, default=1, hidden=True, help="Of how many processes this is one: each takes a port for its pages.")
 @click.option("--parent", type=int, hidden=True, help="Descriptor that tells the parent's death.")
 @pass_session
-def run(session: Session, target: str, processes: int, only: str | None, parent: int | None) -> int:
+def run(session: Session, target: str, processes: int, only: str | None, ports: int, parent: int | None) -> int:
     """Consume until SIGTERM or Ctrl-C; a second signal ends the drain at once."""
     if processes > 1:
         return _run_children(session, target, processes, only)
@@ -43,7 +46,9 @@ def run(session: Session, target: str, processes: int, only: str | None, parent:
     app = load_app(session, target)
     groups = None if only is None else _groups(app, only)
     configuration = app._load_ahead()
-    _log(session, configuration.log_level)
+    _log(session, configuration.observability.log_level)
+    app.observe(partial(_follow_level, app, session))
+    app._doors.ports = ports
     app._startup[:] = [named_hook(hook) for hook in app._startup]
     app.on_startup(lambda: LOG.info(_running(app, groups)))
     from mqsdk.api import running
@@ -62,6 +67,15 @@ def _log(session: Session, level: str) -> None:
     from mqsdk.cli.logs import configure, level_of
 
     configure(level_of(level, session.out.quiet, session.out.verbose), session.out.json)
+
+
+def _follow_level(app: App, session: Session, event: Event) -> None:
+    """A reload may have changed `observability.log_level`; -q and -v are stronger."""
+    if isinstance(event, Reloaded) and app._session is not None:
+        from mqsdk.cli.logs import level_of
+
+        level = level_of(app._session.configuration.observability.log_level, session.out.quiet, session.out.verbose)
+        logging.getLogger("mqsdk").setLevel(level)
 
 
 def _groups(app: App, only: str) -> list[str]:
@@ -104,7 +118,7 @@ def _run_children(session: Session, target: str, processes: int, only: str | Non
     _log(session, "INFO")
 
     def command(descriptor: int) -> list[str]:
-        options = [f"--parent={descriptor}", *([f"--only={only}"] if only is not None else []), *_common(session)]
+        options = [f"--parent={descriptor}", f"--ports={processes}", *([f"--only={only}"] if only is not None else []), *_common(session)]
         return [sys.executable, "-m", "mqsdk.cli", "run", *options, "--", target]
 
     return Children(command, processes, LOG.warning).run()

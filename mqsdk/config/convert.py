@@ -43,7 +43,11 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         drain_timeout_s=settings.drain.timeout,
         no_progress_s=settings.watchdog.no_progress,
         reload=model.Reload(watch=settings.reload.watch, every_s=settings.reload.every, settle_s=settings.reload.settle),
-        log_level=settings.observability.log_level,
+        observability=model.Observability(
+            log_level=settings.observability.log_level,
+            listen=settings.observability.listen,
+            token=revealed(settings.observability.token) or "",
+        ),
         masked=frozenset(dotted(path) for path in session.masked),
         requires=None if wanted is None else str(wanted),
         notices=(*session.notices, *([f"{session.located(Finding(('requires',), unmet))}"] if unmet else [])),

@@ -69,7 +69,7 @@ def changes(old: Configuration, new: Configuration) -> list[Change]:
 
 def applies(path: Names, *, in_use: bool = True) -> Applies:
     """Whether a running process takes a change of this key. in_use: a route leads to the cluster of the path."""
-    if path[0] in _LIVE_SECTIONS:
+    if path[0] in _LIVE_SECTIONS and path != ("observability", "listen"):
         return "live"
     if path[0] == "clusters" and len(path) > 2 and (path[2] in _LIVE_CLUSTER_KEYS or (path[2] == "backend" and not in_use)):
         return "live"
@@ -129,7 +129,9 @@ def _flat(configuration: Configuration) -> Iterator[tuple[Names, Any]]:
     yield ("reload", "watch"), configuration.reload.watch
     yield ("reload", "every"), units.duration_text(configuration.reload.every_s)
     yield ("reload", "settle"), units.duration_text(configuration.reload.settle_s)
-    yield ("observability", "log_level"), configuration.log_level
+    yield ("observability", "log_level"), configuration.observability.log_level
+    yield ("observability", "listen"), configuration.observability.listen
+    yield ("observability", "token"), configuration.observability.token or None
 
 
 def _effective(cluster: Cluster) -> Mapping[str, Any]:

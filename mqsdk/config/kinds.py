@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from mqsdk import units
 from mqsdk.config import requirement
+from mqsdk.config.listening import address_of
 from mqsdk.config.secret import Secret
 from mqsdk.config.variables import Written
 
@@ -149,6 +150,18 @@ def text(pattern: str, wanted: str, *, hidden: bool = False) -> BeforeValidator:
         return value if isinstance(value, Secret) else checked
 
     return BeforeValidator(check_hidden) if hidden else _kind(check)
+
+
+def address() -> BeforeValidator:
+    """`host:port`."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError("must be host:port, for example 127.0.0.1:9464")
+        address_of(value)
+        return value
+
+    return _kind(check)
 
 
 def choice(*names: str, later: tuple[str, ...] = ()) -> BeforeValidator:

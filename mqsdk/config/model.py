@@ -76,6 +76,15 @@ class Reload:
     settle_s: float = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Observability:
+    """listen: `host:port` of the pages, None = none. token: what a caller must show, "" = nothing."""
+
+    log_level: str = "INFO"
+    listen: str | None = None
+    token: str = field(default="", repr=False)
+
+
 DEFAULT_CLUSTERS: Mapping[str, Cluster] = MappingProxyType(
     {"local": Cluster(name="local", backend="log", options=_frozen({"path": "./.mqsdk", "durability": "interval"}))}
 )
@@ -103,7 +112,7 @@ class Configuration:
     drain_timeout_s: float = 30.0
     no_progress_s: float = 120.0
     reload: Reload = Reload()
-    log_level: str = "INFO"
+    observability: Observability = Observability()
     masked: frozenset[str] = frozenset()
     requires: str | None = None
     notices: tuple[str, ...] = ()

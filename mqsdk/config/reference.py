@@ -34,6 +34,8 @@ _EXAMPLES = {
     "topics.*.partitions": "8",
     "topics.*.retention": "7d",
     "defaults.rate": "200/s",
+    "observability.listen": '"127.0.0.1:9464"',
+    "observability.token": '"${file:/run/secrets/token}"',
     "requires.version": '">=0.1"',
 }
 _NAMES = {"clusters": "local", "topics": '"orders.*"', "consumers": '"orders.created/billing"'}

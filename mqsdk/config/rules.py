@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from mqsdk.config import backends
+from mqsdk.config.listening import address_of, is_loopback
 from mqsdk.config.problems import Finding, Path, near, suggestion
 from mqsdk.config.references import revealed
 
@@ -37,7 +38,7 @@ def refined(finding: Finding) -> Finding:
     if top == "routes" and name == "move":
         return Finding(path, _NOT_BUILT, "remove it, and change `cluster` of the route with all processes stopped")
     if top == "observability":
-        return finding if finding.fix.startswith("did") else Finding(path, _NOT_BUILT, "remove it; only `log_level` is taken")
+        return finding if finding.fix.startswith("did") else Finding(path, _NOT_BUILT, "remove it")
     if top == "defaults" or (top == "consumers" and len(path) == 3):
         if name in _LATER_KEYS:
             return Finding(path, _NOT_BUILT, "remove it")
@@ -51,6 +52,7 @@ def findings(data: Mapping[str, Any], *, lenient: bool = False) -> list[Finding]
     return [
         *_clusters(_mapping(data, "clusters")),
         *_routes(data, lenient),
+        *_listening(_mapping(data, "observability")),
         *_patterns(data, "topics", _TOPIC_PATTERN, "a topic name, `*` for any run of characters"),
         *_patterns(data, "consumers", _CONSUMER_PATTERN, "topic/group, `*` for any run of characters"),
     ]
@@ -59,6 +61,18 @@ def findings(data: Mapping[str, Any], *, lenient: bool = False) -> list[Finding]
 def _mapping(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = data.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _listening(block: Mapping[str, Any]) -> Iterator[Finding]:
+    """Pages that another machine can ask for are for those who know the token."""
+    listen = revealed(block.get("listen"))
+    try:
+        host = address_of(listen)[0] if isinstance(listen, str) else ""
+    except ValueError:
+        return  # said by the key itself
+    if host and not is_loopback(host) and not block.get("token"):
+        fix = "add `token: ${file:/run/secrets/token}`, or listen at 127.0.0.1"
+        yield Finding(("observability", "listen"), "can be asked from other machines, and has no token", fix)
 
 
 def _clusters(clusters: Mapping[str, Any]) -> Iterator[Finding]:

@@ -233,6 +233,10 @@ class ReloadKeys(Block):
 class ObservabilityKeys(Block):
     """What is told about the process."""
 
+    listen: Annotated[str | None, kinds.address()] = restart(
+        None, "host:port of the pages /live /ready /metrics /consumers while consumers run; not a loopback address: needs `token`"
+    )
+    token: Secret | None = live(None, "secret that whoever asks for a page must show; best by reference")
     log_level: Annotated[str, kinds.choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")] = live(
         "INFO", "lowest level that `mqsdk run` logs: DEBUG, INFO, WARNING, ERROR, CRITICAL"
     )

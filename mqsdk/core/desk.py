@@ -6,6 +6,7 @@ from typing import Protocol
 
 from mqsdk.core.actions import Action, Report, Spec, Tuning
 from mqsdk.core.attempts import accept
+from mqsdk.core.durations import Durations
 from mqsdk.core.timers import Timers
 from mqsdk.events import Event
 
@@ -20,11 +21,12 @@ class Draws(Protocol):
 class Counters:
     """Messages by what became of them, since the machine was made."""
 
-    __slots__ = ("dead_lettered", "dropped", "failed", "gap", "handled", "orphaned", "redelivered", "retried")
+    __slots__ = ("dead_lettered", "dropped", "durations", "failed", "gap", "handled", "orphaned", "redelivered", "retried")
 
     def __init__(self) -> None:
         self.handled = self.failed = self.retried = self.dead_lettered = 0
         self.dropped = self.redelivered = self.orphaned = self.gap = 0
+        self.durations = Durations()
 
 
 class Desk:

@@ -61,6 +61,9 @@ class Starter:
             run.ownership.started.difference_update([record.position for record in run.job.records])
             ran = len(run.records) - len(event.skipped)
             self._size.observe(ran, event.elapsed_s)
+            if ran > 0:
+                calls = 1 if event.job.batch else ran
+                self._desk.counters.durations.add(event.elapsed_s / calls, calls)
             if self._limits.is_on:
                 self._limits.ended(now, event.job.token, ran, event.failures, len(event.skipped))
             self.exclusion.ended(run.job.partition, run.records)

@@ -36,7 +36,7 @@ class MachineView(NamedTuple):
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before. unstored: one is due, or not answered.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
     redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
-    gap = lost to a Gap.
+    gap = lost to a Gap. durations, duration_sum_s: of the calls of the handler, as in `Durations`.
     """
 
     partitions: tuple[PartitionView, ...]
@@ -57,6 +57,8 @@ class MachineView(NamedTuple):
     redelivered: int
     orphaned: int
     gap: int
+    durations: tuple[int, ...]
+    duration_sum_s: float
 
 
 def view_of(
@@ -89,6 +91,8 @@ def view_of(
         redelivered=counters.redelivered,
         orphaned=counters.orphaned,
         gap=counters.gap,
+        durations=tuple(counters.durations.counts),
+        duration_sum_s=counters.durations.sum_s,
     )
 
 

@@ -123,6 +123,7 @@ class Publisher:
         self._producer.publish((record,), deadline)
         outcome = self._results.take(token, 1, deadline)[0][0]
         if type(outcome) is Stored and outcome.position is not None and draft[5] is None:
+            known.stored.add(1)
             return tuple.__new__(Receipt, (draft[2], topic, self._cluster.name, number, self._ref(outcome.position), None))
         flat = [(outcome, 0)]
         if window.repeatable(outcome):
@@ -272,6 +273,7 @@ class Publisher:
 
     def _receipts(self, topic: Topic, number: int, drafts: Sequence[Draft], stored: Stored) -> list[Answer]:
         base, count = stored.position, len(drafts)
+        topic.stored.add(count)
         positions = repeat(None, count) if base is None else map(self._ref, range(base, base + count))
         ids, dues = map(_ID_OF, drafts), list(map(_DUE_OF, drafts))
         due_at: Iterable[datetime | None] = repeat(None) if dues.count(None) == count else map(_due_at, dues)
@@ -279,13 +281,16 @@ class Publisher:
 
     def _answer(self, topic: Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):
+            topic.stored.add(1)
             position = None if outcome.position is None else self._ref(outcome.position + offset)
             return Receipt(draft.id, topic.name, self._cluster.name, number, position, _due_at(draft.due_ms))
         where = f"topic {topic.name}, partition {number}, cluster {self._cluster.name}"
         if isinstance(outcome, Rejected):
+            topic.rejected.add(1)
             return PublishRejected(
                 outcome.what, code=outcome.code, retryable=outcome.retryable, topic=topic.name, id=draft.id, where=where, fix=outcome.fix
             )
+        topic.unknown.add(1)
         return PublishUnknown(
             f"sent, but not confirmed: {outcome.what}", topic=topic.name, id=draft.id, where=where, fix="publish again with the same id"
         )
@@ -331,6 +336,15 @@ class Publisher:
     def flush(self, timeout_s: float | None) -> bool:
         """Wait until everything submitted has its answer; False at the timeout."""
         return self._sender is None or self._sender.flush(timeout_s)
+
+    def published(self) -> list[tuple[str, str, int]]:
+        """(topic, outcome, messages) of all that has an answer."""
+        topics = list(self._topics.values())
+        return [
+            (topic.name, outcome, cells.total())
+            for topic in topics
+            for outcome, cells in (("stored", topic.stored), ("rejected", topic.rejected), ("unknown", topic.unknown))
+        ]
 
     def close(self, deadline: float) -> bool:
         """Flush and stop the sender; False when something submitted had no answer by the deadline (monotonic seconds)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
@@ -21,6 +22,7 @@ from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.tally import Tally
 from mqsdk.runtime.watchdog import Guard
 from mqsdk.spi import Backend
 
@@ -41,7 +43,8 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration, environment: Environment, app: str) -> None:
         self.configuration = configuration
-        self.environment = environment
+        self.tally = Tally()
+        self.environment = environment = replace(environment, observe=self.tally.before(environment.observe))
         self.app = app
         self.clusters = Clusters(configuration, environment.make_backend, environment.clock)
         self.loops: list[tuple[Declared, ConsumerLoop]] = []
@@ -81,6 +84,10 @@ class Supervisor:
                 )
                 self._publishers[cluster] = publisher
             return publisher
+
+    def published(self) -> list[tuple[str, str, str, int]]:
+        """(cluster, topic, outcome, messages) of all that was published here and has an answer."""
+        return [(cluster, *one) for cluster, publisher in list(self._publishers.items()) for one in publisher.published()]
 
     def flush(self, timeout_s: float | None) -> bool:
         """Wait until everything submitted has its answer; False at the timeout."""
@@ -183,6 +190,10 @@ class Supervisor:
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""
         return overview.lag(self.clusters, topic, group, self.environment.clock)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(topic, group) of the consumers that run here and have progress."""
+        return [(declared.topic, declared.group) for declared, _ in self.loops if not declared.broadcast]
 
     def consumers(self, with_lag: bool = True) -> list[ConsumerInfo]:
         return [self._info(declared, loop, with_lag) for declared, loop in self.loops]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mqsdk.config.model import TopicRule
 from mqsdk.errors import ConfigError
+from mqsdk.runtime.cells import Cells
 from mqsdk.runtime.clock import Clock
 from mqsdk.spi import Backend, Partition, Rejected
 
@@ -44,14 +45,18 @@ class _Repair:
 
 
 class Topic:
-    """One topic of one publisher. `sequences` is changed under the publisher's lock; `repairing` is truthy while any call repeats."""
+    """One topic of one publisher. `sequences` is changed under the publisher's lock; `repairing` is truthy while any call repeats.
 
-    __slots__ = ("_lock", "_sticky", "_sticky_left", "name", "partitions", "repairing", "sequences")
+    stored, rejected, unknown: how many messages have ended so.
+    """
+
+    __slots__ = ("_lock", "_sticky", "_sticky_left", "name", "partitions", "rejected", "repairing", "sequences", "stored", "unknown")
 
     def __init__(self, name: str, count: int, sticky: int) -> None:
         self.name = name
         self.partitions = [Partition(name, number) for number in range(count)]
         self.sequences = [0] * count
+        self.stored, self.rejected, self.unknown = Cells(), Cells(), Cells()
         self.repairing: dict[int, _Repair] = {}
         self._sticky = sticky % count
         self._sticky_left = STICKY_RECORDS

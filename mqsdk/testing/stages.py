@@ -228,9 +228,9 @@ def _only_in_memory(call: str) -> StateError:
 
 
 def redirected(configuration: Configuration, *, backend: str, options: dict[str, str], lease_s: float) -> Configuration:
-    """The configuration with its routes and names, and every cluster the same backend."""
+    """The configuration with its routes and names, every cluster the same backend, and no port that the real service may have."""
     clusters = {name: Cluster(name=name, backend=backend, options=options, create=True, lease_s=lease_s) for name in configuration.clusters}
-    return replace(configuration, clusters=clusters)
+    return replace(configuration, clusters=clusters, observability=replace(configuration.observability, listen=None))
 
 
 def capabilities_of(backend: str) -> Capabilities:

@@ -25,8 +25,8 @@ from mqsdk.core.actions import Failure
 from mqsdk.message import CURRENT, Call, Origin
 from mqsdk.runtime.clock import SystemClock
 from mqsdk.runtime.isolation import Channel, Isolation
-from mqsdk.runtime.processes import Caller
 from mqsdk.runtime.serving import Serving
+from mqsdk.runtime.workerprocess import Caller
 from mqsdk.spi import Record
 
 BOUND_S = 10.0

@@ -71,7 +71,7 @@ def test_values_are_read_as_their_key_wants_them() -> None:
         }
     )
     assert found.defaults == {"concurrency": 32, "timeout_s": None, "paused": True, "retry": {"backoff": {"jitter": 0.5}}}
-    assert (found.publish.window_bytes, found.reload.watch, found.log_level) == (2 * 1024 * 1024, False, "DEBUG")
+    assert (found.publish.window_bytes, found.reload.watch, found.observability.log_level) == (2 * 1024 * 1024, False, "DEBUG")
 
 
 @pytest.mark.parametrize("text", ["a,b", " a , b ,", '["a", "b"]'])

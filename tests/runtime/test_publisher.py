@@ -320,3 +320,15 @@ def test_one_at_a_time_has_the_same_outcomes(script: list[Outcome | None], kind:
     producer.script = script
     assert isinstance(made.send_one("orders", draft("m1", "7"), 10.0), kind)
     assert len(producer.calls) == calls
+
+
+def test_every_answer_is_counted_by_its_outcome() -> None:
+    made, producer, _ = publisher()
+    assert made.published() == []
+    made.send("orders", [draft("a"), draft("b")], 1.0)
+    made.send_one("orders", draft("c"), 1.0)
+    producer.script = [Rejected("denied", "denied"), Unknown("no answer"), Rejected("denied", "denied")]
+    made.send("orders", [draft("d")], 1.0)
+    made.send_one("orders", draft("e"), 1.0)
+    made.submit("orders", draft("f"), 1.0).result(3)
+    assert {outcome: count for _, outcome, count in made.published()} == {"stored": 4, "rejected": 1, "unknown": 1}
