@@ -39,6 +39,7 @@ class Spec:
     batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
     retry: the group's own topic, read beside the topic: what was redriven. None where the backend reads one topic only.
     settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
+    behind: of an ordered topic that was given another cluster, the number of its partitions on each older one (`core.cut`).
     """
 
     topic: str
@@ -52,6 +53,7 @@ class Spec:
     dead_letter: str | None = None
     retry: str | None = None
     settle_every_s: float = 0.01
+    behind: tuple[int, ...] = ()
 
     @property
     def reads_letters(self) -> bool:
@@ -169,6 +171,16 @@ class Pause(NamedTuple):
     paused: bool
 
 
+class CutPassed(NamedTuple):
+    """What lay on the older clusters when a Cut was asked for is settled there."""
+
+    token: int
+
+
+class CutsOver(NamedTuple):
+    """Nothing waits for older clusters any more."""
+
+
 class Drain(NamedTuple):
     """Start nothing new; when nothing runs any more, or at the deadline (monotonic seconds), settle and answer Drained."""
 
@@ -221,6 +233,16 @@ class Copy(NamedTuple):
     extra: tuple[tuple[str, str], ...]
 
 
+class Cut(NamedTuple):
+    """Tell by CutPassed(token) when the group has settled what lies on the older clusters by now.
+
+    numbers: the partition of each older cluster that is meant, None for all.
+    """
+
+    token: int
+    numbers: tuple[int | None, ...]
+
+
 class Report(NamedTuple):
     """Tell observers, metrics and logs."""
 
@@ -237,4 +259,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Cut | Report | Drained

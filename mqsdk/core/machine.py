@@ -17,6 +17,8 @@ from mqsdk.core.actions import (
     Action,
     Cancel,
     CopyDone,
+    CutPassed,
+    CutsOver,
     Drain,
     Drained,
     Fence,
@@ -31,6 +33,7 @@ from mqsdk.core.actions import (
 )
 from mqsdk.core.attempts import accept
 from mqsdk.core.credit import Credits
+from mqsdk.core.cut import Cutting
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
 from mqsdk.core.lanes import Lanes
@@ -48,7 +51,7 @@ from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Pa
 
 __all__ = ["Machine", "MachineEvent", "MachineView"]
 
-MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | Retuned | Pause | Drain
+MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | CutPassed | CutsOver | Retuned | Pause | Drain
 
 # The last settle of a revoked partition must arrive before the deadline.
 MARGIN_S = 0.05
@@ -71,6 +74,7 @@ class Machine:
         self._starter = Starter(self._desk, self._suspects, self._limits)
         self._settling = Settling(self._desk, self._suspects, self._end_lost)
         self._failing = Failing(self._desk, self._touch)
+        self._cutting = Cutting(self._desk, self._queue)
         self._stall = StallGuard(self._desk)
         self._span = SpanGuard(self._desk, self._touch)
         self._paused = False
@@ -90,6 +94,8 @@ class Machine:
             Returned: self._returned,
             Overdue: self._overdue,
             CopyDone: self._failing.copied,
+            CutPassed: self._cutting.passed,
+            CutsOver: self._cutting.over,
             Retuned: self._retuned,
             Pause: self._pause,
             Drain: self._drain,
@@ -239,6 +245,7 @@ class Machine:
         self._credits.close(ownership.partition)
         self._desk.timers.forget(ownership)
         self._failing.forget(ownership)
+        self._cutting.forget(ownership)
 
     def _current(self, partition: Partition, epoch: int) -> Ownership | None:
         ownership = self._owned.get(partition)
@@ -257,6 +264,12 @@ class Machine:
         if self.spec.reads_letters:
             records = ownership.discard(records, deadletter.is_done)
         self._desk.counters.redelivered += ownership.take_repeats()
+        if self._cutting.is_on:
+            records = self._cutting.admit(now, ownership, records)
+        self._queue(now, ownership, records)
+
+    def _queue(self, now: float, ownership: Ownership, records: Sequence[Record]) -> None:
+        """They may run when their turn comes."""
         late = ownership.queue.add(records)
         if late:
             ownership.park(late, now)
