@@ -93,7 +93,7 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
                 ),
                 key,
             )
-            _collect(report, lambda one=built: opened.supervisor.tuning(one), key)
+            _collect(report, lambda one=built: opened.supervisor.whole_tuning(one), key)
     return rows
 
 
