@@ -70,8 +70,13 @@ class KafkaAdmin(Admin):
             )
         return count
 
-    def partitions(self, topic: str) -> int | None:
-        return self._looking.counts([topic]).get(topic)
+    def partitions(self, topic: str, deadline: float | None = None) -> int | None:
+        return self._looking.counts([topic], deadline).get(topic)
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """Offset after the newest record of each partition. Raises BackendError when there is no such topic."""
+        _, ends = self._looking.bounds(self._places(topic))
+        return {place.partition: end for place, end in ends.items()}
 
     def existing(self, topics: Sequence[str], deadline: float) -> set[str]:
         """Which of these topics exist."""

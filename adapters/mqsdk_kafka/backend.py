@@ -14,7 +14,6 @@ from mqsdk.spi import (
     EventSink,
     Finding,
     MissingExtra,
-    NotSupported,
     Producer,
     StateError,
     Subscription,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_PAYLOAD = (2 << 20) - (64 << 10)  # the message size of the topics that are made here, less room for key and headers
 CAPABILITIES = Capabilities(
-    settle="cursor", publish="async", companions=True, sparse_bytes=marks.room(marks.BROKER_LIMIT), max_payload=MAX_PAYLOAD
+    settle="cursor", publish="async", companions=True, broadcast=True, sparse_bytes=marks.room(marks.BROKER_LIMIT), max_payload=MAX_PAYLOAD
 )
 CLOSED = "kafka: what is acknowledged is held by the replicas that were in sync"
 
@@ -86,8 +85,6 @@ class KafkaBackend(Backend):
 
     def consumer(self, subscription: Subscription) -> Consumer:
         """Raises BackendError for a topic that does not exist, AccessDenied for one that the user may not read."""
-        if subscription.broadcast:
-            raise NotSupported("broadcast")
         from mqsdk_kafka.admin import KafkaAdmin
         from mqsdk_kafka.consumer import KafkaConsumer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mqsdk.spi import Batch, Consumer, ConsumerEvent, Partition, Progress, Renewed, Settled, Subscription
@@ -12,15 +12,26 @@ from mqsdk_kafka.admin import KafkaAdmin
 from mqsdk_kafka.assignor import Assignor
 from mqsdk_kafka.client import Client
 from mqsdk_kafka.desk import Desk
+from mqsdk_kafka.instance import Instance
 from mqsdk_kafka.keeper import Keeper
+from mqsdk_kafka.membership import Membership
 from mqsdk_kafka.names import group_id
-from mqsdk_kafka.reading import READ_RECORDS, Reading
+from mqsdk_kafka.reading import READ_RECORDS, Reading, Standing
 
 CONNECT_S = 10.0
 HEARTBEAT_S = 0.5  # a member hears of a change of its group by the next heartbeat
 LEAST_CLOSE_S = 1.0  # a close whose deadline has passed still tells the group
-FETCH_BYTES = 8 << 20
-PARTITION_BYTES = 1 << 20
+
+# Every setting here is one whose default loses or repeats messages, or waits too long.
+READING: Mapping[str, Any] = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",
+    "isolation_level": "read_committed",
+    "fetch_max_wait_ms": 100,
+    "fetch_max_bytes": 8 << 20,
+    "max_partition_fetch_bytes": 1 << 20,
+    "max_poll_records": READ_RECORDS,
+}
 
 Forget = Callable[["KafkaConsumer"], None]
 
@@ -30,17 +41,27 @@ class KafkaConsumer(Consumer):
 
     def __init__(self, client: Client, subscription: Subscription, admin: KafkaAdmin, forget: Forget) -> None:
         """Joins the group. Raises BackendError when the cluster cannot be reached or there is no such topic."""
-        first = admin.begin(subscription)
         self._client = client
         self._forget = forget
-        self._desk = desk = Desk(subscription.topics, subscription.lease_s)
+        self._desk = Desk(subscription.topics, subscription.lease_s)
         self._told_valid = 0.0
-        self._raw = client.consumer(time.monotonic() + CONNECT_S, first, **_options(client, subscription, desk))
-        self._keeper = Keeper(self._raw, desk, client.mark_limit)
-        self._reading = Reading(self._raw, desk, self._keeper, client.doors, admin.existing)
-        self._reading.topics = first
+        self._standing = self._instance(subscription, admin) if subscription.broadcast else self._membership(subscription, admin)
+        self._reading = Reading(self._raw, self._desk, self._standing, client.doors)
         self._thread = threading.Thread(target=self._reading.run, name=f"mqsdk-kafka-{subscription.topics[0]}", daemon=True)
         self._thread.start()
+
+    def _membership(self, subscription: Subscription, admin: KafkaAdmin) -> Standing:
+        client, desk = self._client, self._desk
+        first = admin.begin(subscription)
+        options = {**READING, **_joining(client, subscription, desk)}
+        self._raw = client.consumer(time.monotonic() + CONNECT_S, first, **options)
+        return Membership(self._raw, desk, Keeper(self._raw, desk, client.mark_limit), admin.existing, first)
+
+    def _instance(self, subscription: Subscription, admin: KafkaAdmin) -> Standing:
+        topic = subscription.topics[0]
+        begins = admin.ends(topic) | dict(subscription.positions)
+        self._raw = self._client.consumer(time.monotonic() + CONNECT_S, [topic], group_id=None, **READING)
+        return Instance(self._raw, self._desk, begins, lambda deadline: admin.partitions(topic, deadline))
 
     def poll(self, max_records: int, timeout_s: float) -> list[ConsumerEvent]:
         self._check_usable()
@@ -76,7 +97,7 @@ class KafkaConsumer(Consumer):
             was_full |= owned.paused and owned.is_low
             # To the back of the queue, so that none starves.
             desk.owned[owned.partition] = desk.owned.pop(owned.partition)
-        if desk.owned and (valid_until := self._reading.valid_until()) > self._told_valid + desk.lease_s / 4:
+        if desk.owned and (valid_until := self._standing.valid_until()) > self._told_valid + desk.lease_s / 4:
             self._told_valid = valid_until
             events.append(Renewed(valid_until))
         if was_full:
@@ -105,7 +126,7 @@ class KafkaConsumer(Consumer):
                 return
             owned.ending |= progress.final
             desk.settles.append(progress)
-        self._keeper.nudge()
+        self._standing.nudge()
 
     def close(self, deadline: float) -> None:
         if self._client.state == "stale":
@@ -137,8 +158,7 @@ class KafkaConsumer(Consumer):
             raise self._client.doors.closed()
 
 
-def _options(client: Client, subscription: Subscription, desk: Desk) -> dict[str, Any]:
-    """Every setting here is one whose default loses or repeats messages, or waits too long."""
+def _joining(client: Client, subscription: Subscription, desk: Desk) -> dict[str, Any]:
     lease_s = subscription.lease_s
     return {
         "group_id": group_id(client.settings.own.group_id, subscription.topics[0], subscription.group),
@@ -147,11 +167,4 @@ def _options(client: Client, subscription: Subscription, desk: Desk) -> dict[str
         "heartbeat_interval_ms": int(min(HEARTBEAT_S, lease_s / 3) * 1000),
         # How long the broker waits for a member at a rebalance: one that is asked for partitions may take a lease.
         "max_poll_interval_ms": int(max(30.0, 3 * lease_s) * 1000),
-        "enable_auto_commit": False,
-        "auto_offset_reset": "none",
-        "isolation_level": "read_committed",
-        "fetch_max_wait_ms": 100,
-        "fetch_max_bytes": FETCH_BYTES,
-        "max_partition_fetch_bytes": PARTITION_BYTES,
-        "max_poll_records": READ_RECORDS,
     }

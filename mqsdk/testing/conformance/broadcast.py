@@ -115,14 +115,26 @@ class BroadcastScenarios(Stage):
     def test_records_that_are_gone_are_a_gap(self) -> None:
         if self.caps.broadcast and self.gives("trim"):
             topic = self.topic()
-            reader = self.instance(topic, credit=None)
+            self.instance(topic).close()
             positions = [position or 0 for position in self.publish(topic, numbered(10))]
             self.trim(topic, 0, positions[6])
-            reader.consumer.credit(Partition(topic, 0), 100, 1 << 20)
+            reader = self.instance(topic, positions=((0, positions[0]),))
             assert values(reader.take(4)) == numbered(10)[6:]
             (gap,) = reader.seen(Gap)
             assert isinstance(gap, Gap)
             assert (gap.start, gap.stop, gap.reason) == (positions[0], positions[6], "retention")
+
+    def test_what_goes_while_it_waits_for_credit_was_read_ahead_or_is_a_gap(self) -> None:
+        if self.caps.broadcast and self.gives("trim"):
+            topic = self.topic()
+            reader = self.instance(topic, credit=None)
+            positions = [position or 0 for position in self.publish(topic, numbered(10))]
+            self.trim(topic, 0, positions[6])
+            reader.consumer.credit(Partition(topic, 0), 100, 1 << 20)
+            reader.until(lambda: b"m9" in [record.value for _, record in reader.read], "the newest record")
+            read = [record.position for _, record in reader.read]
+            gone = [position for position in positions for start, stop in reader.gaps() if start <= position < stop]
+            assert gone + read == positions
 
     def test_it_outlives_a_restart_of_the_broker(self) -> None:
         if self.caps.broadcast and self.gives("restart_broker"):
