@@ -33,11 +33,15 @@ class Watched(KafkaNetClient):  # type: ignore[misc]  # the client has no type h
 
     A cause that no repetition can heal ends the bootstrap at once. A broker answers a wrong password and closes; when both are read
     together the client drops the answer. So a connection that ends while it logs in, several times running, was refused.
+
+    connect_by: until when it must have seen the cluster, while it is made; None later. Asking for topics makes the client connect without
+    a deadline, and whoever connects meanwhile waits for that.
     """
 
     def __init__(self, **configs: Any) -> None:
         super().__init__(**configs)
         self.first_failure: Exception | None = None
+        self.connect_by: float | None = None
         self._cut_logins = 0
         manager = self._manager
         manager.cluster.config["retry_backoff_ms"] = RETRY_MS  # else metadata of a new topic waits four times as long
@@ -60,6 +64,12 @@ class Watched(KafkaNetClient):  # type: ignore[misc]  # the client has no type h
             return connection
 
         manager.get_connection = get_connection
+        bootstrap = manager._do_bootstrap
+
+        def bounded_bootstrap(deadline: float | None) -> Any:
+            return bootstrap(self.connect_by or deadline)
+
+        manager._do_bootstrap = bounded_bootstrap
 
     def _failed(self, error: Exception) -> None:
         if self._cut_logins >= CUT_LOGINS:
@@ -130,21 +140,25 @@ class Client:
         self.check()
         _quieten()
         made: list[Watched] = []
+        left_s = max(LEAST_BOOTSTRAP_S, deadline - time.monotonic())
 
         def network(**configs: Any) -> Watched:
             made.append(Watched(**configs))
+            made[-1].connect_by = time.monotonic() + left_s
             if topics:
                 made[-1].cluster.set_topics(topics)
             return made[-1]
 
-        left_s = max(LEAST_BOOTSTRAP_S, deadline - time.monotonic())
         try:
-            return kind(**{**self._common, **options}, kafka_client=network, bootstrap_timeout_ms=int(left_s * 1000))
+            client_made = kind(**{**self._common, **options}, kafka_client=network, bootstrap_timeout_ms=int(left_s * 1000))
         except FAILURES as error:
             cause = made[0].first_failure if made and made[0].first_failure is not None else error
             for network_half in made:
                 network_half.close()
             raise self.doors.error(cause) from cause
+        for network_half in made:
+            network_half.connect_by = None
+        return client_made
 
     # --- looking ------------------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from mqsdk_kafka.backend import KafkaBackend
+from mqsdk_kafka.client import Client
+from mqsdk_kafka.options import Settings
 
 from mqsdk.spi import AccessDenied, BackendError, ConfigError, NewRecord, Partition, Rejected, Stored, Subscription, Unavailable
 from mqsdk.testing.conformance.reader import PLENTY, Answers, Reader
@@ -180,6 +182,19 @@ def test_what_does_not_speak_the_protocol_is_unavailable(greeting: bytes | None)
 
 
 # --- encryption ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topics", [[], ["t"]])
+@pytest.mark.parametrize("kind", ["producer", "consumer"])
+def test_a_client_of_a_server_that_says_nothing_is_given_up_at_the_deadline(kind: str, topics: list[str]) -> None:
+    """Those that ask for topics at once waited until somebody answered."""
+    with listening(None) as port:
+        client = Client("shop", Settings.parse({"servers": [f"127.0.0.1:{port}"]}, "shop"))
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            getattr(client, kind)(began + 1.0, topics)
+        assert time.monotonic() - began < 3 * 1.5
+        client.close()
 
 
 def test_an_encrypted_broker_works_and_its_certificate_is_checked(guarded: Guarded) -> None:
