@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,7 +59,10 @@ class KafkaAdmin(Admin):
         count = self.partitions(topic)
         if count is None:
             self._create(topic, wanted)
-            count = self._wait_for(topic)
+            self._wait_until(lambda: all(self._looking.known_by(topic)))
+            count = self.partitions(topic)
+            if count is None:
+                raise self._missing(topic)
         if partitions is not None and count != partitions:
             raise UnsafeBackend(
                 f"topic `{topic}` has {count} partitions, not {partitions}: keys would move",
@@ -104,9 +107,7 @@ class KafkaAdmin(Admin):
         for info in infos:
             self._forget(self._id(topic, info.group), places)
         self._client.look(lambda admin: admin.delete_topics([topic], raise_errors=False))
-        give_up = time.monotonic() + SETTLE_S
-        while self.partitions(topic) is not None and time.monotonic() < give_up:
-            time.sleep(TICK_S)
+        self._wait_until(lambda: not any(self._looking.known_by(topic)))
 
     def _create(self, topic: str, count: int) -> None:
         replication = self._client.settings.own.replication
@@ -124,13 +125,12 @@ class KafkaAdmin(Admin):
             what = f"topic `{topic}` cannot be created: the broker answers {error.__name__}"
             raise BackendError(what, cluster=self._client.cluster, backend=KIND, fix=fix)
 
-    def _wait_for(self, topic: str) -> int:
+    @staticmethod
+    def _wait_until(every_broker: Callable[[], bool]) -> None:
+        """A change of the topics reaches one broker after the other."""
         give_up = time.monotonic() + SETTLE_S
-        while (count := self.partitions(topic)) is None:
-            if time.monotonic() > give_up:
-                raise self._missing(topic)
+        while not every_broker() and time.monotonic() < give_up:
             time.sleep(TICK_S)
-        return count
 
     # --- groups -------------------------------------------------------------------------------------------------------------------------
 

@@ -49,8 +49,9 @@ def health(client: Client) -> BackendHealth:
 
 
 def _settings(client: Client, brokers: Any) -> Mapping[str, str]:
-    """Settings of one broker; empty where the user may not read them."""
-    resource = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["broker_id"]), dict.fromkeys(BROKER_SETTINGS))
+    """Settings of one broker; empty where the user may not read them. One that is away (fenced) is listed too, and would not answer."""
+    asked = next((broker for broker in brokers if not broker.get("is_fenced")), brokers[0])
+    resource = ConfigResource(ConfigResourceType.BROKER, str(asked["broker_id"]), dict.fromkeys(BROKER_SETTINGS))
     try:
         answer = client.look(lambda admin: admin.describe_configs([resource], config_filter="all"))
     except BackendError:

@@ -9,11 +9,13 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as raw
 from kafka.admin import OffsetSpec
+from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import OffsetAndMetadata
 
 from mqsdk.spi import Member
 from mqsdk_kafka.assignor import about
 from mqsdk_kafka.client import Client
+from mqsdk_kafka.errors import PASSING
 from mqsdk_kafka.records import KafkaRecord
 
 READ_S = 10.0
@@ -40,6 +42,10 @@ class Looking:
             for item in found
             if item["error_code"] == 0 and item["partitions"] and not item["is_internal"] and not item["name"].startswith(INTERNAL)
         }
+
+    def known_by(self, topic: str) -> list[bool]:
+        """Whether the topic can be used, as each broker that answers sees it. Whoever asks next may be answered by any of them."""
+        return self._client.look(lambda admin: admin._manager.run(_known_by, admin._manager, topic))
 
     def bounds(self, places: Sequence[TopicPartition]) -> tuple[Offsets, Offsets]:
         """(first offset held, offset after the last) of each."""
@@ -76,6 +82,19 @@ class Looking:
         if not identifiers:
             return {}
         return dict(self._client.look(lambda admin: admin.describe_groups(list(identifiers))))
+
+
+async def _known_by(manager: Any, topic: str) -> list[bool]:
+    request = MetadataRequest(topics=[MetadataRequest.MetadataRequestTopic(name=topic)], allow_auto_topic_creation=False)
+    found = []
+    for broker in manager.cluster.brokers():
+        try:
+            (item,) = (await manager.send(request, node_id=broker.node_id)).topics
+        except PASSING:
+            continue  # one that is away will have heard of it before it is back
+        partitions = item.partitions or ()
+        found.append(bool(partitions) and item.error_code == 0 and all(one.leader_id >= 0 for one in partitions))
+    return found
 
 
 def members_of(described: Mapping[str, Any], topic: str | None) -> tuple[Member, ...]:

@@ -1,8 +1,9 @@
-"""A TCP proxy before a server: delays, cuts after so many bytes, refuses. What a network does, on purpose and by number."""
+"""A TCP proxy before a server: delays, slices, swallows, cuts after so many bytes. What a network does, on purpose and by number."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import selectors
 import socket
 import threading
@@ -18,11 +19,15 @@ CHUNK = 1 << 16
 class Proxy:
     """Every setting counts for connections that are open and for later ones. `stop` in any case."""
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, seed: int = 1) -> None:
         self._server_port = server_port
+        self.dice = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.latency_s = 0.0  # one way
+        self.jitter_s = 0.0  # so much more at most, for each slice another share of it
+        self.slice_bytes = CHUNK  # what is carried at once at most
+        self.swallowed: Direction | None = None  # nothing of this direction arrives; `cut` when that is over: a piece is missing
         self.budget: Callable[[], tuple[Direction, int] | None] = lambda: (
             None
         )  # of a new connection: cut after so many bytes of a direction
@@ -80,6 +85,9 @@ class _Pair:
         self._sockets: dict[Direction, socket.socket] = {"up": client, "down": server}  # read from
         self._budget = budget
         self._late: deque[tuple[float, Direction, bytes]] = deque()
+        self._due = 0.0
+        for found in (client, server):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.thread = threading.Thread(target=self._carry, name="proxy-pair", daemon=True)
 
     def _carry(self) -> None:
@@ -101,12 +109,20 @@ class _Pair:
             data = self._sockets[direction].recv(CHUNK)
             if not data:
                 return False
-            self._late.append((time.monotonic() + self._proxy.latency_s, direction, data))
+            if self._proxy.swallowed != direction:
+                self._take(direction, data)
         while self._late and self._late[0][0] <= time.monotonic():
             _, direction, data = self._late.popleft()
             if not self._send(direction, data):
                 return False
         return True
+
+    def _take(self, direction: Direction, data: bytes) -> None:
+        """In slices, none before the one ahead of it."""
+        proxy = self._proxy
+        for start in range(0, len(data), proxy.slice_bytes):
+            self._due = max(self._due, time.monotonic() + proxy.latency_s + proxy.jitter_s * proxy.dice.random())
+            self._late.append((self._due, direction, data[start : start + proxy.slice_bytes]))
 
     def _send(self, direction: Direction, data: bytes) -> bool:
         to = self._sockets["down" if direction == "up" else "up"]

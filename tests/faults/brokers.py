@@ -5,6 +5,7 @@ The same two scripts as on the embedded log; only the configuration differs. A b
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.faults.fleet import Fleet, drained, judged, prepare
+from tests.faults.fleet import Fleet, comes_true, drained, goes_on, judged, prepare
 
 MEMBERS = 2  # publishers, and as many consumers
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
@@ -57,6 +58,47 @@ def endure(folder: Path, server: Server, config: str, *, frozen_s: float = 1.0) 
     assert verdict.stored > 100, told
     assert set(publishers) <= {0, -signal.SIGTERM}, told
     assert set(consumers) == {0}, f"{told}\n{fleet.output()}"
+
+
+def outlive(folder: Path, cluster: Server, config: str, *, most_s: float) -> None:
+    """One of several brokers is killed, or frozen until the others have replaced it, under load: the rest goes on within `most_s`.
+
+    AssertionError when a promise is broken. The short form kills once; the soak alternates between the two until its time is over.
+    """
+    prepare(folder, config)
+    fleet = Fleet(folder)
+    recovered: list[float] = []
+    until = time.monotonic() + SECONDS
+    faults = itertools.cycle(((cluster.kill, cluster.start), (cluster.freeze, cluster.thaw)))
+    try:
+        fleet.start_all(MEMBERS)
+        assert comes_true(lambda: goes_on(folder, 0.0) is not None), fleet.output()
+        while not recovered or time.monotonic() < until:
+            recovered.append(_without_one(fleet, folder, *next(faults)))
+        publishers = fleet.stop("publisher")
+        complete = drained(folder)
+        consumers = fleet.stop("consumer")
+    finally:
+        fleet.end()
+    verdict = judged(folder, complete=complete)
+    told = f"went on after {', '.join(f'{one:.1f}' for one in recovered)} s\n{verdict}"
+    print(f"\n{told}")
+    assert verdict.ok, f"{told}\n{fleet.output()}"
+    assert max(recovered) < 3 * most_s, told
+    assert (set(publishers), set(consumers)) == ({0}, {0}), f"{told}\n{fleet.output()}"
+
+
+def _without_one(fleet: Fleet, folder: Path, take: Callable[[], None], give: Callable[[], None]) -> float:
+    """Seconds until every partition went on without the broker; it is back when this returns."""
+    fleet.broker(down=True)
+    take()
+    moment = time.monotonic()
+    try:
+        assert comes_true(lambda: goes_on(folder, moment) is not None), fleet.output()
+        return (goes_on(folder, moment) or 0.0) - moment
+    finally:
+        give()
+        fleet.broker(down=False)
 
 
 def _kill_clients(fleet: Fleet, dice: random.Random, seconds: float) -> None:

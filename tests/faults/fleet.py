@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqsdk.testing.checker import BROKER, FREEZE, KILL, Verdict, judge
-from mqsdk.testing.journal import Journal, read_journals
+from mqsdk.testing.journal import Journal, Kind, read_journals
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
 HERE = Path(__file__).resolve().parent
@@ -110,3 +110,14 @@ def comes_true(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> 
 
 def judged(folder: Path, *, complete: bool) -> Verdict:
     return judge(read_journals(folder), (GROUP,), ordered=(GROUP,), drained=complete)
+
+
+def goes_on(folder: Path, since: float, partitions: int = 4) -> float | None:
+    """When each partition had begun a message that was published after `since` (monotonic seconds); None = not yet."""
+    entries = read_journals(folder)
+    fresh = {entry.id for entry in entries if entry.kind is Kind.SEND_INVOKE and entry.time > since}
+    begun: dict[int, float] = {}
+    for entry in entries:
+        if entry.kind is Kind.START and entry.id in fresh:
+            begun[entry.partition] = min(entry.time, begun.get(entry.partition, entry.time))
+    return max(begun.values()) if len(begun) == partitions else None

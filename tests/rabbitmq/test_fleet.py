@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,14 @@ import pytest
 from tests.brokers.proxy import Proxy
 from tests.brokers.rabbitmq import RabbitServer
 from tests.faults.brokers import endure
-from tests.faults.cuts import survive_cuts
+from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
 
 CONFIG = """
 version: 1
 clusters:
   main: {{backend: rabbitmq, servers: ["{address}"], lease: 3s}}
 routes: [{{topics: ["*"], cluster: main}}]
-topics: {{"work": {{partitions: 4, groups: [workers]}}}}
+topics: {{"*": {{partitions: 4, groups: [workers]}}}}
 """
 
 pytestmark = pytest.mark.slow
@@ -31,12 +32,23 @@ def test_kills_of_clients_and_server_lose_nothing_and_keep_the_order_of_keys(tmp
         server.stop()
 
 
-def test_connections_cut_in_the_middle_lose_nothing_and_keep_the_order(tmp_path: Path) -> None:
-    (tmp_path / "server").mkdir()
-    server = RabbitServer(tmp_path / "server")
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """Before a server of its own, the same for all tests of this file that need one."""
+    server = RabbitServer(tmp_path_factory.mktemp("server"))
     proxy = Proxy(server.port)
-    try:
-        survive_cuts(tmp_path, proxy, CONFIG.format(address=proxy.address))
-    finally:
-        proxy.stop()
-        server.stop()
+    yield proxy
+    proxy.stop()
+    server.stop()
+
+
+def test_connections_cut_in_the_middle_lose_nothing_and_keep_the_order(tmp_path: Path, proxy: Proxy) -> None:
+    survive_cuts(tmp_path, proxy, CONFIG.format(address=proxy.address))
+
+
+def test_a_publish_whose_answer_is_lost_is_handled_once(tmp_path: Path, proxy: Proxy) -> None:
+    lose_replies(tmp_path, proxy, CONFIG.format(address=proxy.address))
+
+
+def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:
+    bear_delays(tmp_path, proxy, CONFIG.format(address=proxy.address))
