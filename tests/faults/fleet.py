@@ -74,6 +74,13 @@ class Fleet:
         victim.process.send_signal(signal.SIGCONT)
         self._journal.fault(FREEZE, on=False, pid=victim.pid)
 
+    def leave(self, role: str, number: int) -> None:
+        """SIGTERM, without waiting; `stop` has its exit code."""
+        self._members[role, number].process.terminate()
+
+    def said(self, role: str, number: int, text: str) -> bool:
+        return any(text in line for line in self._members[role, number].lines)
+
     def broker(self, *, down: bool) -> None:
         """The broker is about to be taken away, or is there again."""
         self._journal.fault(BROKER, on=down, pid=0)

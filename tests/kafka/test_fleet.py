@@ -15,6 +15,7 @@ from tests.brokers.kafka import KafkaBroker, KafkaCluster, known_brokers
 from tests.brokers.ports import free_port
 from tests.brokers.proxy import Proxy
 from tests.faults.brokers import endure, outlive
+from tests.faults.churn import come_and_go
 from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
 from tests.kafka.stage import LEAKS, backend_at
 
@@ -119,6 +120,10 @@ def test_a_publish_whose_answer_is_lost_is_handled_once(tmp_path: Path, proxy: P
 
 def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:
     bear_delays(tmp_path, proxy, at(proxy))
+
+
+def test_members_that_come_and_go_lose_and_repeat_nothing(tmp_path: Path, proxy: Proxy) -> None:
+    come_and_go(tmp_path, at(proxy))
 
 
 def at(proxy: Proxy) -> str:

@@ -10,6 +10,7 @@ import pytest
 from tests.brokers.proxy import Proxy
 from tests.brokers.redis import RedisServer
 from tests.faults.brokers import endure
+from tests.faults.churn import come_and_go
 from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
 
 CONFIG = """
@@ -52,3 +53,7 @@ def test_a_publish_whose_answer_is_lost_is_handled_once(tmp_path: Path, proxy: P
 
 def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:
     bear_delays(tmp_path, proxy, CONFIG.format(address=proxy.address))
+
+
+def test_members_that_come_and_go_lose_and_repeat_nothing(tmp_path: Path, proxy: Proxy) -> None:
+    come_and_go(tmp_path, CONFIG.format(address=proxy.address))
