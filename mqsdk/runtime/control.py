@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import select
+import selectors
 import socket
 import struct
 import sys
@@ -82,16 +82,19 @@ class ControlServer:
 
     def _serve(self) -> None:
         assert self._socket is not None
-        while True:
-            ready, _, _ = select.select([self._socket.fileno(), self._stop_read], [], [])
-            if self._stop_read in ready:
-                return
-            with suppress(OSError):  # a peer that goes away harms nobody
-                connection, _ = self._socket.accept()
-                with connection:
-                    connection.settimeout(CONNECTION_TIMEOUT_S)
-                    if _same_user(connection):
-                        connection.sendall(self._reply(_line(connection)))
+        with selectors.DefaultSelector() as selector:  # not `select`: it knows no descriptor above 1,023
+            for each in (self._socket.fileno(), self._stop_read):
+                selector.register(each, selectors.EVENT_READ)
+            while self._stop_read not in {key.fd for key, _ in selector.select()}:
+                self._serve_one(self._socket)
+
+    def _serve_one(self, listening: socket.socket) -> None:
+        with suppress(OSError):  # a peer that goes away harms nobody
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(CONNECTION_TIMEOUT_S)
+                if _same_user(connection):
+                    connection.sendall(self._reply(_line(connection)))
 
     def _reply(self, command: str) -> bytes:
         import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import stat
@@ -50,6 +51,24 @@ def test_a_process_answers_over_its_socket(server: ControlServer, tmp_path: Path
     assert one is not None
     assert one.document["app"] == "shop"
     assert ask(PID + 1, "status", tmp_path) is None
+
+
+def test_it_answers_in_a_process_with_more_than_a_thousand_open_files(tmp_path: Path) -> None:
+    """From outside: an application with a hundred topics was not to be seen by `mqsdk ps`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    server = ControlServer({"status": status}, tmp_path)
+    try:
+        while held[-1] < 1024:
+            held.append(os.dup(held[0]))
+        assert server.start()
+        assert len(ask_all("status", tmp_path)) == 1
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        server.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_folder_and_socket_are_private(server: ControlServer, tmp_path: Path) -> None:
