@@ -16,7 +16,7 @@ from mqsdk_kafka.instance import Instance
 from mqsdk_kafka.keeper import Keeper
 from mqsdk_kafka.membership import Membership
 from mqsdk_kafka.names import group_id
-from mqsdk_kafka.reading import READ_RECORDS, Reading, Standing
+from mqsdk_kafka.reading import BUSY_FETCH_MS, READ_RECORDS, Reading, Standing
 
 CONNECT_S = 10.0
 HEARTBEAT_S = 0.5  # a member hears of a change of its group by the next heartbeat
@@ -27,7 +27,7 @@ READING: Mapping[str, Any] = {
     "enable_auto_commit": False,
     "auto_offset_reset": "none",
     "isolation_level": "read_committed",
-    "fetch_max_wait_ms": 100,
+    "fetch_max_wait_ms": BUSY_FETCH_MS,
     "fetch_max_bytes": 8 << 20,
     "max_partition_fetch_bytes": 1 << 20,
     "max_poll_records": READ_RECORDS,

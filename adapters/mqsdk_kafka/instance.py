@@ -88,5 +88,8 @@ class Instance:
     def is_joining(self) -> bool:
         return False
 
+    def is_settled(self) -> bool:
+        return True
+
     def hold_on(self) -> None:
         """It joins nothing."""

@@ -20,7 +20,7 @@ POLL_MS = 50  # how long a close may wait for the reading thread
 COMPANION_S = 0.5  # how often the group's own topics are looked for
 LOOK_MS = 2000
 LEAVE_MS = 500
-HEARD_S = 0.3  # an answer is so much younger than its request at most: a fetch waits a tenth of a second
+HEARD_S = 0.7  # an answer is so much younger than its request at most: a fetch waits half a second
 
 Existing = Callable[[Sequence[str], float], set[str]]  # which of these topics exist, asked until a deadline
 
@@ -103,6 +103,11 @@ class Membership:
     def is_joining(self) -> bool:
         task = self._consumer._coordinator._join_task
         return task is not None and not task.is_done
+
+    def is_settled(self) -> bool:
+        """Nothing changes in the group that the client would have to be driven for."""
+        coordinator = self._consumer._coordinator
+        return not (self.is_joining() or coordinator.need_rejoin() or coordinator.coordinator_unknown())
 
     def _heard_at(self) -> float:
         """When the broker that coordinates the group has answered anything.

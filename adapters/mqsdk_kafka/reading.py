@@ -18,6 +18,11 @@ from mqsdk_kafka.membership import LEAVE_MS, LOOK_MS, POLL_MS
 # Bounded by the bytes of a fetch.
 READ_RECORDS = 1 << 30
 PAUSE_S = 0.05
+IDLE_S = 0.5  # how often it looks around while nothing happens
+# How long the broker holds back the answer to a fetch when there is nothing: no other fetch goes to it meanwhile, so a partition that
+# is read again after a pause waits for that one.
+BUSY_FETCH_MS, IDLE_FETCH_MS = 100, 500
+BUSY_S = 1.0  # after the last record, the last pause, the last change of the group
 LINK_S = 1.0  # without any connection for so long, the link is down
 JOIN_S = 1.5
 # The client raises these for good: nothing that this process does makes the next poll succeed.
@@ -47,6 +52,7 @@ class Standing(Protocol):
 
     def valid_until(self) -> float: ...
     def is_joining(self) -> bool: ...
+    def is_settled(self) -> bool: ...
     def hold_on(self) -> None: ...
 
 
@@ -60,6 +66,8 @@ class Reading:
         self._doors = doors
         self._is_up = True
         self._seen_up_at = time.monotonic()
+        self._is_answered = False
+        self._busy_until = 0.0
 
     def run(self) -> None:
         try:
@@ -79,12 +87,35 @@ class Reading:
                 desk.wait(PAUSE_S)
             return
         self._link(now)
-        idle = self._set_pauses()
-        self._read(0 if idle else POLL_MS)
-        if idle:
-            with self._desk as desk:
-                if not any(owned.paused and owned.is_low for owned in desk.owned.values()):
-                    desk.wait(PAUSE_S)
+        full = self._set_pauses()
+        quiet = full or self._standing.is_settled()
+        self._hurry(now, quiet)
+        self._is_answered = False
+        if self._read(0 if quiet else POLL_MS):
+            self._busy_until = now + BUSY_S
+        elif quiet:
+            self._wait(PAUSE_S if full else min(IDLE_S, self._desk.margin_s))
+
+    def _hurry(self, now: float, quiet: bool) -> None:
+        """A consumer without work costs a few requests a second, one with work waits for none of them."""
+        with self._desk as desk:
+            if not quiet or any(owned.paused for owned in desk.owned.values()):
+                self._busy_until = now + BUSY_S
+        self._consumer._fetcher.config["fetch_max_wait_ms"] = BUSY_FETCH_MS if now < self._busy_until else IDLE_FETCH_MS
+
+    def _wait(self, longest_s: float) -> None:
+        """For the answer to a fetch, for credit, for a close: on the desk, for nobody can wake a thread that waits inside of the client."""
+        for future in list(self._consumer._fetcher._fetch_futures):
+            future.add_both(self._note_answer)  # at once if it has come meanwhile
+        with self._desk as desk:
+            if not (self._is_answered or desk.closing or any(owned.paused and owned.is_low for owned in desk.owned.values())):
+                desk.wait(longest_s)
+
+    def _note_answer(self, _: Any) -> None:
+        """On the client's own thread."""
+        with self._desk as desk:
+            self._is_answered = True
+            desk.tell()
 
     def _link(self, now: float) -> None:
         connections = list(self._consumer._client._manager._conns.values())
@@ -118,7 +149,8 @@ class Reading:
                 going += not owned.paused
         return bool(assignment) and not going
 
-    def _read(self, timeout_ms: int) -> None:
+    def _read(self, timeout_ms: int) -> bool:
+        """Whether there was anything."""
         self._standing.hold_on()
         try:
             if self._standing.is_joining():
@@ -144,6 +176,8 @@ class Reading:
         else:
             if found:
                 self._take_in(found)
+                return True
+        return False
 
     def _take_in(self, found: dict[TopicPartition, list[Any]]) -> None:
         with self._desk as desk:

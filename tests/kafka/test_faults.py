@@ -356,6 +356,32 @@ class TestMembers(KafkaStage):
         assert len(first.seen(Lost)) == 1
         assert len(first.owned) == 1
 
+    def test_a_member_without_work_asks_seldom_and_closes_at_once(self) -> None:
+        """From outside: a hundred consumers without a message kept two cores busy."""
+        topic = self.topic(2)
+        reader = self.join(topic, 2)
+        self.publish(topic, [b"1"])
+        reader.take(1)
+        raw_consumer = reader.consumer._raw  # type: ignore[attr-defined]
+        poll, polls = raw_consumer.poll, list[float]()
+
+        def counted(**how: object) -> object:
+            polls.append(time.monotonic())
+            return poll(**how)
+
+        raw_consumer.poll = counted
+        reader.until(lambda: len(polls) > 1 and polls[-1] - polls[-2] > 0.3, "a pause between two looks")
+        until = time.monotonic() + 2.0
+        before = len(polls)
+        while (left := until - time.monotonic()) > 0:
+            reader.poll(left)
+        assert len(polls) - before <= 12
+        self.publish(topic, [b"2"])
+        assert values(reader.take(1)) == [b"2"]
+        began = time.monotonic()
+        reader.close()
+        assert time.monotonic() - began < 3 * 0.5
+
     def test_a_read_ahead_is_bounded_whatever_the_backlog(self) -> None:
         topic = self.topic()
         sent = [b"x" * 2000 + b"%05d" % number for number in range(3000)]
