@@ -10,7 +10,7 @@ from pathlib import Path
 from mqsdk.testing.journal import Kind, Outcome, read_journals
 from tests.faults.fleet import Fleet, comes_true, drained, judged, prepare
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
 EVERY_S = 0.5
 AT_ONCE = 3  # that are members before one leaves
 MOST = 8  # processes; a machine that is slow to start them gets no more

@@ -17,6 +17,7 @@ from tests.brokers.proxy import Proxy
 from tests.faults.brokers import endure, outlive
 from tests.faults.churn import come_and_go
 from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
+from tests.faults.topics import serve_many_topics
 from tests.kafka.stage import LEAKS, backend_at
 
 CONFIG = """
@@ -124,6 +125,10 @@ def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:
 
 def test_members_that_come_and_go_lose_and_repeat_nothing(tmp_path: Path, proxy: Proxy) -> None:
     come_and_go(tmp_path, at(proxy))
+
+
+def test_one_application_serves_many_topics(tmp_path: Path, proxy: Proxy) -> None:
+    serve_many_topics(tmp_path, at(proxy).replace("partitions: 4", "partitions: 1"))
 
 
 def at(proxy: Proxy) -> str:

@@ -12,6 +12,7 @@ from tests.brokers.rabbitmq import RabbitServer
 from tests.faults.brokers import endure
 from tests.faults.churn import come_and_go
 from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
+from tests.faults.topics import serve_many_topics
 
 CONFIG = """
 version: 1
@@ -57,3 +58,7 @@ def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:
 
 def test_members_that_come_and_go_lose_and_repeat_nothing(tmp_path: Path, proxy: Proxy) -> None:
     come_and_go(tmp_path, CONFIG.format(address=proxy.address))
+
+
+def test_one_application_serves_many_topics(tmp_path: Path, proxy: Proxy) -> None:
+    serve_many_topics(tmp_path, CONFIG.format(address=proxy.address).replace("partitions: 4", "partitions: 1"))
