@@ -11,7 +11,7 @@ from mqsdk import App
 
 IS_SOAK = "SOAK_SECONDS" in os.environ
 EACH = 3
-BOUND_S = 600.0
+BOUND_S = 120.0
 
 
 def serve_many_topics(folder: Path, config: str, *, short: int = 25, soak: int = 100) -> None:
@@ -48,4 +48,7 @@ def serve_many_topics(folder: Path, config: str, *, short: int = 25, soak: int =
     print(f"\n{topics} topics: started in {started_s:.1f} s, all handled and stopped after {took_s:.1f} s")
     assert is_ready
     assert all(numbers == list(range(EACH)) for numbers in seen.values())
-    assert set(threading.enumerate()) <= before
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("proxy")]  # those are the test's
+    for thread in left:
+        thread.join(BOUND_S)
+    assert not any(thread.is_alive() for thread in left), left
