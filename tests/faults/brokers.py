@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.faults.fleet import Fleet, comes_true, drained, goes_on, judged, prepare
+from tests.faults.fleet import Fleet, comes_true, goes_on, judged, prepare
 
 MEMBERS = 2  # publishers, and as many consumers
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
@@ -47,8 +47,7 @@ def endure(folder: Path, server: Server, config: str, *, frozen_s: float = 1.0) 
         _take_away(fleet, server.freeze, server.thaw, down_s=frozen_s)
         _kill_clients(fleet, dice, 0.0)
         publishers = fleet.stop("publisher")
-        complete = drained(folder)
-        consumers = fleet.stop("consumer")
+        complete, consumers = fleet.finish()
     finally:
         fleet.end()
     verdict = judged(folder, complete=complete)
@@ -76,8 +75,7 @@ def outlive(folder: Path, cluster: Server, config: str, *, most_s: float) -> Non
         while not recovered or time.monotonic() < until:
             recovered.append(_without_one(fleet, folder, *next(faults)))
         publishers = fleet.stop("publisher")
-        complete = drained(folder)
-        consumers = fleet.stop("consumer")
+        complete, consumers = fleet.finish()
     finally:
         fleet.end()
     verdict = judged(folder, complete=complete)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from mqsdk.testing.journal import Kind, Outcome, read_journals
-from tests.faults.fleet import Fleet, comes_true, drained, judged, prepare
+from tests.faults.fleet import Fleet, comes_true, judged, prepare
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
 EVERY_S = 0.5
@@ -30,8 +30,7 @@ def come_and_go(folder: Path, config: str = "") -> None:
         _change_members(fleet, numbers, until=began + SECONDS)
         ended = time.monotonic()
         publishers = fleet.stop("publisher")
-        complete = drained(folder)
-        consumers = fleet.stop("consumer")
+        complete, consumers = fleet.finish()
     finally:
         fleet.end()
     verdict = judged(folder, complete=complete)

@@ -92,6 +92,21 @@ class Fleet:
             member.process.terminate()
         return [member.process.wait(PATIENCE_S) for member in members]
 
+    def finish(self) -> tuple[bool, list[int]]:
+        """Stop the consumers once nothing waits any more: whether nothing did, and their exit codes.
+
+        Looked at again when they are gone: RabbitMQ shows what waits, and what is out with a member comes back when it leaves.
+        """
+        codes: list[int] = []
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            complete = drained(self._folder)
+            codes += self.stop("consumer")
+            if not complete or time.monotonic() > until or is_drained(self._folder):
+                return complete, codes
+            for role, number in [member for member in self._members if member[0] == "consumer"]:
+                self.start(role, number)
+
     def output(self) -> str:
         return "\n".join(f"{role} {number}: {line}" for (role, number), member in self._members.items() for line in member.lines[-5:])
 
@@ -102,8 +117,13 @@ class Fleet:
 
 
 def drained(folder: Path) -> bool:
-    """`mqsdk lag` over its limit exits with 1; 0 = nothing waits any more."""
-    return comes_true(lambda: mqsdk(folder, "lag", TOPIC, GROUP, "--max-messages", "0").returncode == 0)
+    """Wait until nothing waits any more."""
+    return comes_true(lambda: is_drained(folder))
+
+
+def is_drained(folder: Path) -> bool:
+    """`mqsdk lag` over its limit exits with 1."""
+    return mqsdk(folder, "lag", TOPIC, GROUP, "--max-messages", "0").returncode == 0
 
 
 def comes_true(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
