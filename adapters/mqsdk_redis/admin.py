@@ -26,6 +26,7 @@ from mqsdk_redis.client import Client
 from mqsdk_redis.errors import KIND
 from mqsdk_redis.ids import id_before, id_of, position_of
 from mqsdk_redis.instance import End
+from mqsdk_redis.leases import CONSUMER
 from mqsdk_redis.names import check_name
 from mqsdk_redis.records import RedisRecord
 from mqsdk_redis.wire import Command
@@ -140,12 +141,14 @@ class RedisAdmin(Admin):
         if group not in self._group_names(topic):
             raise self._missing_group(topic, group)
         commands: list[Command] = []
-        for number, position in positions.items():
+        epochs = self._client.call([("HGET", names.ownership(Partition(topic, number), group), "epoch") for number in positions])
+        for (number, position), epoch in zip(positions.items(), epochs, strict=True):
             part = Partition(topic, number)
             first, end = self.bounds(topic, number)
             key, begin = names.stream(part), id_before(max(first, min(position, end)))
-            commands += [("XGROUP", "DELCONSUMER", key, group, "o"), ("XGROUP", "SETID", key, group, begin)]
+            commands += [("XGROUP", "DELCONSUMER", key, group, CONSUMER), ("XGROUP", "SETID", key, group, begin)]
             commands += [("HDEL", names.ownership(part, group), "sparse"), ("UNLINK", names.lease(part, group))]
+            commands.append(("UNLINK", names.fences(part, group) + (epoch or b"0")))
         self._client.call(commands)
 
     def delete_group(self, topic: str, group: str) -> None:

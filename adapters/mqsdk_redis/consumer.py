@@ -162,21 +162,21 @@ class RedisConsumer(Consumer):
     def _reads(self, wire: Wire, readers: list[Owned], max_records: int) -> list[Call]:
         calls: list[Call] = []
         for place, owned in enumerate(readers):
-            count = min(owned.records, max(1, max_records // len(readers)))
+            count = owned.count(max(1, max_records // len(readers)))
             if place >= max_records:
                 break
-            calls.append((self._leases.read_call(owned, count), self._read(wire, owned)))
+            calls.append((self._leases.read_call(owned, count), self._read(wire, owned, count)))
         return calls
 
-    def _read(self, wire: Wire, owned: Owned) -> Reply:
+    def _read(self, wire: Wire, owned: Owned, count: int) -> Reply:
         def answered(reply: Any) -> None:
             if self._owned.get(owned.partition) is not owned:
                 return
             if isinstance(reply, ResponseError):
                 self._refused(owned, reply)
                 return
-            is_full, *chunks = reply
-            dead = owned.receive([entry for entries in chunks for entry in entries], is_full == 1, self._leases.lost_before(wire, owned))
+            entries = self._leases.entries(reply)
+            dead = owned.receive(entries, len(entries) == count, self._leases.lost_before(wire, owned))
             if dead:
                 self._pipeline.send(self._leases.settle_call(owned, dead))
 

@@ -14,7 +14,7 @@ from mqsdk.spi import Assigned, ConsumerEvent, Partition, Subscription
 from mqsdk_redis import names
 from mqsdk_redis.ids import id_before, position_of
 from mqsdk_redis.leases import TRIMS, lost_before, raise_first
-from mqsdk_redis.owned import Owned
+from mqsdk_redis.owned import Entry, Owned
 from mqsdk_redis.wire import Command, Scripts, Wire
 
 PLACE_S = 60.0  # how long the place of an instance that is not heard of any more is kept
@@ -118,7 +118,12 @@ class Instance:
     # --- calls --------------------------------------------------------------------------------------------------------------------------
 
     def read_call(self, owned: Owned, count: int) -> Command:
-        return self._scripts.tail.call((owned.stream,), owned.last, count, owned.bytes)
+        return (b"XRANGE", owned.stream, b"(" + owned.last, b"+", b"COUNT", count)
+
+    def entries(self, reply: Any) -> Sequence[Entry]:
+        """What a read has brought."""
+        found: Sequence[Entry] = reply
+        return found
 
     def settle_call(self, owned: Owned, ids: list[bytes], final: bool = False, blob: bytes = b"-") -> Command:
         """Its place moves up to before the first entry that is not settled."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mqsdk.spi import Assigned, ConsumerEvent, Lost, Partition, Renewed, Revoking
 from mqsdk_redis import names
 from mqsdk_redis.ids import START, era_of, position_of
-from mqsdk_redis.owned import Owned
+from mqsdk_redis.owned import Entry, Owned
 from mqsdk_redis.seat import Seat
 from mqsdk_redis.wire import Command, ResponseError, Scripts, Wire
 
 TRIMS = (1.0, 60.0)  # seconds between two trims: a quarter of what is kept, within these
+CONSUMER = b"o"  # the one of a group, so that an owner inherits what was pending
 LOOK_S = 1.0  # how often it looks for companions that the group does not read yet
 
 
@@ -37,6 +38,7 @@ class Leases:
         self._scripts = scripts
         self._seat = seat
         self._group = seat.group
+        self._reading = (b"XREADGROUP", b"GROUP", seat.group, CONSUMER, b"COUNT")
         self._owned = owned
         self._put = put
         self._send = send
@@ -99,11 +101,16 @@ class Leases:
     # --- calls of the owner -------------------------------------------------------------------------------------------------------------
 
     def read_call(self, owned: Owned, count: int) -> Command:
-        return self._scripts.read.call((owned.stream, owned.lease), owned.token, self._group, owned.after, count, owned.bytes)
+        """Checked as the scripts are: the server looks at all streams of a read before it takes an entry, so it takes none without fence."""
+        return (*self._reading, count, b"STREAMS", owned.fence, owned.stream, b">", owned.after)
+
+    def entries(self, reply: Any) -> Sequence[Entry]:
+        """What a read has brought."""
+        return reply[0][1] if reply else ()
 
     def settle_call(self, owned: Owned, ids: list[bytes], final: bool = False, blob: bytes = b"-") -> Command:
         """blob: `-` to leave it as it is, else `=` and the blob."""
-        keys = (owned.stream, owned.lease, owned.ownership)
+        keys = (owned.stream, owned.lease, owned.ownership, owned.fence)
         end = b"0" if not final else b"2" if self._companions(owned) else b"1"
         return self._scripts.settle.call(keys, owned.token, self._group, end, blob, *ids)
 
@@ -116,7 +123,7 @@ class Leases:
         held = self._held()
         members = self._seat.commands()
         sent = time.monotonic()
-        replies = wire.exchange(members + [self._scripts.renew.call((one.lease,), one.token, self._seat.lease_ms) for one in held])
+        replies = wire.exchange(members + [self._renew_call(one) for one in held])
         raise_first(replies)
         self._seat.seen(sent, replies[: len(members)])
         for owned, answer in zip(held, replies[len(members) :], strict=True):
@@ -185,8 +192,11 @@ class Leases:
         if number not in {partition.number for partition in self._owned} and number not in self._ended:
             self._send(self._seat.tell())
 
+    def _renew_call(self, owned: Owned) -> Command:
+        return self._scripts.renew.call((owned.lease, owned.fence), owned.token, self._seat.lease_ms)
+
     def _release_call(self, owned: Owned, clean: bytes) -> Command:
-        return self._scripts.release.call((owned.lease, owned.ownership), owned.token, clean)
+        return self._scripts.release.call((owned.lease, owned.fence, owned.ownership), owned.token, clean)
 
     def _companions(self, chief: Owned) -> list[Owned]:
         """What follows a partition of the first topic; nothing follows one of the others."""
@@ -247,31 +257,34 @@ class Leases:
 
     def _acquire(self, wire: Wire, partition: Partition, chief: Owned | None = None) -> bool:
         """Take it if it is free. chief: who takes a companion must hold this; it is renewed after, so that it lapses later."""
-        keys = (names.stream(partition), names.lease(partition, self._group), names.ownership(partition, self._group))
         known = self._known.get(partition, START)
         again = b""
-        answer, sent = self._try(wire, keys, known, chief)
+        answer, sent = self._try(wire, partition, known, chief)
         if answer[0] == b"gone":
             again = self._restore(wire, partition)
-            answer, sent = self._try(wire, keys, again or known, chief)
+            answer, sent = self._try(wire, partition, again or known, chief)
         if answer[0] != b"got":
             return False
         self._got(partition, answer, sent, again)
         return True
 
-    def _try(self, wire: Wire, keys: tuple[bytes, ...], known: bytes, chief: Owned | None) -> tuple[Any, float]:
+    def _try(self, wire: Wire, partition: Partition, known: bytes, chief: Owned | None) -> tuple[Any, float]:
         """(what `acquire.lua` says, when it was sent)."""
+        group = self._group
+        lease, ownership = names.lease(partition, group), names.ownership(partition, group)
+        keys = (names.stream(partition), lease, ownership, names.fences(partition, group))
         call = self._scripts.acquire.call(keys, self._seat.member, self._group, self._seat.lease_ms, known)
         sent = time.monotonic()
         if chief is None:
             return wire.call(*call), sent
-        replies = wire.exchange([call, self._scripts.renew.call((chief.lease,), chief.token, self._seat.lease_ms)])
+        replies = wire.exchange([call, self._renew_call(chief)])
         raise_first(replies)
         answer, renewed = replies
         if renewed != 1:
             if answer[0] == b"got":
                 _, epoch, clean = answer[:3]
-                self._send(self._scripts.release.call(keys[1:], b"%s|%s" % (self._seat.member, epoch), clean))
+                taken = (lease, names.fence(partition, group, int(epoch)), ownership)
+                self._send(self._scripts.release.call(taken, b"%s|%s" % (self._seat.member, epoch), clean))
             self.lose(chief)
             answer = [b"held"]
         return answer, sent
@@ -282,7 +295,8 @@ class Leases:
         owned.read_so_far = _read_so_far(position_of(delivered), position_of(last), added, read)
         position = min(owned.expected, position_of(oldest)) if oldest else owned.expected
         self._owned[partition] = owned
-        self._put(Assigned(partition, owned.epoch, position, blob, self._seat.valid_until(sent), clean == b"1"))
+        end = position_of(last) + 1
+        self._put(Assigned(partition, owned.epoch, position, blob, self._seat.valid_until(sent), clean == b"1", end))
         if again:
             start = position_of(self._known.get(partition, START)) + 1
             owned.lose_tail(min(start, position_of(again)), position_of(again) + 1)

@@ -46,6 +46,16 @@ def lease(partition: Partition, group: str) -> bytes:
     return b"mq:{%s:%d}:l:%s" % (partition.topic.encode(), partition.number, group.encode())
 
 
+def fences(partition: Partition, group: str) -> bytes:
+    """What the name of a `fence` begins with; the epoch follows."""
+    return b"mq:{%s:%d}:f:%s:" % (partition.topic.encode(), partition.number, group.encode())
+
+
+def fence(partition: Partition, group: str, epoch: int) -> bytes:
+    """Empty stream with this group, which lives as long as the lease of this epoch: a read that names it too takes nothing without it."""
+    return fences(partition, group) + b"%d" % epoch
+
+
 def ownership(partition: Partition, group: str) -> bytes:
     """Hash of what outlives an owner: `epoch` of the last one, `clean` (handed back in order), `sparse` (blob of layer 2)."""
     return b"mq:{%s:%d}:o:%s" % (partition.topic.encode(), partition.number, group.encode())

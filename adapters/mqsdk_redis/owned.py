@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mqsdk.spi import Batch, ConsumerEvent, Gap, Partition
 from mqsdk_redis import names
-from mqsdk_redis.ids import era_of, id_of, position_of
+from mqsdk_redis.ids import CLOCK, era_of, id_of, position_of
 from mqsdk_redis.records import RedisRecord
+
+READ_BYTES = 1 << 20  # a read is held beside what is in flight
+FIRST_READ = 16  # entries, while nothing is known of their size
 
 Entry = tuple[bytes, Sequence[bytes] | None]
 Range = tuple[int, int]
@@ -29,6 +32,7 @@ class Owned:
         self.stream = names.stream(partition)
         self.lease = names.lease(partition, group)
         self.ownership = names.ownership(partition, group)
+        self.fence = names.fence(partition, group, epoch)
         self.delivered = self.last = delivered
         self.expected = position_of(delivered) + 1
         self.blob: bytes | None = blob  # as it was sent last; None when that failed
@@ -40,8 +44,9 @@ class Owned:
         self.delayed = names.delayed(partition)
         self.move_at = 0.0  # when to look for what is due, monotonic
         self.last_news = b"0-0"
+        self._mean_bytes: float | None = None  # of the messages delivered last
         self._after = b"0-0"
-        self._buffer: deque[RedisRecord | Gap] = deque()
+        self._buffer: deque[list[RedisRecord] | Gap] = deque()
         self._unsettled: set[int] = set()
 
     # --- reading ------------------------------------------------------------------------------------------------------------------------
@@ -52,8 +57,13 @@ class Owned:
 
     @property
     def wants(self) -> bool:
-        """Whether to read now."""
-        return self.behind and not self._buffer and self.may_deliver
+        """Whether to read now, credit or not: what is held back for the lack of it is there when it comes."""
+        return self.behind and not self._buffer and self.give_back_by is None
+
+    def count(self, most: int) -> int:
+        """How many entries to ask for, at most `most`: about READ_BYTES, going by those that came last."""
+        fit = FIRST_READ if self._mean_bytes is None else READ_BYTES / max(self._mean_bytes, 1)
+        return max(1, min(most, int(fit)))
 
     @property
     def has_news(self) -> bool:
@@ -74,6 +84,29 @@ class Owned:
 
         is_full: the read was cut by its limits. lost_before(id): whether entries between eras are gone before this one.
         """
+        dead = [] if self._take_run(entries) else self._take_each(entries, lost_before)
+        if entries:
+            self.last = max(self.last, entries[-1][0], key=position_of)
+            self._after = entries[-1][0]
+        if is_full:
+            self.behind = True
+        elif self.history:
+            self.history = False
+        else:
+            self.behind = False
+        return dead
+
+    def _take_run(self, entries: Sequence[Entry]) -> bool:
+        """Take in what nearly every read brings: new entries, none missing. Ids rise, so the two ends tell it."""
+        first, count = self.expected, len(entries)
+        if self.history or not entries or entries[0][0] != id_of(first) or entries[-1][0] != id_of(first + count - 1):
+            return False
+        self._buffer.append([RedisRecord(position, fields or ()) for position, (_, fields) in enumerate(entries, first)])
+        self.expected += count
+        self.read_so_far += count if self.read_so_far >= 0 else 0
+        return True
+
+    def _take_each(self, entries: Sequence[Entry], lost_before: Callable[[bytes], bool]) -> list[bytes]:
         dead: list[bytes] = []
         for stream_id, fields in entries:
             position = position_of(stream_id)
@@ -88,17 +121,15 @@ class Owned:
             if is_new:
                 self.expected = position + 1
                 self.read_so_far += self.read_so_far >= 0
-            self._buffer.append(RedisRecord(position, fields, redelivered=not is_new))
-        if entries:
-            self.last = max(self.last, entries[-1][0], key=position_of)
-            self._after = entries[-1][0]
-        if is_full:
-            self.behind = True
-        elif self.history:
-            self.history = False
-        else:
-            self.behind = False
+            self._take(RedisRecord(position, fields, redelivered=not is_new))
         return dead
+
+    def _take(self, record: RedisRecord) -> None:
+        last = self._buffer[-1] if self._buffer else None
+        if isinstance(last, list):
+            last.append(record)
+        else:
+            self._buffer.append([record])
 
     def lose_tail(self, start: int, stop: int) -> None:
         """The server has lost the entries of these positions, the newest that there were."""
@@ -137,36 +168,35 @@ class Owned:
         """What credit and budget allow, in order: a gap stands before the records behind it."""
         events: list[ConsumerEvent] = []
         while self._buffer and self.give_back_by is None:
-            item = self._buffer[0]
+            item = self._buffer.popleft()
             if isinstance(item, Gap):
                 events.append(item)
-                self._buffer.popleft()
                 continue
-            batch = self._batch(budget)
+            batch, left = self._cut(item, budget)
+            if left:
+                self._buffer.appendleft(left)
             if batch is None:
                 break
             events.append(batch)
             budget -= len(batch.records)
         return events
 
-    def _batch(self, budget: int) -> Batch | None:
-        records: list[RedisRecord] = []
-        size, left, room = 0, min(budget, self.records), self.bytes
-        buffer = self._buffer
-        while buffer and left > 0 and size < room:
-            record = buffer[0]
-            if isinstance(record, Gap):
-                break
-            buffer.popleft()
-            records.append(record)
-            size += len(record.value) + (len(record.key) if record.key is not None else 0)
-            left -= 1
-        if not records:
-            return None
-        self.records -= len(records)
+    def _cut(self, records: list[RedisRecord], budget: int) -> tuple[Batch | None, list[RedisRecord]]:
+        """(what may be delivered of them, the rest)."""
+        count = min(budget, self.records, len(records)) if self.bytes > 0 else 0
+        if count <= 0:
+            return None, records
+        taken, left = records[:count], records[count:]
+        size = size_of(taken)
+        if size > self.bytes:
+            count = _within(taken, self.bytes)
+            taken, left = records[:count], records[count:]
+            size = size_of(taken)
+        self.records -= len(taken)
         self.bytes -= size
-        self._unsettled.update([record.position for record in records])
-        return Batch(self.partition, self.epoch, records, size)
+        self._mean_bytes = size / len(taken)
+        self._unsettled.update([record.position for record in taken])
+        return Batch(self.partition, self.epoch, taken, size), left
 
     # --- settling -----------------------------------------------------------------------------------------------------------------------
 
@@ -185,7 +215,7 @@ class Owned:
     @property
     def first_unsettled(self) -> int | None:
         """Of what was received."""
-        waiting = [record.position for record in self._buffer if isinstance(record, RedisRecord)]
+        waiting = [item[0].position for item in self._buffer if isinstance(item, list)]
         return min([*self._unsettled, *waiting], default=None)
 
     def put_back(self, positions: Iterable[int]) -> None:
@@ -193,5 +223,22 @@ class Owned:
         self._unsettled.update(positions)
 
     @staticmethod
-    def ids(positions: Iterable[int]) -> list[bytes]:
+    def ids(positions: Sequence[int]) -> list[bytes]:
+        if positions and max(positions) < CLOCK:
+            return [b"0-%d" % position for position in positions]
         return [id_of(position) for position in positions]
+
+
+def size_of(records: Sequence[RedisRecord]) -> int:
+    """Sum of `Record.size`, spelled out: the property costs twice as much."""
+    return sum([len(record.value) + (0 if record.key is None else len(record.key)) for record in records])
+
+
+def _within(records: Sequence[RedisRecord], room: int) -> int:
+    """How many of these begin within so many bytes."""
+    size = 0
+    for count, record in enumerate(records):
+        if size >= room:
+            return count
+        size += record.size
+    return len(records)

@@ -1,24 +1,27 @@
-"""Entries and records. An entry is `body`, `mq-key` where there is a key, `mq-id`, the other headers of mqsdk, then the user's headers.
+"""Entries and records. An entry is `body`, `mq-key` where there is a key, `mq`, the other headers of mqsdk, then the user's headers.
 
-A foreign entry (without `mq-id`): its field `body` is the payload, `key` the key, all others are headers; a lone field is the payload
-whatever its name.
+`mq` is `1 <mq-id> <mq-ts> <mq-pid> <mq-seq>`, and the content type behind it where there is one: each field of an entry costs the server
+and the reader more than what is in it. These may also stand as headers of their own. An entry with neither `mq` nor `mq-id` is foreign:
+its field `body` is the payload, `key` the key, all others are headers; a lone field is the payload whatever its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers
 from mqsdk.spi import envelope as headers
 from mqsdk_redis.ids import clock_ms, shown
 
-BODY, KEY, FOREIGN_KEY, ID = b"body", b"mq-key", b"key", headers.ID.encode()
+BODY, KEY, FOREIGN_KEY, PACKED, ID = b"body", b"mq-key", b"key", b"mq", headers.ID.encode()
 _TIMESTAMP, _VERSION, _PRODUCER, _SEQUENCE, _ATTEMPT, _DUE, _CONTENT_TYPE = (
     name.encode()
     for name in (headers.TIMESTAMP, headers.VERSION, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, headers.CONTENT_TYPE)
 )
-_ENVELOPE_VERSION = headers.ENVELOPE_VERSION.encode()
+_IN_PACKED = (headers.VERSION, headers.ID, headers.TIMESTAMP, headers.PRODUCER, headers.SEQUENCE, headers.CONTENT_TYPE)
+_FORMAT = headers.ENVELOPE_VERSION.encode() + b" "
+_NO_PRODUCER = (headers.PRODUCER, b"-")
 
 
 class RedisRecord(Record):
@@ -27,21 +30,22 @@ class RedisRecord(Record):
     The slots of `Record` left empty are found missing, and `__getattr__` fills them: a property would cost every access.
     """
 
-    __slots__ = ("rest",)
+    __slots__ = ("packed", "rest")
 
+    packed: bytes
     rest: Sequence[bytes]
 
     def __init__(self, position: int, fields: Sequence[bytes], redelivered: bool = False) -> None:
         self.position = position
         self.redelivered = redelivered
-        if len(fields) >= 4 and fields[0] == BODY and fields[2] == ID:
-            self.key, self.value, self.rest = None, fields[1], fields[2:]
-        elif len(fields) >= 6 and fields[0] == BODY and fields[2] == KEY:
-            self.key, self.value, self.rest = fields[3], fields[1], fields[4:]
-        else:
-            self.key, self.value, self.rest = _foreign(fields)
-        if _ATTEMPT not in self.rest:
+        if len(fields) == 4 and fields[2] == PACKED and fields[0] == BODY and fields[3].startswith(_FORMAT):
+            self.value, self.packed, self.rest = fields[1], fields[3], ()
+            self.key = None
             self.attempt = 1
+        else:
+            self.key, self.value, self.packed, self.rest = _taken_apart(fields)
+            if _ATTEMPT not in self.rest:
+                self.attempt = 1
 
     @property
     def ref(self) -> str:
@@ -50,8 +54,7 @@ class RedisRecord(Record):
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        rest = self.rest
-        envelope = decode_headers((rest[at].decode("utf-8", "surrogateescape"), rest[at + 1]) for at in range(0, len(rest) - 1, 2))
+        envelope = decode_headers(self._headers())
         self.id, self.content_type = envelope.id, envelope.content_type
         self.timestamp_ms = clock_ms(self.position) if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
@@ -59,40 +62,67 @@ class RedisRecord(Record):
         self.attempt, self.due_ms = envelope.attempt, envelope.due_ms
         return object.__getattribute__(self, name)
 
+    def _headers(self) -> Iterator[tuple[str, bytes]]:
+        rest = self.rest
+        if self.packed:
+            found = zip(_IN_PACKED, self.packed.split(b" ", len(_IN_PACKED) - 1), strict=False)
+            yield from (pair for pair in found if pair != _NO_PRODUCER)
+        for at in range(0, len(rest) - 1, 2):
+            yield rest[at].decode("utf-8", "surrogateescape"), rest[at + 1]
 
-def _foreign(fields: Sequence[bytes]) -> tuple[bytes | None, bytes, Sequence[bytes]]:
-    """(key, payload, headers) of an entry in any shape."""
-    ours = ID in fields[::2]
-    key_name = KEY if ours else FOREIGN_KEY
+
+def _taken_apart(fields: Sequence[bytes]) -> tuple[bytes | None, bytes, bytes, Sequence[bytes]]:
+    """(key, payload, `mq` or b"", other headers) of an entry in any shape."""
+    if len(fields) >= 6 and fields[4] == PACKED and fields[2] == KEY and fields[0] == BODY and fields[5].startswith(_FORMAT):
+        return fields[3], fields[1], fields[5], fields[6:]
     pairs = list(zip(fields[::2], fields[1::2], strict=True))
-    if len(pairs) == 1 and not ours:
-        return None, pairs[0][1], ()
-    value, key = b"", None
+    # The first of the two: a header of the user may be called `mq`, and ours stand before it.
+    name, packed = next((pair for pair in pairs if pair[0] == ID or (pair[0] == PACKED and pair[1].startswith(_FORMAT))), (b"", b""))
+    if not name and len(pairs) == 1:
+        return None, pairs[0][1], b"", ()
+    return _picked(pairs, KEY if name else FOREIGN_KEY, packed if name == PACKED else b"")
+
+
+def _picked(pairs: Sequence[tuple[bytes, bytes]], key_name: bytes, packed: bytes) -> tuple[bytes | None, bytes, bytes, Sequence[bytes]]:
+    """The first field of each name that means something; further ones are headers."""
+    found: dict[bytes, bytes] = {}
     rest: list[bytes] = []
-    seen: set[bytes] = set()
     for name, item in pairs:
-        if name in (BODY, key_name) and name not in seen:
-            seen.add(name)
-            value, key = (item, key) if name == BODY else (value, item)
+        if name not in found and (name in (BODY, key_name) or (packed and name == PACKED and item == packed)):
+            found[name] = item
         else:
             rest += (name, item)
-    return key, value, rest
+    return found.get(key_name), found.get(BODY, b""), packed, rest
 
 
 def fields_of(record: NewRecord) -> list[bytes]:
-    """The entry of a record: names and values in turn. The headers are those of `spi.encode_headers`, without a list of pairs between."""
+    """The entry of a record: names and values in turn."""
     fields = [BODY, record.value]
     if record.key is not None:
         fields += (KEY, record.key)
-    fields += (ID, record.id.encode(), _TIMESTAMP, b"%d" % record.timestamp_ms, _VERSION, _ENVELOPE_VERSION)
-    if record.producer:
-        fields += (_PRODUCER, record.producer.encode(), _SEQUENCE, b"%d" % record.sequence)
+    if " " in record.id or " " in record.producer:
+        fields += _spelled_out(record)
+    else:
+        fields += (PACKED, _packed(record))
     if record.attempt > 1:
         fields += (_ATTEMPT, b"%d" % record.attempt)
     if record.due_ms is not None:
         fields += (_DUE, b"%d" % record.due_ms)
-    if record.content_type is not None:
-        fields += (_CONTENT_TYPE, record.content_type.encode())
     for name, value in (*record.extra, *record.headers):
         fields += (name.encode(), value.encode())
+    return fields
+
+
+def _packed(record: NewRecord) -> bytes:
+    text = f"{headers.ENVELOPE_VERSION} {record.id} {record.timestamp_ms} {record.producer or '-'} {record.sequence}"
+    return (text if record.content_type is None else f"{text} {record.content_type}").encode()
+
+
+def _spelled_out(record: NewRecord) -> list[bytes]:
+    """What `mq` cannot hold: an id of a foreign message, with a space in it."""
+    fields = [ID, record.id.encode(), _TIMESTAMP, b"%d" % record.timestamp_ms, _VERSION, headers.ENVELOPE_VERSION.encode()]
+    if record.producer:
+        fields += (_PRODUCER, record.producer.encode(), _SEQUENCE, b"%d" % record.sequence)
+    if record.content_type is not None:
+        fields += (_CONTENT_TYPE, record.content_type.encode())
     return fields

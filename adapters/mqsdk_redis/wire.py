@@ -58,10 +58,9 @@ class Scripts:
 
     def __init__(self) -> None:
         self.publish, self.move = Script("publish", "append"), Script("move", "append")
-        self.read, self.settle = Script("read", "size"), Script("settle")
-        self.acquire, self.restore, self.renew, self.release = Script("acquire"), Script("restore"), Script("renew"), Script("release")
-        self.tail, self.place = Script("tail", "size"), Script("place")
-        self.member, self.state, self.trim = Script("member"), Script("state"), Script("trim")
+        self.acquire, self.renew, self.settle, self.release = Script("acquire"), Script("renew"), Script("settle"), Script("release")
+        self.place, self.member, self.state = Script("place"), Script("member"), Script("state")
+        self.restore, self.trim = Script("restore"), Script("trim")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]
 
 

@@ -248,20 +248,23 @@ class TestNeighbours(RedisStage):
         topic = self.topic()
         reader = self.join(topic)
         (partition,) = reader.owned
-        self.server.call("SET", names.lease(partition, "g"), "somebody|999")
+        self.server.call("DEL", names.lease(partition, "g"))
+        assert self.acquired(partition, b"somebody") == [b"got"]
         self.publish(topic, [b"for the new owner"])
         reader.until(lambda: bool(reader.seen(Lost)), "the news that it is not the owner")
         assert not reader.read
         assert self.pending(topic) == 0
 
     def test_a_partition_is_given_to_one_of_two_who_ask_at_once(self) -> None:
-        topic = self.topic()
+        assert self.acquired(Partition(self.topic(), 0), b"a", b"b", b"a") == [b"got", b"held", b"held"]
+
+    def acquired(self, partition: Partition, *members: bytes) -> list[bytes]:
+        """What each of them is told who asks for the partition."""
         client = self.backend._client
         assert client is not None
-        partition = Partition(topic, 0)
-        keys = (names.stream(partition), names.lease(partition, "g"), names.ownership(partition, "g"))
-        calls = [client.scripts.acquire.call(keys, member, "g", 10_000, b"0-0") for member in ("a", "b", "a")]
-        assert [reply[0] for reply in client.call(calls)] == [b"got", b"held", b"held"]
+        lease, ownership = names.lease(partition, "g"), names.ownership(partition, "g")
+        keys = (names.stream(partition), lease, ownership, names.fences(partition, "g"))
+        return [reply[0] for reply in client.call([client.scripts.acquire.call(keys, each, "g", 10_000, b"0-0") for each in members])]
 
     def test_an_owner_frozen_past_its_lease_reads_and_settles_nothing(self) -> None:
         topic = self.topic()

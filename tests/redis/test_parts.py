@@ -47,19 +47,40 @@ def test_only_ids_of_the_clock_tell_a_time() -> None:
 @given(
     st.binary(),
     st.none() | st.binary(),
-    st.lists(st.tuples(st.sampled_from(["body", "key", "id", "x"]), st.text(max_size=5)), max_size=4),
+    st.lists(st.tuples(st.sampled_from(["body", "key", "id", "mq", "x"]), st.sampled_from(["", "y", "1 y 2"])), max_size=4),
+    st.sampled_from(["id-1", "of two words"]),
+    st.sampled_from([None, "text/plain", "text/plain; charset=utf-8"]),
+    st.integers(1, 2),
+    st.sampled_from([(), (("mq-x", "y"),)]),
 )
 def test_a_record_survives_its_entry_whatever_its_headers_are_called(
-    value: bytes, key: bytes | None, headers: list[tuple[str, str]]
+    value: bytes,
+    key: bytes | None,
+    headers: list[tuple[str, str]],
+    id: str,
+    content_type: str | None,
+    attempt: int,
+    extra: tuple[tuple[str, str], ...],
 ) -> None:
-    new = NewRecord(1, Partition("t", 0), key, value, "id-1", 1234, "text/plain", tuple(headers), "p", 7, attempt=2, extra=(("mq-x", "y"),))
-    fields = fields_of(new)
-    pairs = [(name.decode(), item) for name, item in zip(fields[::2], fields[1::2], strict=True)]
-    assert pairs[1 if key is None else 2 :] == encode_headers(new)
-    found = RedisRecord(9, fields)
-    assert (found.key, found.value, found.headers) == (key, value, tuple(headers))
-    assert (found.id, found.timestamp_ms, found.content_type) == ("id-1", 1234, "text/plain")
-    assert (found.producer, found.sequence, found.attempt, found.extra) == ("p", 7, 2, (("mq-x", "y"),))
+    new = NewRecord(1, Partition("t", 0), key, value, id, 1234, content_type, tuple(headers), "p", 7, attempt, extra=extra)
+    keys = [] if key is None else [b"mq-key", key]
+    spelled_out = [item for name, text in encode_headers(new) for item in (name.encode(), text)]
+    for fields in fields_of(new), [b"body", value, *keys, *spelled_out]:
+        found = RedisRecord(9, fields)
+        assert (found.attempt, found.key, found.value, found.headers) == (attempt, key, value, tuple(headers))
+        assert (found.id, found.timestamp_ms, found.content_type) == (id, 1234, content_type)
+        assert (found.producer, found.sequence, found.extra, found.due_ms) == ("p", 7, extra, None)
+
+
+def test_an_entry_is_short_and_legible() -> None:
+    new = NewRecord(1, Partition("t", 0), b"k", b"v", "id-1", 1234, "text/plain; charset=utf-8", (("a", "b"),), "p", 7, due_ms=5678)
+    assert fields_of(new) == [
+        *(b"body", b"v", b"mq-key", b"k", b"mq", b"1 id-1 1234 p 7 text/plain; charset=utf-8", b"mq-due", b"5678", b"a", b"b")
+    ]  # fmt: skip
+    assert fields_of(new._replace(key=None, content_type=None, producer="", sequence=-1, due_ms=None, headers=())) == [
+        *(b"body", b"v", b"mq", b"1 id-1 1234 - -1")
+    ]  # fmt: skip
+    assert RedisRecord(1, fields_of(new._replace(producer=""))).producer == ""
 
 
 @pytest.mark.parametrize(
@@ -71,6 +92,8 @@ def test_a_record_survives_its_entry_whatever_its_headers_are_called(
         ([b"a", b"1", b"body", b"v", b"b", b"2"], None, b"v", (("a", "1"), ("b", "2"))),
         ([b"a", b"1", b"b", b"2"], None, b"", (("a", "1"), ("b", "2"))),
         ([b"body", b"v", b"body", b"w"], None, b"v", (("body", "w"),)),
+        ([b"body", b"v", b"mq", b"2 x"], None, b"v", (("mq", "2 x"),)),
+        ([b"body", b"v", b"key", b"k", b"mq", b"x"], b"k", b"v", (("mq", "x"),)),
     ],
 )
 def test_a_foreign_entry_of_any_shape_is_a_record(

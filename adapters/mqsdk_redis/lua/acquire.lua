@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Takes a partition that nobody owns. KEYS: stream, lease, ownership. ARGV: member, group, lease in ms, last id that this member knows of.
+-- Takes a partition that nobody owns. KEYS: stream, lease, ownership, fences (the epoch follows). ARGV: member, group, lease in ms, last id that this member knows of.
 -- Returns {'gone'} without stream or group, {'held'}, or
 -- {'got', epoch, clean, blob, last delivered id, oldest pending id or '', last id, id that was skipped to or '',
 --  entries ever added, entries that the group has read or -1}.
@@ -18,10 +18,14 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return {'held'} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Not below the clock, so that it rises even where a failover or a flush has lost the last one.
-local epoch = string.format('%.0f', math.max((tonumber(redis.call('HGET', KEYS[3], 'epoch')) or 0) + 1, now))
+local before = redis.call('HGET', KEYS[3], 'epoch') or '0'
+local epoch = string.format('%.0f', math.max(tonumber(before) + 1, now))
 local clean = redis.call('HGET', KEYS[3], 'clean') or '1'
 local blob = redis.call('HGET', KEYS[3], 'sparse') or ''
 redis.call('HSET', KEYS[3], 'epoch', epoch, 'clean', '0')
+redis.call('DEL', KEYS[4] .. before)
+redis.call('XGROUP', 'CREATE', KEYS[4] .. epoch, ARGV[2], '$', 'MKSTREAM')
+redis.call('PEXPIRE', KEYS[4] .. epoch, ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1] .. '|' .. epoch, 'PX', ARGV[3])
 
 local last, added = '0-0', 0

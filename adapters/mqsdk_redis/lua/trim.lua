@@ -36,9 +36,10 @@ for _ = 1, 20 do
     if bound and not below(entry[1], bound) then break end
     local published, due = tonumber(string.match(entry[1], '^(%d+)-')), 0
     for place = 1, #entry[2], 2 do
-      local name, value = entry[2][place], tonumber(entry[2][place + 1])
-      if name == 'mq-ts' then published = value or published end
-      if name == 'mq-due' then due = value or due end
+      local name, value = entry[2][place], entry[2][place + 1]
+      if name == 'mq' then published = tonumber(string.match(value, '^1 [^ ]* (%d+)')) or published end
+      if name == 'mq-ts' then published = tonumber(value) or published end
+      if name == 'mq-due' then due = tonumber(value) or due end
     end
     if math.max(published, due) >= limit then break end
     doomed, count = entry[1], count + 1
