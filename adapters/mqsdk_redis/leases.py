@@ -101,7 +101,7 @@ class Leases:
     # --- calls of the owner -------------------------------------------------------------------------------------------------------------
 
     def read_call(self, owned: Owned, count: int) -> Command:
-        """Checked as the scripts are: the server looks at all streams of a read before it takes an entry, so it takes none without fence."""
+        """As safe as a script: the server looks for all streams of a read before it takes an entry, so it takes none without the fence."""
         return (*self._reading, count, b"STREAMS", owned.fence, owned.stream, b">", owned.after)
 
     def entries(self, reply: Any) -> Sequence[Entry]:

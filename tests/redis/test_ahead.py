@@ -83,6 +83,13 @@ class TestAhead(RedisStage):
         frozen.until(lambda: bool(frozen.seen(Lost)), "it is told")
         assert frozen.owned == {}
 
+    def test_what_credit_does_not_allow_yet_is_read_and_held_back(self) -> None:
+        topic = self.topic()
+        reader = self.reading_ahead(topic, credit=(10, 1 << 20))
+        reader.quiet()
+        reader.consumer.credit(Partition(topic, 0), 1000, 1 << 20)
+        assert values(reader.take(90)) == numbered(100)[10:]
+
     def test_a_pause_holds_back_what_was_read_ahead(self) -> None:
         topic = self.topic()
         reader = self.reading_ahead(topic)

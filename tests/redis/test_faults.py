@@ -255,6 +255,43 @@ class TestNeighbours(RedisStage):
         assert not reader.read
         assert self.pending(topic) == 0
 
+    def test_who_was_counted_as_gone_when_a_group_was_reset_reads_nothing_under_its_old_ownership(self) -> None:
+        topic = self.topic()
+        first = self.publish(topic, numbered(2))[0]
+        assert first is not None
+        frozen = self.join(topic, lease_s=60.0)
+        frozen.take(2)
+        self.server.call("DEL", names.members(topic, "g")[0])  # frozen for a minute
+        self.admin.reset(topic, "g", {0: first})
+        frozen.until(lambda: bool(frozen.seen(Lost)), "the news that its ownership is over")
+        assert self.pending(topic) == 0
+        frozen.close()
+        assert values(self.subscribe(topic).take(2)) == numbered(2)
+
+    def test_an_owner_that_shows_life_reads_on_past_its_first_lease(self) -> None:
+        topic = self.topic()
+        reader = self.join(topic, lease_s=0.5)
+        past = time.monotonic() + 3 * 0.5
+        while time.monotonic() < past:
+            reader.poll(0.05)
+        self.publish(topic, [b"after three leases"])
+        assert values(reader.take(1)) == [b"after three leases"]
+        assert not reader.seen(Lost)
+
+    def test_an_owner_is_told_up_to_where_another_may_have_read(self) -> None:
+        topic = self.topic()
+        ends = []
+        for value in b"one", b"two":
+            reader = self.join(topic)
+            ((_, assigned),) = reader.owned.items()
+            ends.append(assigned.end)
+            reader.close()
+            (position,) = self.publish(topic, [value])
+            assert position is not None
+            ends.append(position + 1)
+        ((_, assigned),) = self.join(topic).owned.items()
+        assert ends == [ends[0], ends[1], ends[1], assigned.end]
+
     def test_a_partition_is_given_to_one_of_two_who_ask_at_once(self) -> None:
         assert self.acquired(Partition(self.topic(), 0), b"a", b"b", b"a") == [b"got", b"held", b"held"]
 
@@ -330,6 +367,19 @@ class TestNeighbours(RedisStage):
         late = self.join(topic, group="late")
         assert values(late.take(40)) == numbered(250)[210:]
         assert not late.gaps()
+
+    @pytest.mark.parametrize("id", ["id-1", "of two words"])
+    def test_what_is_kept_counts_from_the_publish_however_its_headers_are_written(self, id: str) -> None:
+        topic = self.topic()
+        positions = self.store([self.record(topic, id=id, timestamp_ms=ms) for ms in (1000, 2000, 3000, 1000)])
+        reader = self.join(topic)
+        reader.take(4)
+        reader.settle_all()
+        client = self.backend._client
+        assert client is not None
+        keys = (self.stream(topic), *names.instances(Partition(topic, 0)))
+        assert client.call([client.scripts.trim.call(keys, 2500)]) == [2]
+        assert self.admin.bounds(topic, 0)[0] == positions[2]
 
     def test_a_second_group_holds_back_the_removal(self) -> None:
         topic = self.topic(groups=("g", "slow"))

@@ -185,6 +185,32 @@ def test_only_what_was_delivered_is_settled_however_wide_the_range() -> None:
     assert one.take([(1, 3)]) == [1, 2]
 
 
+def test_the_bytes_of_credit_may_be_passed_by_one_message() -> None:
+    one = owned()
+    one.receive([(b"0-%d" % number, [b"body", b"v" * 10]) for number in range(1, 6)], False, lambda _: False)
+    one.bytes = 11
+    (batch,) = one.deliver(100)
+    assert isinstance(batch, Batch)
+    assert ([record.position for record in batch.records], batch.bytes, one.bytes) == ([1, 2], 20, -9)
+    assert one.deliver(100) == []
+    one.bytes = 1
+    (batch,) = one.deliver(100)
+    assert isinstance(batch, Batch)
+    assert [record.position for record in batch.records] == [3]
+
+
+def test_the_larger_the_messages_the_fewer_are_read_at_once() -> None:
+    counts = []
+    for size in 0, 200, 100_000, 10_000_000:
+        one = owned()
+        assert one.count(500) == 16, "nothing is known yet"
+        one.bytes = 1 << 30
+        one.receive([(b"0-1", [b"body", b"v" * size])], False, lambda _: False)
+        one.deliver(100)
+        counts.append(one.count(500))
+    assert counts == [500, 500, 10, 1]
+
+
 def test_a_partition_that_is_asked_back_delivers_nothing() -> None:
     one = owned()
     one.receive(entries(1), True, lambda _: False)
