@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -54,6 +55,13 @@ def test_a_signal_ends_it_with_0_and_old_handlers_come_back(app: App, until: Unt
     assert app.run() == 0
     assert app.state == "CLOSED"
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+def test_the_collector_leaves_alone_what_was_there_at_the_start(app: App, until: Until, later: Any) -> None:
+    app.consumer("orders", group="g")(lambda payload: None)
+    later(lambda: until(lambda: gc.get_freeze_count() > 10_000), kill(signal.SIGTERM))
+    assert app.run() == 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_running_handler_may_finish(app: App, until: Until, later: Any) -> None:
