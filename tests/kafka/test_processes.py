@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mqsdk.config.load import load
+from tests.brokers.backlog import memory_stays_flat
 from tests.brokers.kafka import KafkaBroker
 from tests.processes import MQSDK, Running, mqsdk
 
@@ -119,3 +120,7 @@ def test_the_shipped_configuration_is_valid_in_every_profile(profile: str, tmp_p
     (cluster,) = found.clusters.values()
     assert cluster.backend == "kafka"
     assert "secret" not in repr(found)
+
+
+def test_memory_stays_flat_over_a_backlog(tmp_path: Path, kafka_broker: KafkaBroker) -> None:
+    memory_stays_flat(tmp_path, "kafka", kafka_broker.address)

@@ -13,6 +13,7 @@ from mqsdk.config.load import load
 from mqsdk.errors import CapabilityError
 from mqsdk.spi import Partition
 from mqsdk.testing import TestApp
+from tests.brokers.backlog import memory_stays_flat
 from tests.brokers.rabbitmq import RabbitServer
 from tests.brokers.shop import APP, opened_in, publish
 from tests.processes import MQSDK, Running, mqsdk
@@ -85,3 +86,7 @@ def test_the_shipped_configuration_is_valid_in_every_profile(profile: str, tmp_p
     (cluster,) = found.clusters.values()
     assert cluster.backend == "rabbitmq"
     assert "secret" not in repr(found)
+
+
+def test_memory_stays_flat_over_a_backlog(tmp_path: Path, rabbitmq: RabbitServer) -> None:
+    memory_stays_flat(tmp_path, "rabbitmq", rabbitmq.address)

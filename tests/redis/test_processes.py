@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mqsdk.config.load import load
+from tests.brokers.backlog import memory_stays_flat
 from tests.brokers.redis import RedisServer
 from tests.brokers.shop import APP, opened_in, publish
 from tests.processes import MQSDK, Running, environment, mqsdk, run
@@ -157,3 +158,12 @@ def test_the_demo_says_what_is_wrong_without_a_server(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "mqsdk doctor" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_memory_stays_flat_over_a_backlog(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = RedisServer(tmp_path / "server")
+    try:
+        memory_stays_flat(tmp_path, "redis", server.address)
+    finally:
+        server.stop()
