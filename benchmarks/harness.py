@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 PAYLOAD = (b'{"order":"7f3a9c","customer":"c-10442","items":[{"sku":"A-1","n":2},{"sku":"B-7","n":1}],"cents":12950,"note":"' + b"x" * 120)[
@@ -15,13 +16,17 @@ PAYLOAD = (b'{"order":"7f3a9c","customer":"c-10442","items":[{"sku":"A-1","n":2}
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a case. `target`: at least (or at most) so much; None: for comparison only. `over`: what it is divided by."""
+    """One figure of a case. `target`: at least (or at most) so much; None: for comparison only. `over`: what it is divided by.
+
+    musts: what it is divided by, and the ratio that it must reach (or not pass).
+    """
 
     name: str
     unit: str
     target: float | None = None
     at_most: bool = False
     over: tuple[str, ...] = ()
+    musts: Mapping[str, float] = field(default_factory=dict)
 
     def met(self, value: float) -> bool | None:
         if self.target is None:
@@ -31,11 +36,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, run in a fresh process in an empty folder. `run` returns a value for each metric."""
+    """One measurement, run in a fresh process in an empty folder. `run` returns a value for each metric.
+
+    broker: redis, rabbitmq or kafka: one that runs while cases need it, see `brokers`.
+    """
 
     name: str
     run: Callable[[], dict[str, float]]
     metrics: tuple[Metric, ...]
+    broker: str = ""
 
 
 class Counter:
@@ -73,3 +82,20 @@ def timed(work: Callable[[], object], count: int) -> float:
     began = time.perf_counter()
     work()
     return count / (time.perf_counter() - began)
+
+
+async def rate_async(value: Callable[[], int], total: int, timeout_s: float = 120.0, every_s: float = 0.002) -> float:
+    """As `rate`, for handlers of this thread's event loop."""
+    deadline = time.monotonic() + timeout_s
+    while value() == 0:
+        await _pause_async(every_s, deadline)
+    first, began = value(), time.perf_counter()
+    while value() < total:
+        await _pause_async(every_s, deadline)
+    return (total - first) / (time.perf_counter() - began)
+
+
+async def _pause_async(every_s: float, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError("the benchmark did not end in time")
+    await asyncio.sleep(every_s)

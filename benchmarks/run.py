@@ -1,7 +1,7 @@
 """`make bench`: every case in a process of its own, in interleaved rounds; medians, spread, ratios to raw loops and other libraries.
 
 python benchmarks/run.py                       all cases, three rounds
-python benchmarks/run.py --only publish,huey   some cases
+python benchmarks/run.py --only publish,huey   some cases; a name that is none stands for those that begin with it
 python benchmarks/run.py --rounds 1            a quick look
 
 Writes the table and a JSON file (--json FILE, default .make/bench.json). A figure that misses its target is marked; the exit code stays 0,
@@ -19,31 +19,43 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import backlog
+import broker_backlog
 import concurrency
 import footprint
+import frameworks
 import handlers
 import latency
 import peers
 import publish
+from brokers import Brokers
 from harness import Case, Metric
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES: dict[str, Case] = {
-    case.name: case for module in (publish, handlers, peers, latency, concurrency, footprint, backlog) for case in module.CASES
+    case.name: case
+    for module in (publish, handlers, peers, latency, concurrency, footprint, backlog, frameworks, broker_backlog)
+    for case in module.CASES
 }
+COMPARED = (
+    "redis", "hiredis", "pika", "kafka-python", "faststream", "aio-pika", "aiokafka", "dramatiq", "celery", "huey", "persist-queue",
+)  # fmt: skip
 # Set on machines of developers; a start without cached bytecode is not what a user has.
 DEVELOPMENT = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE")
 Values = dict[str, list[float]]
 
 
-def main() -> int:
+def main(cases: Mapping[str, Case] = CASES) -> int:
+    """cases: those to choose from."""
     parser = argparse.ArgumentParser(description="Benchmarks of mqsdk on this machine.")
-    parser.add_argument("--only", default="", help=f"cases, separated by commas: {', '.join(CASES)}")
+    parser.add_argument("--only", default="", help=f"cases or beginnings of their names, separated by commas: {', '.join(cases)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=ROOT / ".make" / "bench.json")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -51,14 +63,18 @@ def main() -> int:
     if chosen.case:
         print(json.dumps(CASES[chosen.case].run()))
         return 0
-    names = chosen.only.split(",") if chosen.only else list(CASES)
-    if unknown := [name for name in names if name not in CASES]:
-        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    values, failures = measure(names, chosen.rounds)
+    names = list(cases)
+    if chosen.only:
+        found = {word: chosen_by(word, cases) for word in chosen.only.split(",")}
+        if unknown := [word for word, some in found.items() if not some]:
+            parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(cases)}")
+        names = [name for some in found.values() for name in some]
+    with Brokers() as brokers:
+        values, failures = measure(names, chosen.rounds, brokers)
     rows = [row(metric, values) for name in names for metric in CASES[name].metrics if metric.name in values]
     show(rows)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
+    machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
     chosen.json.write_text(json.dumps({"machine": machine, "rounds": chosen.rounds, "rows": rows}, indent=2) + "\n")
     print(f"written to {os.path.relpath(chosen.json)}")
     for failure in failures:
@@ -66,14 +82,27 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def measure(names: list[str], rounds: int) -> tuple[Values, list[str]]:
+def versions() -> dict[str, str]:
+    """Of what is compared, as far as it is installed."""
+    found = {}
+    for name in COMPARED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def chosen_by(word: str, cases: Mapping[str, Case]) -> list[str]:
+    return [word] if word in cases else [name for name in cases if name.startswith(f"{word}-")]
+
+
+def measure(names: list[str], rounds: int, brokers: Brokers) -> tuple[Values, list[str]]:
     """Interleaved: every case once per round, so that a slow minute of the machine falls on all of them."""
     values: Values = defaultdict(list)
     failures = []
     for number in range(1, rounds + 1):
         for name in names:
             print(f"round {number}/{rounds}  {name}", file=sys.stderr)
-            done = one(name)
+            done = one(name, brokers.environment(CASES[name].broker))
             if done.returncode:
                 failures.append(f"{name} failed:\n{done.stderr[-800:]}")
                 continue
@@ -82,9 +111,10 @@ def measure(names: list[str], rounds: int) -> tuple[Values, list[str]]:
     return values, failures
 
 
-def one(name: str) -> subprocess.CompletedProcess[str]:
+def one(name: str, further: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("MQSDK_") and key not in DEVELOPMENT}
+        environ |= further
         environ["MQSDK_STATE"] = os.path.join(folder, "state")
         command = [sys.executable, str(Path(__file__).resolve()), "--case", name]
         return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
@@ -102,8 +132,13 @@ def row(metric: Metric, values: Values) -> dict[str, object]:
         "target": metric.target,
         "at_most": metric.at_most,
         "met": metric.met(median),
-        "ratios": {other: median / statistics.median(values[other]) for other in metric.over if other in values},
+        "ratios": {other: ratio(metric, other, values) for other in (*metric.over, *metric.musts) if other in values},
+        "musts": {other: must for other, must in metric.musts.items() if other in values},
     }
+
+
+def ratio(metric: Metric, other: str, values: Values) -> float:
+    return statistics.median(values[metric.name]) / statistics.median(values[other])
 
 
 def show(rows: list[dict[str, object]]) -> None:
@@ -125,8 +160,18 @@ def cells(found: dict[str, object]) -> tuple[str, ...]:
         f"{figure(found['low'])} - {figure(found['high'])}",
         target,
         "" if met is None else "met" if met else "[bold red]missed[/]",
-        ", ".join(f"{other} {ratio:.2g}" for other, ratio in ratios.items()),
+        ", ".join(compared(found, other, ratio) for other, ratio in ratios.items()),
     )
+
+
+def compared(found: dict[str, object], other: str, ratio: float) -> str:
+    musts, is_at_most = found["musts"], bool(found["at_most"])
+    assert isinstance(musts, dict)
+    if other not in musts:
+        return f"{other} {ratio:.3g}"
+    is_met = ratio <= musts[other] if is_at_most else ratio >= musts[other]
+    must = f"{'≤' if is_at_most else '≥'} {musts[other]:g}"
+    return f"{other} {ratio:.3g} ({must}{'' if is_met else ', [bold red]missed[/]'})"
 
 
 def figure(value: object) -> str:
