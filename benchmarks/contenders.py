@@ -21,7 +21,7 @@ BODY = (PAYLOAD * 2)[:200]
 TEXT = BODY.decode()
 IN_FLIGHT = 100
 READ = 500
-PULSES, WARM, RATE = 800, 100, 200
+PULSES, RATE, WARM_S = 1200, 200, 1.0
 LIMIT_S = 120.0
 
 
@@ -66,23 +66,24 @@ def stamps(count: int = PULSES) -> Callable[[], str | None]:
 
 
 def latency(contender: Contender, name: str, topic: str) -> tuple[float, float]:
-    """(p50, p99) in ms from before the publish in one process to the handler in another one."""
-    waits: list[float] = []
+    """(p50, p99) in ms from before the publish in one process to the handler in another one, once it has listened for WARM_S."""
+    heard: list[tuple[int, int]] = []
     done = threading.Event()
 
-    def heard(stamp: str) -> None:
-        waits.append((time.monotonic_ns() - int(stamp)) / 1e6)
-        if len(waits) == PULSES:
+    def hear(stamp: str) -> None:
+        heard.append((int(stamp), time.monotonic_ns()))
+        if len(heard) == PULSES:
             done.set()
 
-    threading.Thread(target=contender.listen, args=(heard,), daemon=True).start()
-    time.sleep(2.0)  # it joins meanwhile; the first stamps are not counted
-    command = [sys.executable, str(Path(__file__).with_name("frameworks.py")), "--pulse", name, topic]
-    publisher = subprocess.Popen(command)
+    threading.Thread(target=contender.listen, args=(hear,), daemon=True).start()
+    publisher = subprocess.Popen([sys.executable, str(Path(__file__).with_name("frameworks.py")), "--pulse", name, topic])
     try:
-        if not done.wait(60.0):
-            raise TimeoutError(f"{len(waits)} of {PULSES} stamps arrived")
+        if not done.wait(LIMIT_S):
+            raise TimeoutError(f"{len(heard)} of {PULSES} stamps arrived")
     finally:
-        publisher.wait(30.0)
-    counted = sorted(waits[WARM:])
-    return statistics.median(counted), counted[len(counted) * 99 // 100]
+        publisher.wait(LIMIT_S)
+    begin = heard[0][1] + int(WARM_S * 1e9)
+    waits = sorted((came - sent) / 1e6 for sent, came in heard if sent > begin)
+    if len(waits) < PULSES / 4:
+        raise RuntimeError(f"only {len(waits)} stamps were sent after it had listened for {WARM_S} s")
+    return statistics.median(waits), waits[len(waits) * 99 // 100]

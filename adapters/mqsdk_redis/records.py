@@ -73,22 +73,20 @@ class RedisRecord(Record):
 
 def _taken_apart(fields: Sequence[bytes]) -> tuple[bytes | None, bytes, bytes, Sequence[bytes]]:
     """(key, payload, `mq` or b"", other headers) of an entry in any shape."""
-    if len(fields) >= 6 and fields[4] == PACKED and fields[2] == KEY and fields[0] == BODY and fields[5].startswith(_FORMAT):
-        return fields[3], fields[1], fields[5], fields[6:]
+    at = 4 if len(fields) >= 6 and fields[2] == KEY else 2
+    if len(fields) >= at + 2 and fields[0] == BODY and fields[at] == PACKED and fields[at + 1].startswith(_FORMAT):
+        return fields[3] if at == 4 else None, fields[1], fields[at + 1], fields[at + 2 :]
     pairs = list(zip(fields[::2], fields[1::2], strict=True))
-    # The first of the two: a header of the user may be called `mq`, and ours stand before it.
-    name, packed = next((pair for pair in pairs if pair[0] == ID or (pair[0] == PACKED and pair[1].startswith(_FORMAT))), (b"", b""))
-    if not name and len(pairs) == 1:
+    # The first of the two that comes: a header of the user may be called `mq`, and ours stand before it.
+    mark = next((at for at, (name, item) in enumerate(pairs) if name == ID or (name == PACKED and item.startswith(_FORMAT))), None)
+    if mark is None and len(pairs) == 1:
         return None, pairs[0][1], b"", ()
-    return _picked(pairs, KEY if name else FOREIGN_KEY, packed if name == PACKED else b"")
-
-
-def _picked(pairs: Sequence[tuple[bytes, bytes]], key_name: bytes, packed: bytes) -> tuple[bytes | None, bytes, bytes, Sequence[bytes]]:
-    """The first field of each name that means something; further ones are headers."""
+    packed = pairs.pop(mark)[1] if mark is not None and pairs[mark][0] == PACKED else b""
+    key_name = FOREIGN_KEY if mark is None else KEY
     found: dict[bytes, bytes] = {}
     rest: list[bytes] = []
-    for name, item in pairs:
-        if name not in found and (name in (BODY, key_name) or (packed and name == PACKED and item == packed)):
+    for name, item in pairs:  # the first of each name that means something; further ones are headers
+        if name in (BODY, key_name) and name not in found:
             found[name] = item
         else:
             rest += (name, item)
