@@ -26,7 +26,7 @@ def memory(broker: str, made: type[our_sdk.Sdk]) -> tuple[float, float]:
     """(highest MB, growth in % from after the warm-up to then)."""
     topic = topic_of(broker)
     sdk = made(brokers.address(), topic)
-    sdk.publish(BACKLOG)
+    sdk.publish(BACKLOG, at_once=2000)
     Path("hello.py").write_text(CONSUMER.format(topic=topic))
     process = started()
     time.sleep(WARM_S)

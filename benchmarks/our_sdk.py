@@ -37,13 +37,13 @@ class Sdk:
     def _app(self) -> App:
         return App(config=self._file)
 
-    def publish(self, count: int) -> float:
+    def publish(self, count: int, at_once: int = IN_FLIGHT) -> float:
         with self._app() as app:
             app.publish(self._topic, BODY, key="k0")  # connects, and makes the topic
-            items = [BODY] * IN_FLIGHT
+            items = [BODY] * at_once
 
             def work() -> None:
-                for _ in range(count // IN_FLIGHT):
+                for _ in range(count // at_once):
                     app.publish_many(self._topic, items)
 
             return timed(work, count)

@@ -117,7 +117,7 @@ def one(name: str, further: Mapping[str, str]) -> subprocess.CompletedProcess[st
         environ |= further
         environ["MQSDK_STATE"] = os.path.join(folder, "state")
         command = [sys.executable, str(Path(__file__).resolve()), "--case", name]
-        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=900)
 
 
 def row(metric: Metric, values: Values) -> dict[str, object]:
