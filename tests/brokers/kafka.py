@@ -118,7 +118,11 @@ class KafkaBroker:
         self._process: subprocess.Popen[bytes] | None = None
         if seat is None:
             self.prepare()
-            self.start()
+            try:
+                self.start()
+            except BaseException:
+                self.kill()  # one that does not answer in time goes on starting
+                raise
 
     @property
     def address(self) -> str:
