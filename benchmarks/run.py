@@ -113,6 +113,7 @@ def measure(names: list[str], rounds: int, brokers: Brokers) -> tuple[Values, li
                 continue
             for metric, value in json.loads(done.stdout.splitlines()[-1]).items():
                 values[metric].append(value)
+                print(f"{metric:>40} {figure(value)}", file=sys.stderr)
     return values, failures
 
 
