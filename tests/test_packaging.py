@@ -41,7 +41,7 @@ def test_the_wheel_ships_mqsdk_and_its_adapters_and_nothing_else(wheel: Path) ->
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis"}
     assert {f"{top}/py.typed" for top in ("mqsdk", "mqsdk_kafka", "mqsdk_log", "mqsdk_rabbitmq", "mqsdk_redis")} <= set(names)
-    assert "mqsdk_redis/lua/read.lua" in names
+    assert "mqsdk_redis/lua/settle.lua" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
