@@ -16,6 +16,7 @@ from mqsdk.message import Origin
 from mqsdk.names import DEAD_LETTERS
 from mqsdk.spi.events import Outcome, Partition, Progress, Record
 
+ReleaseAs = Literal["retry", "dead_letter", "drop"]
 FailureKind = Literal["error", "retry", "reject", "undecodable", "timeout"]
 
 
@@ -169,6 +170,17 @@ class Pause(NamedTuple):
     paused: bool
 
 
+class Release(NamedTuple):
+    """Free halted messages: of these keys, or all of them. Answered by Released(token).
+
+    outcome: run it anew from its first attempt, make it a dead letter, or let it go.
+    """
+
+    token: int
+    outcome: ReleaseAs
+    keys: tuple[bytes | None, ...] | None = None
+
+
 class Drain(NamedTuple):
     """Start nothing new; when nothing runs any more, or at the deadline (monotonic seconds), settle and answer Drained."""
 
@@ -221,6 +233,19 @@ class Copy(NamedTuple):
     extra: tuple[tuple[str, str], ...]
 
 
+class Released(NamedTuple):
+    """A Release was carried out and its effect is stored. freed: halted messages that it let go of.
+
+    left: those that it may have meant and left alone: they are not read yet, or their partition is being handed back. lost: partitions
+    that went to another owner before the effect was stored there; what was freed of them may be halted still.
+    """
+
+    token: int
+    freed: int
+    left: int = 0
+    lost: int = 0
+
+
 class Report(NamedTuple):
     """Tell observers, metrics and logs."""
 
@@ -237,4 +262,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Released | Report | Drained

@@ -7,8 +7,8 @@ when its turn comes it is put into `due`, and whoever owns the queue decides whe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from types import MappingProxyType
 
 from mqsdk.spi.events import Record
@@ -85,6 +85,13 @@ class Fifo:
 
     def unblock(self, key: Key) -> None:
         """The opposite of `block`."""
+
+    def everything(self) -> Iterator[Record]:
+        """All that has not been taken out."""
+        for index, chunk in enumerate(self._chunks):
+            yield from chunk[self._at if index == 0 else 0 :]
+        yield from self.again
+        yield from self.due
 
     def available(self, limit: int) -> int:
         """How many records a take(limit) would give."""
@@ -243,6 +250,10 @@ class Lanes:
     def unblock(self, key: Key) -> None:
         """The opposite of `block`; what waits goes on waiting."""
         self._blocked.discard(key)
+
+    def everything(self) -> Iterator[Record]:
+        """All that has not been taken out."""
+        yield from chain(self._ready, *self._waiting.values(), self._aside.values(), self.again, self.due)
 
     def available(self, limit: int) -> int:
         """How many records a take(limit) would give; limit when there are more. O(limit)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
-from mqsdk.events import BreakerChanged, Dropped, GapSeen
+from mqsdk.events import BreakerChanged, Dropped, Freed, GapSeen, Halted
 from mqsdk.spi import events as spi
 from tests.core.broken import Broken
 from tests.core.limit_model import LimitModel
@@ -79,6 +79,7 @@ class Simulation(World):
 
     def _started(self, job: act.Job, record: spi.Record) -> None:
         self.limit_model.started(job)
+        self.halt_model.started(self.index(job.partition), record.position)
         number, epoch = self.index(job.partition), job.origin.epoch
         where, cursor = (number, record.position), self.cursors[number]
         if (number, epoch, record.position, self.process) in self.ok:
@@ -165,6 +166,7 @@ class Simulation(World):
             if self.drain_by is not None or not self.gates.get((number, job.origin.epoch)):
                 raise Broken("a job is given out after drain began or under an ownership that is over")
             self.limit_model.given(job)
+            self.halt_model.given(number)
             self.waiting.append(Task(job, deque(job.records), self.process))
         elif isinstance(action, act.Recall):
             for task in (*self.tasks, *self.waiting):
@@ -176,21 +178,31 @@ class Simulation(World):
             self.gates[number, action.epoch] = False
             if action.epoch == self.cursors[number].epoch:
                 self.cursors[number].credit = 0
+            else:  # what the old owner halted last is of no account: the next one has begun with what was saved
+                self.halt_model.assigned(number, self.cursors[number])
         elif isinstance(action, act.Settle):
             self._settle(action.progress)
         elif isinstance(action, act.Credit):
             self.cursors[self.index(action.partition)].credit = action.records
         elif isinstance(action, act.Copy):
             self._copy(action)
+        elif isinstance(action, act.Report) and isinstance(action.event, Halted | Freed):
+            self._halted_or_freed(action.event)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
             self.final.add(place(action.event.message_id))
         elif isinstance(action, act.Report) and isinstance(action.event, GapSeen):
             number = self.index(spi.Partition(action.event.topic, action.event.partition))
             self.final |= {(number, position) for position in range(action.event.start, action.event.stop)}
+            self.halt_model.lost(number, range(action.event.start, action.event.stop))
         elif isinstance(action, act.Drained):
             self.drained = action
             if not self.ending:
                 self._fault_crash()
+
+    def _halted_or_freed(self, event: Halted | Freed) -> None:
+        number = event.partition + (self.partitions if event.redriven else 0)
+        self.halt_model.reported(number, event)
+        self.failed_at.pop((number, event.position), None)  # a release begins with the first attempt
 
     def _copy(self, copy: act.Copy) -> None:
         where, process = place(str(copy.record.id)), self.process

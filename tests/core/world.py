@@ -13,6 +13,7 @@ from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
 from tests.core import limit_model
 from tests.core.broken import Broken
+from tests.core.halt_model import HaltModel
 
 TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2
@@ -51,6 +52,9 @@ class World:
             is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)), retry=RETRY if rng.random() < 0.5 else None,
         )  # fmt: skip
         ended: OnExhausted = rng.choice(("dead_letter", "drop"))
+        self.halts = Random(f"halts of {seed}")
+        if self.spec.sparse_bytes == 4096 and self.halts.random() < 0.5:
+            ended = "halt_key" if self.spec.ordered and self.halts.random() < 0.7 else "halt_partition"
         policy = RetryPolicy(attempts=rng.choice((1, 2, 4)), backoff=Backoff(BASE_S, max=MAX_S), on_exhausted=ended)
         self.tuning = act.Tuning(
             concurrency=rng.choice((1, 2, 4)), in_flight_records=rng.choice((1, 3, 8, 100)), span_records=rng.choice((5, 1000)),
@@ -60,6 +64,7 @@ class World:
         self.heap: list[tuple[float, float, Callable[[], None]]] = []
         self.inbox: list[Any] = []
         self.healed = self.ending = False
+        self.releases = 0
         self.process = 0
         self.drain_by: float | None = None
         self.drained: act.Drained | None = None
@@ -70,6 +75,7 @@ class World:
         self.failed_at: dict[tuple[int, int], tuple[int, float]] = {}
         self.marks: dict[tuple[int, int], int] = {}
         self.gates: dict[tuple[int, int], bool] = {}
+        self.halt_model = HaltModel()
         self._schedule_faults()
 
     # --- the world --------------------------------------------------------------------------------------------------------------
@@ -113,6 +119,16 @@ class World:
             for _ in range(self.rng.randint(1, 2)):
                 self.after(self.rng.random() * 0.6, getattr(self, f"_fault_{name}"))
         self.after(0.8, self._heal)
+        self._release()
+
+    def _release(self) -> None:
+        """A person looks after what is halted, now and then; when all faults are healed, so that everything ends."""
+        if self.tuning.retry.on_exhausted.startswith("halt"):
+            self.after(self.halts.choice((0.05, 0.3)), self._release)
+            outcomes: tuple[act.ReleaseAs, ...] = ("dead_letter", "drop") if self.healed else ("retry", "retry", "dead_letter", "drop")
+            keys = None if self.healed or self.halts.random() < 0.5 else (self.halts.choice((None, b"a", b"b")),)
+            self.releases += 1
+            self.inbox.append(act.Release(self.releases, self.halts.choice(outcomes), keys))
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self.heap, (self.now + seconds, self.rng.random(), call))
@@ -133,6 +149,7 @@ class World:
         cursor.epoch += 1
         cursor.owned, cursor.read_to, cursor.credit = True, cursor.position, 0
         self.gates[number, cursor.epoch] = True
+        self.halt_model.assigned(number, cursor)
         self.marks[number, cursor.epoch] = cursor.position
         self.inbox.append(spi.Assigned(self.part(number), cursor.epoch, cursor.position, cursor.sparse))
         self.after(0.001, lambda: self._deliver(number, cursor.epoch, process))
@@ -257,6 +274,9 @@ class World:
 
     def _fault_retune(self) -> None:
         values: dict[str, object] = {"concurrency": self.rng.choice((1, 3)), "in_flight_records": self.rng.choice((1, 5, 50))}
+        if self.halts.random() < 0.5:
+            policy = self.tuning.retry
+            values["retry"] = RetryPolicy(policy.attempts + 1, policy.backoff, policy.on_exhausted)
         if self.limits.random() < 0.5:
             values |= limit_model.draw(self.limits)
         self.tuning = replace(self.tuning, **values)  # type: ignore[arg-type]
