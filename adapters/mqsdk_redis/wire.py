@@ -61,7 +61,7 @@ class Scripts:
         self.read, self.settle = Script("read", "size"), Script("settle")
         self.acquire, self.restore, self.renew, self.release = Script("acquire"), Script("restore"), Script("renew"), Script("release")
         self.tail, self.place = Script("tail", "size"), Script("place")
-        self.member, self.state, self.trim = Script("member"), Script("state"), Script("trim")
+        self.member, self.state, self.trim, self.amend = Script("member"), Script("state"), Script("trim"), Script("amend")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]
 
 

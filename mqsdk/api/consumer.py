@@ -117,6 +117,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
         raise DeclarationError(problem, where=where)
     size, wait_s = _batch(options.get("batch"), where)
     _check_isolation_name(options, where)
+    _check_halt(options, where)
     return {
         "topic": topic,
         "group": options["group"],
@@ -175,11 +176,24 @@ def _retry(value: object, consumer: str, where: str) -> RetryPolicy:
         return RetryPolicy(attempts=value)
     if not isinstance(value, RetryPolicy):
         raise DeclarationError(f"`retry` is a RetryPolicy or the attempts in total, not {type(value).__name__}", where=where)
-    if value.on_exhausted in ("halt_key", "halt_partition"):
-        raise _unsupported(f'on_exhausted="{value.on_exhausted}"', value.on_exhausted, consumer, where, 'use "dead_letter" or "drop"')
     if value.dlq_follow_key:
         raise _unsupported("dlq_follow_key=True", "dlq_follow_key", consumer, where, "leave it out")
     return value
+
+
+def _check_halt(options: Mapping[str, Any], where: str) -> None:
+    retry = options.get("retry")
+    if not isinstance(retry, RetryPolicy) or not retry.halts:
+        return
+    name = f'on_exhausted="{retry.on_exhausted}"'
+    if options.get("broadcast"):
+        raise DeclarationError(f"{name}: a broadcast keeps no progress, so nothing would remember the halt", where=where)
+    if retry.on_exhausted == "halt_key" and not options.get("ordered"):
+        raise DeclarationError(
+            f"{name} needs `ordered=True`: without it no message waits for its key",
+            where=where,
+            fix='add ordered=True, or use "halt_partition" or "dead_letter"',
+        )
 
 
 def _broadcast(options: Mapping[str, Any], where: str) -> bool:

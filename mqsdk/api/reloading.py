@@ -65,6 +65,7 @@ def _refuse(session: Session, new: Configuration, changes: Sequence[Change], top
         if change.applies == "restart"
     ]
     problems += _moved_topics(session.configuration, new, topics)
+    problems += session.supervisor.refused(new)
     if problems:
         raise ConfigError.of(problems)
 

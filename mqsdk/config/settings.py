@@ -118,8 +118,8 @@ class RetryKeys(Block):
 
     attempts: Annotated[int, kinds.whole(1, 1_000_000)] = live(10, "attempts in total, the first one included")
     backoff: BackoffKeys = block(BackoffKeys)
-    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", later=("halt_key", "halt_partition"))] = live(
-        "dead_letter", "after the last attempt: dead_letter or drop (halt_key and halt_partition are not built in this version)"
+    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", "halt_key", "halt_partition")] = live(
+        "dead_letter", "after the last attempt: dead_letter, drop, halt_key (ordered consumers) or halt_partition"
     )
     dlq_follow_key: Annotated[bool, kinds.BeforeValidator(_no_follow), kinds.flag()] = live(
         False, "later messages of a key with dead letters follow them; true is not built in this version"

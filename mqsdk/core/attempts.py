@@ -124,14 +124,9 @@ def _end(policy: RetryPolicy, reason: Reason) -> End:
             return DeadLetter(reason)
 
 
-def halts(policy: RetryPolicy) -> bool:
-    """Whether the policy may stop a key or a partition."""
-    return policy.on_exhausted in ("halt_key", "halt_partition")
-
-
 def accept(tuning: Tuning, spec: Spec) -> Tuning:
     """The same tuning. Raises ValueError for what a machine cannot carry out: a halt must never turn into something else."""
-    if halts(tuning.retry) and spec.sparse_bytes < HALT_BYTES:
+    if tuning.retry.halts and spec.sparse_bytes < HALT_BYTES:
         raise ValueError(f"on_exhausted={tuning.retry.on_exhausted!r} needs a backend that remembers it")
     if tuning.retry.on_exhausted == "halt_key" and not spec.ordered:
         raise ValueError("on_exhausted='halt_key' needs ordered=True")

@@ -6,14 +6,14 @@ beside the watermark (`halts_that_fit`); the one that reaches that number stops 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from mqsdk.core import deadletter
-from mqsdk.core.actions import Release, Released
+from mqsdk.core import deadletter, sparse
+from mqsdk.core.actions import Release, ReleaseAs, Released
 from mqsdk.core.attempts import Attempt, HaltKey, HaltPartition
 from mqsdk.core.desk import Desk
-from mqsdk.core.parking import DEAD_LETTER, DROP, KEY, PARTITION
+from mqsdk.core.parking import DEAD_LETTER, DROP, HALTS, KEY, PARTITION
 from mqsdk.core.partition import Ownership
 from mqsdk.events import Freed, Halted
 from mqsdk.spi.events import Record
@@ -26,6 +26,27 @@ ENDS = {"retry": 0, "dead_letter": DEAD_LETTER, "drop": DROP}
 def halts_that_fit(sparse_bytes: int) -> int:
     """Halts that one partition remembers; the last of them stops it."""
     return sparse_bytes // BYTES_PER_HALT
+
+
+def saved_halts(blob: bytes) -> Mapping[int, tuple[int, int]]:
+    """Positions that wait for a release, by what an owner has saved: (kind, failed attempts)."""
+    saved = sparse.decode(blob, sparse.watermark_of(blob))
+    return {position: (kind, saved.attempts.get(position, 0)) for position, kind in saved.halts.items() if kind in HALTS}
+
+
+def amended(blob: bytes, positions: Collection[int], outcome: ReleaseAs, limit: int) -> bytes:
+    """What an owner has saved, with these positions released: the next owner carries it out. At most `limit` bytes."""
+    watermark = sparse.watermark_of(blob)
+    saved = sparse.decode(blob, watermark)
+    halts = {position: ENDS[outcome] if position in positions else kind for position, kind in saved.halts.items()}
+    forgotten = positions if outcome == "retry" else ()
+    attempts = {position: failed for position, failed in saved.attempts.items() if position not in forgotten}
+    suspicion = saved.suspicion
+    if suspicion is not None:
+        crashes = {position: count for position, count in suspicion.crashes.items() if position not in forgotten}
+        suspicion = suspicion._replace(crashes=crashes)
+    kept = {position: kind for position, kind in halts.items() if kind}
+    return sparse.encode(watermark, saved.ranges, attempts, limit, suspicion, kept)
 
 
 class _Asked(NamedTuple):

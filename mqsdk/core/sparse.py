@@ -149,6 +149,16 @@ def decode(blob: bytes, watermark: int) -> Saved:
         return Saved()
 
 
+def watermark_of(blob: bytes) -> int:
+    """The watermark that a blob belongs to; 0 for what is none of ours."""
+    if len(blob) <= _HEAD or blob[:1] not in (VERSION, WITH_HALTS):
+        return 0
+    try:
+        return _Reader(blob, _HEAD, 0).number()
+    except (ValueError, IndexError):
+        return 0
+
+
 def _decode(reader: _Reader, has_halts: bool) -> Saved:
     if reader.number() != reader.watermark:
         return Saved()

@@ -13,6 +13,7 @@ from mqsdk.core.machine import Machine
 from mqsdk.errors import CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.environment import Declared
+from mqsdk.runtime.halts import check_halts
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
@@ -38,6 +39,7 @@ class Launcher:
         except PublishRejected as error:
             raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
         check_capabilities(declared, backend.capabilities, cluster)
+        check_halts(declared, self._owner.tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
             group=declared.group,

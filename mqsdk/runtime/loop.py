@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import count
 from typing import Protocol
 
 from mqsdk.core.actions import (
@@ -23,6 +25,9 @@ from mqsdk.core.actions import (
     Finished,
     Pause,
     Recall,
+    Release,
+    ReleaseAs,
+    Released,
     Report,
     Retuned,
     Run,
@@ -86,7 +91,7 @@ class _Exchange:
 
 
 class ConsumerLoop:
-    """Runs one consumer. `retune`, `pause`, `drain`, `view` and `running` may be called from any thread; the rest is the loop's own."""
+    """Runs one consumer. What stands under control, `view` and `running` may be called from any thread; the rest is the loop's own."""
 
     def __init__(
         self,
@@ -121,6 +126,8 @@ class ConsumerLoop:
         self._handed_back: set[tuple[Partition, int]] = set()  # whose final settle has no answer yet
         self._asked_exchanges: deque[_Exchange] = deque()
         self._exchange: _Exchange | None = None
+        self._tokens = count()
+        self._releases: dict[int, Future[Released]] = {}
         self._drained: Drained | None = None
         self._closed = False
         self._asked_restart: MqError | None = None
@@ -154,6 +161,14 @@ class ConsumerLoop:
         for gate in list(self._gates.values()):  # at once, not at the loop's next round; the machine's Fence follows
             gate.valid_until = 0.0
         self._tell(Drain(deadline))
+
+    def release(self, outcome: ReleaseAs, keys: Sequence[bytes | None] | None) -> Future[Released]:
+        """Free halted messages of these keys, of all with None. The future ends when what it did is stored; not at all if the loop ends."""
+        done: Future[Released] = Future()
+        token = next(self._tokens)
+        self._releases[token] = done
+        self._tell(Release(token, outcome, None if keys is None else tuple(keys)))
+        return done
 
     def exchange(self, deadline: float, done: Callable[[], None]) -> None:
         """Hand everything back in order and go on with what `connect` gives then: the cluster has another client.
@@ -336,6 +351,8 @@ class ConsumerLoop:
             self._copy(action)
         elif isinstance(action, Report):
             self._observe(action.event)
+        elif isinstance(action, Released):
+            self._releases.pop(action.token).set_result(action)
         elif isinstance(action, Drained):
             self._drained = action
 

@@ -91,8 +91,6 @@ def test_a_consumer_without_anything_is_explained() -> None:
 
 
 UNBUILT: dict[str, tuple[dict[str, Any], str]] = {
-    "halt_key": ({"retry": RetryPolicy(on_exhausted="halt_key")}, "halt_key"),
-    "halt_partition": ({"retry": RetryPolicy(on_exhausted="halt_partition")}, "halt_partition"),
     "dlq_follow_key": ({"retry": RetryPolicy(dlq_follow_key=True)}, "dlq_follow_key"),
 }
 
@@ -404,8 +402,24 @@ def test_the_objects_of_a_declaration_refuse_bad_values(make: Callable[[], Any])
 def test_only_what_this_version_does_is_offered_for_the_end_of_attempts() -> None:
     with pytest.raises(DeclarationError) as caught:
         RetryPolicy(on_exhausted="forget")  # type: ignore[arg-type]
-    assert caught.value.what == '`on_exhausted` is "dead_letter" or "drop"'
-    assert "halt_key and halt_partition are known and not supported" in caught.value.fix
+    assert caught.value.what == '`on_exhausted` is "dead_letter", "drop", "halt_key" or "halt_partition"'
+
+
+@pytest.mark.parametrize(
+    ("halt", "options", "what"),
+    [
+        ("halt_key", {}, "needs `ordered=True`"),
+        ("halt_partition", {"broadcast": True}, "keeps no progress"),
+        ("halt_key", {"ordered": True, "broadcast": True}, "keeps no progress"),
+    ],
+)
+def test_a_halt_that_cannot_be_kept_is_refused_at_the_decorator(halt: Any, options: dict[str, Any], what: str) -> None:
+    with pytest.raises(DeclarationError, match=what):
+        App().consumer("orders", group="billing", retry=RetryPolicy(on_exhausted=halt), **options)(good)
+
+
+def test_an_unordered_consumer_may_halt_its_partition() -> None:
+    App().consumer("orders", group="billing", retry=RetryPolicy(on_exhausted="halt_partition"))(good)
 
 
 def test_a_wrong_name_of_an_app_is_told_by_its_type() -> None:

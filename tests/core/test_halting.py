@@ -26,7 +26,8 @@ def policy(halt: OnExhausted = "halt_key", attempts: int = 1) -> act.Tuning:
 
 
 def driver(halt: OnExhausted = "halt_key", attempts: int = 1, **spec: Any) -> Driver:
-    return Driver(**{"ordered": True, "sparse_bytes": 4096, "tuning": policy(halt, attempts)} | spec)
+    given: dict[str, Any] = {"ordered": True, "sparse_bytes": 4096, "tuning": policy(halt, attempts)} | spec
+    return Driver(**given)
 
 
 def fail(at: Driver, job: act.Job, kind: act.FailureKind = "error") -> None:
