@@ -110,6 +110,7 @@ def needs(declaration: Any) -> list[str]:
         "ordered": declaration.ordered,
         "history": declaration.start == "earliest",
         "by_time": declaration.start not in (None, "earliest", "latest"),
+        "attempts": getattr(declaration.tuning.get("retry"), "halts", False),
     }
     return [name for name, wanted in asked.items() if wanted]
 

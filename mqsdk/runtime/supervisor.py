@@ -196,11 +196,14 @@ class Supervisor:
         found = [loop for declared, loop in self.loops if (declared.topic, declared.group) == (topic, group)]
         if not found:
             raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
+        deadline = self.environment.clock.mono() + timeout_s
+        futures = [loop.release(outcome, keys) for loop in found]
         try:
-            return found[0].release(outcome, keys).result(timeout_s)
+            done = [future.result(max(0.0, deadline - self.environment.clock.mono())) for future in futures]
         except TimeoutError:
             what = f"consumer {topic}/{group} has not stored the release within {timeout_s:g} s: it may still do"
             raise StateError(what, fix=f"look at `mqsdk groups {topic}`", state="RUNNING") from None
+        return Released(0, sum(one.freed for one in done), sum(one.left for one in done), sum(one.lost for one in done))
 
     def refused(self, configuration: Configuration) -> list[Problem]:
         """What a new configuration asks of running consumers that they or their clusters cannot do."""
