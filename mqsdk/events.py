@@ -21,7 +21,7 @@ class Retried(NamedTuple):
 
 
 class DeadLettered(NamedTuple):
-    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable or crash_loop."""
+    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable, crash_loop or followed."""
 
     topic: str
     group: str

@@ -73,7 +73,7 @@ def _diff(session: Session, report: dict[str, list[dict[str, Any]]], new: Config
 def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], configuration: Configuration, app: App) -> list[dict[str, Any]]:
     """One row per consumer: its cluster and what it needs. What cannot work becomes a problem."""
     from mqsdk.api.session import Session as Opened
-    from mqsdk.runtime.halts import check_halts
+    from mqsdk.runtime.halts import check_retries
     from mqsdk.runtime.launching import check_capabilities
 
     opened = Opened(configuration, environment(session), app._name or configuration.app)
@@ -96,7 +96,7 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
             )
             _collect(
                 report,
-                lambda one=built, cluster=cluster: check_halts(
+                lambda one=built, cluster=cluster: check_retries(
                     one, opened.supervisor.tuning(one), environment(session).make_backend(cluster).capabilities, cluster.name
                 ),
                 key,

@@ -107,12 +107,6 @@ class BackoffKeys(Block):
     jitter: Annotated[float, kinds.number(0, 1)] = live(0.2, "a wait is up to this share longer, by chance")
 
 
-def _no_follow(value: object) -> object:
-    if value is True or value == "true":
-        raise ValueError("is not built in this version of mqsdk: leave it out or write false")
-    return value
-
-
 class RetryKeys(Block):
     """How often and when a failed message runs again, and what then."""
 
@@ -121,9 +115,7 @@ class RetryKeys(Block):
     on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", "halt_key", "halt_partition")] = live(
         "dead_letter", "after the last attempt: dead_letter, drop, halt_key (ordered consumers) or halt_partition"
     )
-    dlq_follow_key: Annotated[bool, kinds.BeforeValidator(_no_follow), kinds.flag()] = live(
-        False, "later messages of a key with dead letters follow them; true is not built in this version"
-    )
+    dlq_follow_key: Flag = live(False, "ordered consumers: later messages of a key that has dead letters follow them")
 
 
 class InFlightKeys(Block):

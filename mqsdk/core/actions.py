@@ -6,7 +6,7 @@ queue operation per job, not per message) and lose nothing: the runtime takes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -181,6 +181,13 @@ class Release(NamedTuple):
     keys: tuple[bytes | None, ...] | None = None
 
 
+class Letters(NamedTuple):
+    """keys: those that have dead letters which are not done, as far as was stored at `asked_at` (monotonic seconds)."""
+
+    asked_at: float
+    keys: Collection[bytes]
+
+
 class Drain(NamedTuple):
     """Start nothing new; when nothing runs any more, or at the deadline (monotonic seconds), settle and answer Drained."""
 
@@ -246,6 +253,10 @@ class Released(NamedTuple):
     lost: int = 0
 
 
+class AskLetters(NamedTuple):
+    """Read which keys have dead letters; answered by Letters, asked at a moment from now on."""
+
+
 class Report(NamedTuple):
     """Tell observers, metrics and logs."""
 
@@ -262,4 +273,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Released | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Released | AskLetters | Report | Drained

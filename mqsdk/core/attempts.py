@@ -8,7 +8,7 @@ from typing import Literal
 from mqsdk.core.actions import Failure, Spec, Tuning
 from mqsdk.core.retry import RetryPolicy
 
-Reason = Literal["exhausted", "rejected", "undecodable", "crash_loop"]
+Reason = Literal["exhausted", "rejected", "undecodable", "crash_loop", "followed"]
 
 _AT_ONCE: dict[str, Reason] = {"reject": "rejected", "undecodable": "undecodable"}
 

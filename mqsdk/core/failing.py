@@ -8,6 +8,7 @@ from mqsdk.core import attempts, deadletter
 from mqsdk.core.actions import Copy, CopyDone, Failure
 from mqsdk.core.attempts import Attempt, DeadLetter, Drop, HaltKey, HaltPartition, RetryAfter
 from mqsdk.core.desk import Desk
+from mqsdk.core.following import Following
 from mqsdk.core.halting import Halting
 from mqsdk.core.parking import DEAD_LETTER, DROP, HALTS
 from mqsdk.core.partition import Ownership
@@ -15,6 +16,7 @@ from mqsdk.events import DeadLetterDelayed, DeadLettered, Dropped, Retried
 from mqsdk.spi.events import Outcome, Record, Rejected, Stored
 
 COPY_FIRST_S, COPY_LONGEST_S = 1.0, 30.0
+FOLLOWED = "an earlier message of its key is a dead letter"
 USED_UP = "attempts used up before this owner took over"
 CRASHED = "the process ended {} times while this message ran, the last time alone"
 
@@ -33,7 +35,9 @@ class _Copying:
         self.tries = 0
 
 
-def _error(attempt: Attempt) -> str:
+def _error(attempt: Attempt, reason: str = "") -> str:
+    if reason == "followed":
+        return FOLLOWED
     if attempt.crashes > attempts.CRASHES_ALONE:
         return CRASHED.format(attempt.crashes)
     return attempt.error or USED_UP
@@ -49,9 +53,10 @@ def _decided(kind: int, attempt: Attempt) -> DeadLetter | Drop | None:
 class Failing:
     """Retries and dead letters of one consumer. `changed(now, ownership)` is called when records became ready or settled."""
 
-    def __init__(self, desk: Desk, halting: Halting, changed: Callable[[float, Ownership], None]) -> None:
+    def __init__(self, desk: Desk, halting: Halting, following: Following, changed: Callable[[float, Ownership], None]) -> None:
         self._desk = desk
         self._halting = halting
+        self._following = following
         self._changed = changed
         self._copies: dict[int, _Copying] = {}
 
@@ -110,6 +115,8 @@ class Failing:
             self._halting.hold(now, ownership, record, kind)
             return
         ended = _decided(kind, attempt) or attempts.ended(policy, attempt)
+        if kind == 0 and self._following.follows(ownership, record):
+            ended = DeadLetter("followed")
         if isinstance(ended, HaltKey | HaltPartition):
             self._halting.halt(now, ownership, record, attempt, ended, _error(attempt))
             return
@@ -148,7 +155,7 @@ class Failing:
 
     @staticmethod
     def _why(attempt: Attempt, verdict: DeadLetter) -> tuple[int, str, str]:
-        return attempt.failed, verdict.reason, _error(attempt)
+        return attempt.failed, verdict.reason, _error(attempt, verdict.reason)
 
     def _letter(self, now: float, ownership: Ownership, record: Record, attempt: Attempt, reason: str) -> Copy:
         desk = self._desk
@@ -159,7 +166,7 @@ class Failing:
             record,
             attempts=attempt.failed,
             reason=reason,
-            error=_error(attempt),
+            error=_error(attempt, reason),
             first_at_ms=desk.wall_ms(first),
             last_at_ms=desk.wall_ms(last),
         )
@@ -190,6 +197,7 @@ class Failing:
             names = deadletter.names(ownership.origin, record)
             place = ownership.attempts[record.position].place if record.position in ownership.attempts else ""
             self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error, place))
+            self._following.stored(now, ownership, record)
             self._settle(now, ownership, record)
         else:
             self._delay(now, copying, event.outcome)

@@ -86,6 +86,13 @@ class Fifo:
     def unblock(self, key: Key) -> None:
         """The opposite of `block`."""
 
+    def behind(self, key: Key) -> Sequence[Record]:
+        """Nothing waits for a key here."""
+        return ()
+
+    def divert(self) -> None:
+        """Nothing becomes special here after it came."""
+
     def everything(self) -> Iterator[Record]:
         """All that has not been taken out."""
         for index, chunk in enumerate(self._chunks):
@@ -245,7 +252,16 @@ class Lanes:
     def block(self, key: Key) -> Sequence[Record]:
         """What is out of this key will take long. Returns the records that wait behind it, in order; later ones are told by `add`."""
         self._blocked.add(key)
+        return self.behind(key)
+
+    def behind(self, key: Key) -> Sequence[Record]:
+        """What waits for what is out of this key, in order."""
         return tuple(self._waiting.get(key, ()))
+
+    def divert(self) -> None:
+        """What has become special since it was ready is put into `due`."""
+        self.due += [record for record in self._ready if record.position in self._special]
+        self._ready = deque(record for record in self._ready if record.position not in self._special)
 
     def unblock(self, key: Key) -> None:
         """The opposite of `block`; what waits goes on waiting."""

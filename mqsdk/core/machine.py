@@ -20,6 +20,7 @@ from mqsdk.core.actions import (
     Drained,
     Fence,
     Finished,
+    Letters,
     Overdue,
     Pause,
     Recall,
@@ -33,6 +34,7 @@ from mqsdk.core.attempts import accept
 from mqsdk.core.credit import Credits
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
+from mqsdk.core.following import Following
 from mqsdk.core.halting import Halting
 from mqsdk.core.limits import Limits
 from mqsdk.core.outcomes import Outcomes
@@ -49,7 +51,7 @@ from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Pa
 
 __all__ = ["Machine", "MachineEvent", "MachineView"]
 
-MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | Retuned | Pause | Release | Drain
+MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | Retuned | Pause | Release | Letters | Drain
 
 # The last settle of a revoked partition must arrive before the deadline.
 MARGIN_S = 0.05
@@ -72,7 +74,8 @@ class Machine:
         self._starter = Starter(self._desk, self._suspects, self._limits)
         self._settling = Settling(self._desk, self._suspects, self._end_lost)
         self._halting = Halting(self._desk, self._touch)
-        self._failing = Failing(self._desk, self._halting, self._touch)
+        self._following = Following(self._desk, self._touch)
+        self._failing = Failing(self._desk, self._halting, self._following, self._touch)
         self._outcomes = Outcomes(self._desk, self._starter, self._failing, self._limits, self._owned, self._touch)
         self._stall = StallGuard(self._desk)
         self._span = SpanGuard(self._desk, self._touch)
@@ -96,6 +99,7 @@ class Machine:
             Retuned: self._retuned,
             Pause: self._pause,
             Release: self._release,
+            Letters: self._letters,
             Drain: self._drain,
         }
         self._apply_pause()
@@ -163,6 +167,7 @@ class Machine:
             self._settling.note(ownership)
         self._starter.hold_orphans(ownership)
         self._owned[event.partition] = ownership
+        self._following.owned(now, ownership)
         if self._drain_by is not None:
             self._hand_back(now, ownership, self._drain_by)
 
@@ -244,6 +249,7 @@ class Machine:
         self._credits.close(ownership.partition)
         self._desk.timers.forget(ownership)
         self._failing.forget(ownership)
+        self._following.forget(ownership)
 
     def _current(self, partition: Partition, epoch: int) -> Ownership | None:
         ownership = self._owned.get(partition)
@@ -262,6 +268,7 @@ class Machine:
         if self.spec.reads_letters:
             records = ownership.discard(records, deadletter.is_done)
         self._desk.counters.redelivered += ownership.take_repeats()
+        self._following.mark(ownership, records)
         late = ownership.queue.add(records)
         if ownership.parked.is_stopped:
             late = records
@@ -295,6 +302,7 @@ class Machine:
         self._desk.tuning = accept(event.tuning, self.spec)
         self._credits.retune(event.tuning)
         self._limits.retune(now)
+        self._following.retuned(now, self._owned.values())
         self._apply_pause()
         for ownership in self._owned.values():
             self._touch(now, ownership)
@@ -306,6 +314,10 @@ class Machine:
     def _release(self, now: float, event: Release) -> None:
         for ownership, record in self._halting.release(now, self._owned.values(), event):
             self._failing.wait(now, ownership, record)
+
+    def _letters(self, now: float, event: Letters) -> None:
+        for ownership in self._following.read(now, event):
+            self._failing.take_due(now, ownership)
 
     def _apply_pause(self) -> None:
         self._desk.is_stopped = self._paused or self._desk.tuning.paused or self._drain_by is not None

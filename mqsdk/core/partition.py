@@ -24,13 +24,14 @@ class Ownership:
 
     expected: position after the last one received. attempts: what has failed and is not settled. repeats: records received more than
     once. running: jobs out. copying: dead letters under way. fenced: nothing starts any more. fresh: ranges settled since the last
-    Progress. parked: what waits behind a failure or a halt. inherited: what the last owner suspected; suspect_until: see `core.suspects`;
-    started: positions of running records, kept while it matters. is_urgent: somebody waits for the next settle. stored_token: of the newest
-    settle that is stored.
+    Progress. parked: what waits behind a failure or a halt. awaits_letters: see `core.following`. inherited: what the last owner suspected;
+    suspect_until: see `core.suspects`; started: positions of running records, kept while it matters. is_urgent: somebody waits for the next
+    settle. stored_token: of the newest settle that is stored.
     """
 
     __slots__ = (
-        "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at",
+        "_rising", "account", "age_watched", "attempts", "awaits_letters", "copying", "deadline", "dirty", "epoch", "expected",
+        "fenced", "fill_at",
         "fresh", "gone", "inherited", "is_urgent", "listed", "origin", "parked", "partition", "queue", "repeats",
         "restored_until", "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "stored_token",
         "suspect_until", "unanswered", "valid_until", "watermark",
@@ -58,6 +59,7 @@ class Ownership:
         self.repeats = 0
         self.copying = 0
         self.listed = self.fenced = self.gone = self.spanned = self.dirty = self.age_watched = self.is_urgent = False
+        self.awaits_letters = False
         self.deadline: float | None = None
         self.fill_at: float | None = None
         self.fresh: list[Range] = []
@@ -89,7 +91,7 @@ class Ownership:
 
     def may_start(self, now: float) -> bool:
         """Workers would refuse to start anything otherwise, and hand it back at once; of a halted partition nothing starts at all."""
-        return not self.fenced and now < self.valid_until and not self.parked.is_stopped
+        return not self.fenced and now < self.valid_until and not (self.parked.is_stopped or self.awaits_letters)
 
     def open_account(self, is_stopped: bool) -> None:
         """Whether more of it may be delivered. is_stopped: nothing may, from any partition.
@@ -97,7 +99,7 @@ class Ownership:
         Of a halted partition what an earlier owner halted is read still, so that a release finds it.
         """
         is_full = self.parked.is_stopped and not self.parked.unread
-        self.account.is_open = not (is_stopped or self.fenced or self.spanned or is_full)
+        self.account.is_open = not (is_stopped or self.fenced or self.spanned or is_full or self.awaits_letters)
         self.account.touched = True
 
     # --- in ---------------------------------------------------------------------------------------------------------------------

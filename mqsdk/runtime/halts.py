@@ -1,4 +1,4 @@
-"""What halts ask of a consumer and of its cluster; which there are in a group, running or not; and releasing them while nobody runs."""
+"""What halts and `dlq_follow_key` ask of a consumer and its cluster; which halts a group has; and releasing them while nobody runs."""
 
 from __future__ import annotations
 
@@ -75,10 +75,15 @@ def release_saved(backend: Backend, group: str, halts: Sequence[SavedHalt], outc
     return released
 
 
-def check_halts(declared: Declared, tuning: Tuning, capabilities: Capabilities, cluster: str) -> None:
-    """Refuse a halt that could not be kept. Raises CapabilityError."""
-    if not tuning.retry.halts:
-        return
+def check_retries(declared: Declared, tuning: Tuning, capabilities: Capabilities, cluster: str) -> None:
+    """Refuse a halt that could not be kept, and letters that could not be followed. Raises CapabilityError."""
+    if tuning.retry.halts:
+        _check_halts(declared, tuning, capabilities, cluster)
+    if tuning.retry.dlq_follow_key:
+        _check_following(declared, capabilities, cluster)
+
+
+def _check_halts(declared: Declared, tuning: Tuning, capabilities: Capabilities, cluster: str) -> None:
     is_of_key = tuning.retry.on_exhausted == "halt_key"
     forgets = not capabilities.attempts or capabilities.sparse_bytes < HALT_BYTES
     wanted = [
@@ -86,12 +91,27 @@ def check_halts(declared: Declared, tuning: Tuning, capabilities: Capabilities, 
         (forgets, "attempts", f"cluster {cluster} cannot keep it beside the progress, so the next owner of the partition would forget it"),
         (is_of_key and not declared.ordered, "ordered", "without `ordered=True` no message waits for its key"),
     ]
+    fix = 'use "dead_letter" or "drop"' + (', "halt_partition", or ordered=True' if is_of_key else "")
+    _refuse(declared, cluster, f'on_exhausted="{tuning.retry.on_exhausted}"', fix, wanted)
+
+
+def _check_following(declared: Declared, capabilities: Capabilities, cluster: str) -> None:
+    wanted = [
+        (declared.broadcast, "broadcast", "the dead letters of a broadcast are of all instances"),
+        (not declared.ordered, "ordered", "without `ordered=True` no message waits for its key"),
+        (declared.dead_letter is not None, "dead_letter", "letters in a topic of your own are neither redriven nor purged by `mqsdk dlq`"),
+        (not capabilities.read_by_position, "read_by_position", f"cluster {cluster} does not show which keys have dead letters"),
+    ]
+    _refuse(declared, cluster, "dlq_follow_key", "leave it out", wanted)
+
+
+def _refuse(declared: Declared, cluster: str, name: str, fix: str, wanted: Sequence[tuple[bool, str, str]]) -> None:
     for missing, capability, reason in wanted:
         if missing:
             raise CapabilityError(
-                f'consumer {declared.name} cannot have on_exhausted="{tuning.retry.on_exhausted}": {reason}',
+                f"consumer {declared.name} cannot have {name}: {reason}",
                 where=f"cluster {cluster}",
-                fix='use "dead_letter" or "drop"' + (', "halt_partition", or ordered=True' if capability == "ordered" else ""),
+                fix=fix,
                 capability=capability,
                 cluster=cluster,
                 consumer=declared.name,

@@ -13,7 +13,8 @@ from mqsdk.core.machine import Machine
 from mqsdk.errors import CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.environment import Declared
-from mqsdk.runtime.halts import check_halts
+from mqsdk.runtime.halts import check_retries
+from mqsdk.runtime.letters import LetterWatch
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
@@ -39,7 +40,7 @@ class Launcher:
         except PublishRejected as error:
             raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
         check_capabilities(declared, backend.capabilities, cluster)
-        check_halts(declared, self._owner.tuning(declared), backend.capabilities, cluster)
+        check_retries(declared, self._owner.tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
             group=declared.group,
@@ -78,6 +79,14 @@ class Launcher:
             observe=self._environment.observe,
             tuning=tuning,
             lease_s=cluster.lease_s,
+            make_letters=lambda tell: LetterWatch(
+                lambda: self._owner.clusters.backend(spec.cluster).admin(),
+                spec.topic,
+                spec.group,
+                tell,
+                self._environment.clock,
+                self._environment.threaded,
+            ),
         )
 
     def _connect(self, declared: Declared, cluster: str, subscription: Subscription) -> Consumer:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from mqsdk.core.actions import (
     Action,
+    AskLetters,
     Cancel,
     Copy,
     CopyDone,
@@ -23,6 +24,7 @@ from mqsdk.core.actions import (
     Drained,
     Fence,
     Finished,
+    Letters,
     Pause,
     Recall,
     Release,
@@ -41,6 +43,7 @@ from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.gates import recalled
+from mqsdk.runtime.letters import LetterWatch
 from mqsdk.runtime.observe import log_ownership
 from mqsdk.runtime.workers import Gate, Task, Workers
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
@@ -105,6 +108,7 @@ class ConsumerLoop:
         observe: Callable[[Event], None],
         tuning: Tuning,
         lease_s: float,
+        make_letters: Callable[[Callable[[Letters], None]], LetterWatch],
     ) -> None:
         self.name = name
         self._machine = machine
@@ -118,6 +122,7 @@ class ConsumerLoop:
             self._workers.close(clock.mono())
             raise
         self._copier = copier
+        self._letters = make_letters(self._tell)
         self._clock = clock
         self._observe = observe
         self._tuning = tuning
@@ -195,6 +200,11 @@ class ConsumerLoop:
         """Whether a handler runs that has time left."""
         now = self._clock.mono()
         return any(running.call.started and now < running.call.deadline for running in self._workers.running())
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from starting messages although it runs, "" for nothing."""
+        return self._letters.problem
 
     def running(self) -> list[tuple[float, Record, Origin, str]]:
         """(started, record, origin, stack) of every running call, oldest first."""
@@ -353,6 +363,8 @@ class ConsumerLoop:
             self._observe(action.event)
         elif isinstance(action, Released):
             self._releases.pop(action.token).set_result(action)
+        elif isinstance(action, AskLetters):
+            self._letters.ask()
         elif isinstance(action, Drained):
             self._drained = action
 
@@ -441,6 +453,7 @@ class ConsumerLoop:
             return 0, True
         self._closed = True
         drained = self._drained or Drained(0, unsettled=1)
+        self._letters.close(max(0.0, deadline - self._clock.mono()))
         still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if drained.unfinished else deadline)
         self._consumer.close(deadline)
         return max(drained.unfinished, still), drained.unsettled == 0 and not self._broken

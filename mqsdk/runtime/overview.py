@@ -124,6 +124,8 @@ def _reachable(clusters: Clusters) -> tuple[dict[str, BackendHealth], list[str]]
 def _problem(declared: Declared, loop: ConsumerLoop) -> str | None:
     if loop.failure:
         return f"consumer {declared.name} is restarting: {loop.failure}"
+    if loop.problem:
+        return loop.problem
     if loop.view().stalled:
         return f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
     return None if loop.joined.is_set() else f"consumer {declared.name} has not joined its group"

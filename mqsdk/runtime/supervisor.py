@@ -18,7 +18,7 @@ from mqsdk.runtime import overview
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.exchange import CLOSE_S, Retired
-from mqsdk.runtime.halts import check_halts
+from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
@@ -211,9 +211,9 @@ class Supervisor:
         for declared, loop in self.loops:
             tuning = configuration.tuning(declared.topic, declared.group, declared.tuning)
             try:
-                check_halts(declared, tuning, self.clusters.backend(loop.spec.cluster).capabilities, loop.spec.cluster)
+                check_retries(declared, tuning, self.clusters.backend(loop.spec.cluster).capabilities, loop.spec.cluster)
             except CapabilityError as error:
-                key = f"consumers.{declared.name}.retry.on_exhausted"
+                key = f"consumers.{declared.name}.retry.{'on_exhausted' if tuning.retry.halts else 'dlq_follow_key'}"
                 problems.append(Problem(key, error.what, error.fix, configuration.source))
         return problems
 
