@@ -70,6 +70,8 @@ class Following:
         """A dead letter is confirmed: what waits behind it follows, in this partition and in its twin."""
         if not self.is_on or record.key is None:
             return
+        if record.key not in self._stored:
+            self._desk.actions.append(AskLetters())  # whoever reads them looks again as long as there are any
         self._stored[record.key] = now
         if self._is_redriven(ownership):
             self._beside.setdefault(ownership, set()).add(record.key)

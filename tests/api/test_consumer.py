@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mqsdk import App, Backoff, Batch, CapabilityError, DeclarationError, Message, MqError, RetryPolicy, Router, StateError
+from mqsdk import App, Backoff, Batch, DeclarationError, Message, MqError, RetryPolicy, Router, StateError
 
 
 def good(payload: bytes) -> None: ...
@@ -88,18 +88,6 @@ def test_a_consumer_without_anything_is_explained() -> None:
             declare()  # type: ignore[call-arg]
         assert "test_consumer.py:" in caught.value.where
         assert caught.value.fix
-
-
-UNBUILT: dict[str, tuple[dict[str, Any], str]] = {
-    "dlq_follow_key": ({"retry": RetryPolicy(dlq_follow_key=True)}, "dlq_follow_key"),
-}
-
-
-@pytest.mark.parametrize(("options", "capability"), UNBUILT.values(), ids=UNBUILT.keys())
-def test_what_this_version_does_not_do_is_a_capability_error(options: dict[str, Any], capability: str) -> None:
-    with pytest.raises(CapabilityError, match="not supported in this version") as caught:
-        App().consumer("orders", group="billing", **options)(good)
-    assert (caught.value.capability, caught.value.consumer) == (capability, "orders/billing")
 
 
 def test_a_broadcast_begins_with_its_instance() -> None:

@@ -74,7 +74,6 @@ CASES: list[tuple[str, str]] = [
     (consumer("retry: {backoff: {factor: 0.5}}"), f"3:23: {PAIR}.retry.backoff.factor: must be a number from 1 to 100"),
     (consumer("retry: {backoff: {jitter: 2}}"), f"3:23: {PAIR}.retry.backoff.jitter: must be a number from 0 to 1"),
     (consumer("retry: {on_exhausted: x}"), f"3:13: {PAIR}.retry.on_exhausted: must be one of dead_letter, drop, halt_key, halt_partition"),
-    (consumer("retry: {dlq_follow_key: true}"), f"3:13: {PAIR}.retry.dlq_follow_key: is not built in this version"),
     (consumer("retry: {dlq_follow_key: 1}"), f"3:13: {PAIR}.retry.dlq_follow_key: must be true or false"),
     *((consumer(f"{key}: x"), f"3:5: {PAIR}.{key}: is not built in this version of mqsdk") for key in ("span", "inbox")),
     *((consumer(f"rate: {text}"), f"3:5: {PAIR}.rate: not a rate: write for example 100/s") for text in ("x", "200", "0/s", "5/d", "-1/s")),

@@ -126,6 +126,14 @@ def test_a_letter_that_was_stored_after_the_reading_began_still_counts() -> None
     assert [one.records[0].position for one in at.deliver(record(2, "a"))] == [2]
 
 
+def test_a_letter_of_its_own_makes_the_letters_be_read_again() -> None:
+    at = driver()
+    [job] = at.deliver(record(0, "a"))
+    fail(at, job)
+    store(at)
+    assert at.of(act.AskLetters) == [act.AskLetters()]
+
+
 def test_messages_without_key_follow_nobody() -> None:
     at = driver()
     [job] = at.deliver(record(0), record(1))
