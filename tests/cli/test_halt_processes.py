@@ -52,8 +52,7 @@ def test_a_halted_key_outlives_its_process_and_is_released_by_name(shop: Path) -
     with Running(RUN, shop) as consumer:
         consumer.wait_for("is halted after 1 attempts: ValueError at hello.py")
         consumer.wait_for("billed b1")
-        [process] = json.loads(mqsdk(shop, "ps", "--json").stdout)["processes"]
-        assert [one["key"] for one in process["consumers"][0]["halted"]] == ["a"]
+        assert "orders/billing running (1 halted)" in mqsdk(shop, "ps").stdout
         consumer.kill()
 
     (shop / "bad a1").unlink()

@@ -84,6 +84,29 @@ def test_a_running_consumer_learns_that_its_letters_were_purged(process: Process
     assert handler.wait_for(2)[1] == (b"a2", 1)
 
 
+def test_while_the_letters_cannot_be_read_nothing_starts_and_health_says_why(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "EVERY_S", 0.01)
+    backend(process).admin().ensure_topic("orders.billing.dlq", 1)
+    handler = Recorder()
+
+    def fail(*_: object) -> tuple[int, int]:
+        raise BackendError("the cluster does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SimAdmin, "bounds", fail)
+        process.start(handler, tuning=FOLLOW, ordered=True)
+        process.publish("orders", "a1", key="a")
+        process.wait(lambda: bool(process.supervisor.health(True).problems))
+        health = process.supervisor.health(True)
+        assert (health.ready, health.problems, handler.seen) == (
+            False,
+            ("the dead letters of consumer orders/billing cannot be read: the cluster does not answer",),
+            [],
+        )
+    assert handler.wait_for(1) == [(b"a1", 1)]  # asked once, told when it could be read
+    assert process.supervisor.health(True).ready
+
+
 @pytest.mark.parametrize(
     ("capabilities", "spec", "capability"),
     [
