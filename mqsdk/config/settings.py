@@ -136,6 +136,14 @@ class BreakerKeys(Block):
     probe: Annotated[float, kinds.duration(0.1, _DAY)] = live(10.0, "while open, wait before one message is tried", "duration")
 
 
+class InboxKeys(Block):
+    """Ids of handled messages, so that a repeat is not handled again. Off unless the block is given; none takes it away."""
+
+    store: Annotated[str, kinds.choice("sqlite")] = restart("sqlite", "only with an `inbox` block: where the ids are, a SQLite file")
+    path: Text = restart(..., "the file; processes that are to share it name the same one")
+    ttl: Annotated[float, kinds.duration(1, 365 * _DAY)] = restart(86400.0, "how long an id is remembered", "duration")
+
+
 class ConsumerKeys(Block):
     """Settings of consumers; in `defaults` for all, in `consumers` for a pair of topic and group."""
 
@@ -150,6 +158,7 @@ class ConsumerKeys(Block):
         None, "messages that may start, per consumer and process: 200/s, 30/m, 5/h; none: any number"
     )
     breaker: Annotated[BreakerKeys | None, kinds.optional_block()] = Field(None)
+    inbox: Annotated[InboxKeys | None, kinds.optional_block()] = Field(None)
 
 
 _PATTERNS = kinds.text(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}", "a topic name, `*` for any run of characters")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
 
 if TYPE_CHECKING:
+    from mqsdk.runtime.inbox import Inbox
     from mqsdk.runtime.supervisor import Supervisor
 
 
@@ -40,6 +42,12 @@ class Launcher:
         except PublishRejected as error:
             raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
         check_capabilities(declared, backend.capabilities, cluster)
+        if declared.broadcast and self._owner.configuration.inbox(declared.topic, declared.group) is not None:
+            raise ConfigError(
+                f"consumer {declared.name} is a broadcast and has an inbox: what one instance has handled, no other would",
+                where=self._owner.configuration.source,
+                fix=f'inbox: none for "{declared.name}"',
+            )
         check_retries(declared, self._owner.tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
@@ -60,6 +68,8 @@ class Launcher:
         cluster = self._owner.clusters.cluster(spec.cluster)
         self._ensure(declared, self._owner.clusters.backend(spec.cluster), create=cluster.create, cluster=spec.cluster)
         tuning = self._owner.tuning(declared)
+        inbox = self._inbox(declared)
+        handling = declared if inbox is None else replace(declared, handler=inbox.before(declared.handler))
         subscription = Subscription(
             topics=(spec.topic,) if spec.retry is None else (spec.topic, spec.retry),  # the second comes with the first redrive
             group=declared.group,
@@ -73,7 +83,7 @@ class Launcher:
             name=declared.name,
             machine=Machine(spec, tuning, self._environment.rng, self._wall_offset_s()),
             connect=lambda: self._connect(declared, spec.cluster, subscription),
-            make_workers=lambda results: self._make_workers(declared, results, tuning),
+            make_workers=lambda results: self._make_workers(handling, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
             clock=self._environment.clock,
             observe=self._environment.observe,
@@ -87,7 +97,17 @@ class Launcher:
                 self._environment.clock,
                 self._environment.threaded,
             ),
+            inbox=inbox,
         )
+
+    def _inbox(self, declared: Declared) -> Inbox | None:
+        """Raises ConfigError for a file that cannot be used."""
+        rule = self._owner.configuration.inbox(declared.topic, declared.group)
+        if rule is None:
+            return None
+        from mqsdk.runtime.inbox import Inbox  # sqlite3 and asyncio, for those who need them
+
+        return Inbox(rule, declared.name, self._environment.clock.wall_ms)
 
     def _connect(self, declared: Declared, cluster: str, subscription: Subscription) -> Consumer:
         """At the backend that the cluster has now, another one after an exchange.

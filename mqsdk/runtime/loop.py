@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mqsdk.core.actions import (
     Action,
@@ -47,6 +47,9 @@ from mqsdk.runtime.letters import LetterWatch
 from mqsdk.runtime.observe import log_ownership
 from mqsdk.runtime.workers import Gate, Task, Workers
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
+
+if TYPE_CHECKING:
+    from mqsdk.runtime.inbox import Inbox
 
 log = logging.getLogger("mqsdk.consumer")
 
@@ -109,6 +112,7 @@ class ConsumerLoop:
         tuning: Tuning,
         lease_s: float,
         make_letters: Callable[[Callable[[Letters], None]], LetterWatch],
+        inbox: Inbox | None = None,
     ) -> None:
         self.name = name
         self._machine = machine
@@ -123,6 +127,7 @@ class ConsumerLoop:
             raise
         self._copier = copier
         self._letters = make_letters(self._tell)
+        self._inbox = inbox
         self._clock = clock
         self._observe = observe
         self._tuning = tuning
@@ -455,5 +460,7 @@ class ConsumerLoop:
         drained = self._drained or Drained(0, unsettled=1)
         self._letters.close(max(0.0, deadline - self._clock.mono()))
         still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if drained.unfinished else deadline)
+        if self._inbox is not None:
+            self._inbox.close()
         self._consumer.close(deadline)
         return max(drained.unfinished, still), drained.unsettled == 0 and not self._broken
