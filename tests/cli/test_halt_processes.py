@@ -46,6 +46,11 @@ def release(folder: Path, *words: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_halted_key_outlives_its_process_and_is_released_by_name(shop: Path) -> None:
+    play(shop)
+
+
+def play(shop: Path) -> None:
+    """Kill the owner of a halted key, start another one, release; then once more with nobody running. In a folder for processes."""
     (shop / "hello.py").write_text(APP)
     (shop / "bad a1").touch()
     publish(shop, "a1", "a2", "b1")
