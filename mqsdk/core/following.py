@@ -24,7 +24,7 @@ class Following:
         self._changed = changed
         self._read: Collection[bytes] = frozenset()
         self._stored: dict[bytes, float] = {}  # by this process, and not in what was read yet: key -> when it was confirmed
-        self._beside: dict[Ownership, set[bytes]] = {}  # keys of redriven messages that became letters again
+        self._beside: dict[Ownership, dict[bytes, None]] = {}  # keys of redriven messages that became letters again
         self._since: dict[Ownership, float] = {}  # what waits for a reading that began after this moment
 
     @property
@@ -57,8 +57,8 @@ class Following:
         """The keys that had letters when somebody began to read them. Returns what starts now."""
         self._read = event.keys
         self._stored = {key: moment for key, moment in self._stored.items() if moment >= event.asked_at}
-        for keys in self._beside.values():
-            keys.intersection_update([key for key in keys if self._has_letters(key)])
+        for ownership, keys in self._beside.items():
+            self._beside[ownership] = dict.fromkeys(key for key in keys if self._has_letters(key))
         started = [one for one, since in self._since.items() if one.awaits_letters and event.asked_at >= since]
         for ownership in started:
             self.mark(ownership, list(ownership.queue.everything()))
@@ -74,8 +74,9 @@ class Following:
             self._desk.actions.append(AskLetters())  # whoever reads them looks again as long as there are any
         self._stored[record.key] = now
         if self._is_redriven(ownership):
-            self._beside.setdefault(ownership, set()).add(record.key)
-        for one in {ownership, *(other for other in self._since if other.partition.number == ownership.partition.number)}:
+            self._beside.setdefault(ownership, {})[record.key] = None
+        twins = [one for one in self._since if one.partition.number == ownership.partition.number]
+        for one in dict.fromkeys((ownership, *twins)):
             self.mark(one, one.queue.behind(record.key))
 
     def mark(self, ownership: Ownership, records: Iterable[Record]) -> None:
