@@ -41,6 +41,7 @@ class Simulation(World):
     def restart(self) -> None:
         super().restart()
         self.tasks: list[Task] = []
+        self.copies: dict[int, tuple[int, int]] = {}
         self.waiting: deque[Task] = deque()
         self.machine = Machine(self.spec, self.tuning, self.rng)
         self.limit_model = LimitModel(self.tuning)
@@ -144,6 +145,8 @@ class Simulation(World):
     def _feed(self) -> None:
         events, self.inbox = self.inbox, []
         self.limit_model.fed(self.now, events)
+        for event in events:
+            self._tell_letters(event)
         for action in self.machine.feed(self.now, events):
             self._perform(action)
         if self.drain_by is not None and self.drained is None and self.now > self.drain_by:
@@ -167,6 +170,9 @@ class Simulation(World):
                 raise Broken("a job is given out after drain began or under an ownership that is over")
             self.limit_model.given(job)
             self.halt_model.given(number)
+            if self.tuning.retry.dlq_follow_key and number < self.partitions:
+                for record in job.records:
+                    self.letter_model.given(number, record.position, record.key)
             self.waiting.append(Task(job, deque(job.records), self.process))
         elif isinstance(action, act.Recall):
             for task in (*self.tasks, *self.waiting):
@@ -186,6 +192,8 @@ class Simulation(World):
             self.cursors[self.index(action.partition)].credit = action.records
         elif isinstance(action, act.Copy):
             self._copy(action)
+        elif isinstance(action, act.AskLetters):
+            self._read_letters()
         elif isinstance(action, act.Report) and isinstance(action.event, Halted | Freed):
             self._halted_or_freed(action.event)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
@@ -204,8 +212,22 @@ class Simulation(World):
         self.halt_model.reported(number, event)
         self.failed_at.pop((number, event.position), None)  # a release begins with the first attempt
 
+    def _tell_letters(self, event: object) -> None:
+        """What the machine learns with this event."""
+        if isinstance(event, spi.Assigned):
+            self.letter_model.assigned(self.index(event.partition), self.now)
+        elif isinstance(event, spi.Batch):
+            for record in event.records:
+                self.letter_model.delivered(self.index(event.partition), record.position, self.now)
+        elif isinstance(event, act.Letters):
+            for where in self.readings[event.asked_at]:
+                self.letter_model.told(where, self.now)
+        elif isinstance(event, act.CopyDone) and isinstance(event.outcome, spi.Stored):
+            self.letter_model.told(self.copies[event.token], self.now, by_copy=True)
+
     def _copy(self, copy: act.Copy) -> None:
         where, process = place(str(copy.record.id)), self.process
+        self.copies[copy.token] = where
         outcome: spi.Outcome = spi.Stored(1)
         if self.rate("copy"):
             outcome = self.rng.choice((spi.Rejected("full", "no room", True), spi.Unknown("no answer")))
@@ -213,6 +235,7 @@ class Simulation(World):
         def answer() -> None:
             if isinstance(outcome, spi.Stored):
                 self.final.add(where)
+                self.letter_model.stored(where, copy.record.key, self.now)
             self._late(process, act.CopyDone(copy.token, outcome))
 
         self.after(self.rng.choice((0.0, 0.02)), answer)

@@ -16,6 +16,7 @@ from mqsdk.core.breaker import Breaker
 from mqsdk.core.credit import Account, Credits
 from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.failing import Failing
+from mqsdk.core.following import Following
 from mqsdk.core.halting import Halting
 from mqsdk.core.limits import Limits
 from mqsdk.core.machine import Machine
@@ -336,7 +337,23 @@ def a_release_is_forgotten_before_it_has_ended_its_message(patch: pytest.MonkeyP
     patch.setattr(Parking, "release", lambda self, position, kind, now: original(self, position, 0, now))
 
 
+def a_partition_starts_before_its_letters_are_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Following, "owned", lambda self, now, ownership: None)
+
+
+def a_reading_that_began_before_the_partition_came_will_do(patch: pytest.MonkeyPatch) -> None:
+    original = Following.read
+    patch.setattr(Following, "read", lambda self, now, event: original(self, now, event._replace(asked_at=now)))
+
+
+def what_waits_behind_a_dead_letter_does_not_follow_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Following, "stored", lambda self, now, ownership, record: None)
+
+
 MUTANTS = [
+    a_partition_starts_before_its_letters_are_read,
+    a_reading_that_began_before_the_partition_came_will_do,
+    what_waits_behind_a_dead_letter_does_not_follow_it,
     a_halted_message_is_settled,
     a_halted_partition_goes_on,
     a_later_message_of_a_halted_key_starts,
