@@ -188,7 +188,9 @@ class Failing:
     def copied(self, now: float, event: CopyDone) -> None:
         """The result of a Copy; only `Stored` settles the original."""
         copying = self._copies.pop(event.token, None)
-        if copying is None:
+        if copying is None:  # of an ownership that was lost meanwhile
+            if isinstance(event.outcome, Stored):
+                self._following.stored_elsewhere()
             return
         ownership, record = copying.ownership, copying.copy.record
         if isinstance(event.outcome, Stored):

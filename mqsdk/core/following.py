@@ -23,6 +23,7 @@ class Following:
         self._desk = desk
         self._changed = changed
         self._read: Collection[bytes] = frozenset()
+        self._asked_at = float("-inf")
         self._stored: dict[bytes, float] = {}  # by this process, and not in what was read yet: key -> when it was confirmed
         self._beside: dict[Ownership, dict[bytes, None]] = {}  # keys of redriven messages that became letters again
         self._since: dict[Ownership, float] = {}  # what waits for a reading that began after this moment
@@ -55,6 +56,9 @@ class Following:
 
     def read(self, now: float, event: Letters) -> list[Ownership]:
         """The keys that had letters when somebody began to read them. Returns what starts now."""
+        if event.asked_at < self._asked_at:
+            return []  # a newer one came first
+        self._asked_at = event.asked_at
         self._read = event.keys
         self._stored = {key: moment for key, moment in self._stored.items() if moment >= event.asked_at}
         for ownership, keys in self._beside.items():
@@ -78,6 +82,11 @@ class Following:
         twins = [one for one in self._since if one.partition.number == ownership.partition.number]
         for one in dict.fromkeys((ownership, *twins)):
             self.mark(one, one.queue.behind(record.key))
+
+    def stored_elsewhere(self) -> None:
+        """There is a letter that this consumer has no part in any more."""
+        if self.is_on:
+            self._desk.actions.append(AskLetters())
 
     def mark(self, ownership: Ownership, records: Iterable[Record]) -> None:
         """Have those that follow looked at when their turn comes."""

@@ -9,7 +9,7 @@ from mqsdk.core.actions import ReleaseAs, Tuning
 from mqsdk.core.attempts import HALT_BYTES
 from mqsdk.core.halting import amended, saved_halts
 from mqsdk.core.parking import PARTITION
-from mqsdk.errors import CapabilityError
+from mqsdk.errors import CapabilityError, Corrupt
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.inspection import HaltedMessage
@@ -53,10 +53,18 @@ def in_group(admin: Admin, topic: str, group: str) -> list[SavedHalt]:
 def _of_partition(admin: Admin, name: str, saved: SavedProgress, redriven: bool) -> list[SavedHalt]:
     found = []
     for position, (kind, attempts) in sorted(saved_halts(saved.sparse).items()):
-        read = admin.read(name, saved.partition, position, 1)
-        record = read[0] if read and read[0].position == position else None
+        record = _read(admin, name, saved.partition, position)
         found.append(SavedHalt(name, saved, position, kind, attempts, redriven, record))
     return found
+
+
+def _read(admin: Admin, name: str, partition: int, position: int) -> Record | None:
+    """The record at this place, None when retention or damage took it."""
+    try:
+        found = admin.read(name, partition, position, 1)
+    except Corrupt:
+        return None
+    return found[0] if found and found[0].position == position else None
 
 
 def release_saved(backend: Backend, group: str, halts: Sequence[SavedHalt], outcome: ReleaseAs) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from mqsdk.core.parking import DEAD_LETTER, DROP, KEY, PARTITION
 from mqsdk.core.sparse import decode, encode
-from mqsdk.spi import Partition, Progress
+from mqsdk.spi import Corrupt, Partition, Progress
 from tests.cli.harness import Broker, Result
 
 
@@ -84,8 +84,15 @@ def test_an_owner_that_cannot_be_reached_is_named_and_keeps_its_halts(halted: Br
     assert saved(halted) == {0: KEY, 1: PARTITION}
 
 
-def test_a_message_that_retention_took_is_shown_and_let_go(halted: Broker) -> None:
+def damaged(*_: object) -> None:
+    raise Corrupt("a record is damaged", file="", position=0)
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_message_that_is_gone_is_shown_and_let_go(halted: Broker, is_damaged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     halted.store.logs[Partition("orders", 1)].trim(1)
+    if is_damaged:
+        monkeypatch.setattr("mqsdk.testing.simadmin.SimAdmin.read", damaged)
     (row,) = halted.mqsdk("groups", "orders", "--json").document["groups"]
     assert (row["halted"][0]["key"], row["halted"][0]["position"]) == (None, "0")
     assert release(halted, "--as", "drop", "--yes", "--json").document["released"] == 2

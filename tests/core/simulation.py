@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
-from mqsdk.events import BreakerChanged, Dropped, Freed, GapSeen, Halted
+from mqsdk.events import BreakerChanged, DeadLettered, Dropped, Freed, GapSeen, Halted
 from mqsdk.spi import events as spi
 from tests.core.broken import Broken
 from tests.core.limit_model import LimitModel
@@ -41,7 +41,6 @@ class Simulation(World):
     def restart(self) -> None:
         super().restart()
         self.tasks: list[Task] = []
-        self.copies: dict[int, tuple[int, int]] = {}
         self.waiting: deque[Task] = deque()
         self.machine = Machine(self.spec, self.tuning, self.rng)
         self.limit_model = LimitModel(self.tuning)
@@ -196,6 +195,8 @@ class Simulation(World):
             self._read_letters()
         elif isinstance(action, act.Report) and isinstance(action.event, Halted | Freed):
             self._halted_or_freed(action.event)
+        elif isinstance(action, act.Report) and isinstance(action.event, DeadLettered):
+            self.letter_model.told(place(action.event.message_id), self.now, by_copy=True)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
             self.final.add(place(action.event.message_id))
         elif isinstance(action, act.Report) and isinstance(action.event, GapSeen):
@@ -222,12 +223,9 @@ class Simulation(World):
         elif isinstance(event, act.Letters):
             for where in self.readings[event.asked_at]:
                 self.letter_model.told(where, self.now)
-        elif isinstance(event, act.CopyDone) and isinstance(event.outcome, spi.Stored):
-            self.letter_model.told(self.copies[event.token], self.now, by_copy=True)
 
     def _copy(self, copy: act.Copy) -> None:
         where, process = place(str(copy.record.id)), self.process
-        self.copies[copy.token] = where
         outcome: spi.Outcome = spi.Stored(1)
         if self.rate("copy"):
             outcome = self.rng.choice((spi.Rejected("full", "no room", True), spi.Unknown("no answer")))

@@ -134,6 +134,28 @@ def test_a_letter_of_its_own_makes_the_letters_be_read_again() -> None:
     assert at.of(act.AskLetters) == [act.AskLetters()]
 
 
+def test_a_letter_of_an_ownership_that_was_lost_makes_the_letters_be_read_again() -> None:
+    at = driver()
+    [job] = at.deliver(record(0, "a"))
+    fail(at, job)
+    at.feed(spi.Lost(spi.Partition("orders", 0), 1))
+    store(at)
+    assert at.of(act.AskLetters) == [act.AskLetters()]
+    off = driver(tuning=policy(follows=False), reads=False)
+    [job] = off.deliver(record(0, "a"))
+    fail(off, job)
+    off.feed(spi.Lost(spi.Partition("orders", 0), 1))
+    store(off)
+    assert off.of(act.AskLetters) == []
+
+
+def test_an_older_reading_that_comes_late_changes_nothing() -> None:
+    at = driver("a")
+    read(at, asked_at=at.now - 1)
+    at.deliver(record(0, "a"))
+    assert copied(at) == [0]
+
+
 def test_messages_without_key_follow_nobody() -> None:
     at = driver()
     [job] = at.deliver(record(0), record(1))
