@@ -213,8 +213,8 @@ class Supervisor:
             try:
                 check_retries(declared, tuning, self.clusters.backend(loop.spec.cluster).capabilities, loop.spec.cluster)
             except CapabilityError as error:
-                key = f"consumers.{declared.name}.retry.{'on_exhausted' if tuning.retry.halts else 'dlq_follow_key'}"
-                problems.append(Problem(key, error.what, error.fix, configuration.source))
+                name = "dlq_follow_key" if "dlq_follow_key" in error.what else "on_exhausted"
+                problems.append(Problem(f"consumers.{declared.name}.retry.{name}", error.what, error.fix, configuration.source))
         return problems
 
     def lag(self, topic: str, group: str) -> Lag:
