@@ -16,7 +16,8 @@ from mqsdk.spi.events import Partition, Record
 class PartitionView(NamedTuple):
     """One owned partition. watermark: every position below it is settled. received: position after the last one received.
 
-    records, bytes: in flight. waiting: records behind a failure (retry, dead letter under way, blocked key). paused: over its span.
+    records, bytes: in flight. waiting: records behind a failure (retry, dead letter under way, blocked key). paused: over its span, halted,
+    or its dead letters are not read yet.
     """
 
     partition: Partition
@@ -140,5 +141,5 @@ def _partition(ownership: Ownership) -> PartitionView:
         records=account.records,
         bytes=account.bytes,
         waiting=len(ownership.parked),
-        paused=ownership.spanned,
+        paused=ownership.spanned or ownership.parked.is_stopped or ownership.awaits_letters,
     )

@@ -42,12 +42,7 @@ class Launcher:
         except PublishRejected as error:
             raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
         check_capabilities(declared, backend.capabilities, cluster)
-        if declared.broadcast and self._owner.configuration.inbox(declared.topic, declared.group) is not None:
-            raise ConfigError(
-                f"consumer {declared.name} is a broadcast and has an inbox: what one instance has handled, no other would",
-                where=self._owner.configuration.source,
-                fix=f'inbox: none for "{declared.name}"',
-            )
+        self._check_inbox(declared)
         check_retries(declared, self._owner.tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
@@ -62,6 +57,20 @@ class Launcher:
             retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
             settle_every_s=self._environment.settle_every_s,
         )
+
+    def _check_inbox(self, declared: Declared) -> None:
+        if self._owner.configuration.inbox(declared.topic, declared.group) is None:
+            return
+        wanted = (
+            (declared.broadcast, "is a broadcast", "what one instance has handled, no other would"),
+            (declared.isolation is not None, "runs in worker processes", "nobody would ask it there"),
+        )
+        for wrong, what, why in wanted:
+            if wrong:
+                where = self._owner.configuration.source
+                raise ConfigError(
+                    f"consumer {declared.name} {what} and has an inbox: {why}", where=where, fix=f'inbox: none for "{declared.name}"'
+                )
 
     def launch(self, declared: Declared, spec: Spec) -> ConsumerLoop:
         """A consumer that has joined its group and is not stepped yet. Raises CapabilityError, ConfigError or BackendError."""

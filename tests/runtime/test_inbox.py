@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,9 +218,10 @@ def test_a_message_that_was_published_twice_is_handled_once(tmp_path: Path) -> N
     process.supervisor.close(BOUND_S)
 
 
-def test_a_broadcast_has_no_inbox(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("spec", "what"), [({"broadcast": True}, "is a broadcast"), ({"isolation": object()}, "runs in worker processes")])
+def test_who_could_not_use_an_inbox_has_none(tmp_path: Path, spec: dict[str, Any], what: str) -> None:
     rule = {"path": str(tmp_path / "inbox.db"), "ttl_s": 60.0}
     process = Process(SimLog(), configuration=replace(MEMORY_ONLY, defaults={"inbox": rule}))
-    with pytest.raises(ConfigError, match="is a broadcast and has an inbox"):
-        process.start(Recorder(), broadcast=True)
+    with pytest.raises(ConfigError, match=f"{what} and has an inbox"):
+        process.start(Recorder(), **spec)
     process.supervisor.close(BOUND_S)
