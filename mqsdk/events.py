@@ -181,6 +181,20 @@ class Reloaded(NamedTuple):
     problem: str = ""
 
 
+class ClusterChanged(NamedTuple):
+    """A step of a topic whose route was given another cluster, from `source` to `target`, in this process.
+
+    step: `writing` (group "": publishes go to the target from now on), and of each consumer `reading` (both are read), `closed` (nothing
+    was left on the source for `reload.settle`; it is watched for a day), `reopened` (something is there again), `over`.
+    """
+
+    topic: str
+    group: str
+    source: str
+    target: str
+    step: str
+
+
 class MoveAdvanced(NamedTuple):
     """A live move reached another stage."""
 
@@ -205,5 +219,6 @@ Event = (
     | OwnershipChanged
     | LinkChanged
     | Reloaded
+    | ClusterChanged
     | MoveAdvanced
 )

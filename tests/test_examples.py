@@ -89,3 +89,20 @@ def test_the_demo_loses_nothing_and_explains_its_repeats(tmp_path: Path) -> None
     listed = mqsdk(folder, "dlq", "list", "flights", "alerts", "--json")
     reasons = {json.loads(line)["reason"] for line in listed.stdout.splitlines()}
     assert reasons == {"exhausted"}
+
+
+def test_a_service_under_load_follows_its_configuration_to_another_cluster(tmp_path: Path) -> None:
+    folder = copied("05_hot_reload", tmp_path)
+    done = run([sys.executable, "hot_reload.py", "0.5"], folder)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    for change in (
+        "defaults.concurrency: 1 -> 8",
+        "defaults.retry.backoff.base: 500ms -> 5ms",
+        "routes[0].cluster: old -> new",
+        "billing: reading (old -> new)",
+        "publishers: writing (old -> new)",
+        "billing: closed (old -> new)",
+    ):
+        assert change in lines, done.stdout
+    assert lines[-1].endswith("messages, each handled once and in the order of its key")

@@ -113,7 +113,8 @@ class LogAdmin(Admin):
                 return []
             log = self._log.topic(topic)
             cursors = found.progress(topic)
-            return [_progress(log.partition(number), number, cursor) for number, cursor in enumerate(cursors)]
+            has_delays = log.has_delays
+            return [_progress(log.partition(number), number, cursor, has_delays) for number, cursor in enumerate(cursors)]
 
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
         with translated(self._cluster):
@@ -205,11 +206,13 @@ def _begin(log: PartitionLog, start: Start) -> int:
     return end_of_now(log) if start == "latest" else log.start()
 
 
-def _progress(log: PartitionLog, number: int, cursor: Cursor) -> PartitionProgress:
+def _progress(log: PartitionLog, number: int, cursor: Cursor, has_delays: bool) -> PartitionProgress:
     end, first = end_of_now(log), log.start()
     watermark = min(cursor.watermark, end)
     left = end - max(watermark, first)
-    return PartitionProgress(number, watermark, end, left, _oldest_ms(log, max(watermark, first)) if left else None, first, cursor.epoch)
+    oldest_ms = _oldest_ms(log, max(watermark, first)) if left else None
+    delayed = log.delays.waiting() if has_delays and log.delays is not None else 0
+    return PartitionProgress(number, watermark, end, left, oldest_ms, first, cursor.epoch, delayed)
 
 
 def _oldest_ms(log: PartitionLog, position: int) -> int | None:

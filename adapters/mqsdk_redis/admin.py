@@ -128,13 +128,13 @@ class RedisAdmin(Admin):
             return []
         parts = _partitions(topic, count)
         moves = [self._move(part) for part in parts]
-        replies = self._client.call(
-            moves + [self._scripts.state.call((names.stream(part), names.ownership(part, group)), group) for part in parts]
-        )
-        moved, states = replies[: len(parts)], replies[len(parts) :]
+        asked = [self._scripts.state.call((names.stream(part), names.ownership(part, group)), group) for part in parts]
+        waiting: list[Command] = [("ZCARD", names.delayed(part)[0]) for part in parts]
+        replies = self._client.call(moves + asked + waiting)
+        moved, states, delayed = replies[:count], replies[count : 2 * count], replies[2 * count :]
         if not all(state and state[4] for state in states):
             return []
-        return [_progress(part.number, state, due) for part, state, (_, _, _, due) in zip(parts, states, moved, strict=True)]
+        return [_progress(part.number, *found) for part, *found in zip(parts, states, moved, delayed, strict=True)]
 
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
         self._check_idle(topic, group)
@@ -297,14 +297,15 @@ def _member(name: bytes, about: dict[str, Any], owned: Sequence[int]) -> Member:
     return Member(name.decode(), about.get("host", ""), about.get("pid"), tuple(owned))
 
 
-def _progress(number: int, state: Sequence[Any], due: int) -> PartitionProgress:
-    """due: delayed ones that have no place in the stream yet although their time has come."""
+def _progress(number: int, state: Sequence[Any], moved: Sequence[Any], delayed: int) -> PartitionProgress:
+    """moved: what move.lua returns. delayed: all that have no place in the stream yet, though the time of some may have come."""
+    due = int(moved[3])
     first, last, _, _, delivered, _, oldest, messages, entry, epoch = state
     end = position_of(last) + 1
     watermark = position_of(oldest) if oldest else position_of(delivered) + 1
     oldest_ms = _time_of(RedisRecord(position_of(entry[0]), entry[1])) if entry else None
     start = position_of(first) if first else end
-    return PartitionProgress(number, min(watermark, end), end, messages + due, oldest_ms, start, int(epoch))
+    return PartitionProgress(number, min(watermark, end), end, messages + due, oldest_ms, start, int(epoch), delayed - due)
 
 
 def _time_of(record: Record) -> int:

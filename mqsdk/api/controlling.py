@@ -36,6 +36,7 @@ def status(app: App) -> Mapping[str, Any]:
         {
             "topic": one.topic,
             "group": one.group,
+            "cluster": one.cluster,
             "state": one.state,
             "concurrency": one.concurrency,
             "in_flight": one.in_flight,

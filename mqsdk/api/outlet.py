@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from mqsdk.api.publishing import Key
 from mqsdk.api.turns import Turns
 from mqsdk.errors import BackendError, Duration, MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import CURRENT, Receipt
+from mqsdk.runtime.holding import Hold
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.sender import Draft, as_rejected, throttled
 
@@ -42,13 +44,16 @@ class Outlet:
         self._ids = Ids(clock.wall_ms(), supervisor.environment.rng.getrandbits)
         self._rules = outgoing.Rules(limits, self._ids, clock.wall_ms, self._check_delay)
         self._pid = os.getpid()
-        self._busy: set[int] = set()
+        self._busy: dict[int, str] = {}  # thread -> topic of the publish it is in, "" while that waits for a hold
+        self._holds: tuple[Hold, ...] = ()
+        self._turn = 0  # counts holds: what was opened before the last one may be the old cluster's
+        self._opening = threading.RLock()  # guards the two, and what is put into `_publishers`, never a wait
         self._publishers: dict[str, Publisher] = {}
         self._turns = Turns()
         self.default_timeout_s = supervisor.configuration.publish.timeout_s
 
     def apply(self, configuration: Configuration) -> None:
-        """Take the live keys of a new configuration. A reload never moves a topic in use, so the publishers stay."""
+        """Take the live keys of a new configuration. A topic that it gives another cluster is held meanwhile, see `hold`."""
         self._limits.payload = configuration.payload_limit
         self.default_timeout_s = configuration.publish.timeout_s
 
@@ -80,23 +85,29 @@ class Outlet:
         if ident in busy:
             raise reentered()
         try:
-            busy.add(ident)  # inside: a signal handler may raise right behind it
-            publisher = self._publishers.get(topic) or self.publisher(topic, draft.id)
+            busy[ident] = topic  # inside: a signal handler may raise right behind it
+            publisher = self._publishers.get(topic)
+            if publisher is None:
+                publisher, timeout_s = self._opened(topic, draft.id, timeout_s)
             answer = publisher.send_one(topic, draft, timeout_s)
         except BackendError as error:
             raise as_rejected(error, topic, draft.id) from error
         finally:
-            busy.discard(ident)
+            busy.pop(ident, None)
         if isinstance(answer, PublishError):
             raise answer
         return answer
 
     def submit(self, topic: str, draft: Draft, timeout_s: float) -> Future[Receipt]:
-        return self._entered(lambda: self.publisher(topic, draft.id).submit(topic, draft, timeout_s))
+        def submitted() -> Future[Receipt]:
+            publisher, left_s = self._opened(topic, draft.id, timeout_s)
+            return publisher.submit(topic, draft, left_s)
+
+        return self._entered(topic, submitted)
 
     async def send_one_async(self, topic: str, draft: Draft, timeout_s: float) -> Receipt:
-        publisher = await self._publisher_async(topic, draft.id)
-        return await answered(self._entered(lambda: publisher.submit(topic, draft, timeout_s, block=False)), topic, [draft], timeout_s)
+        future = await self._submitted(topic, draft.id, timeout_s, lambda publisher: publisher.submit(topic, draft, timeout_s, block=False))
+        return await answered(future, topic, [draft], timeout_s)
 
     # --- many -------------------------------------------------------------------------------------------------------------------
 
@@ -106,30 +117,91 @@ class Outlet:
         return outgoing.drafts(topic, items, key, self._rules)
 
     def send_many(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
-        return receipts(self._guarded(lambda publisher: publisher.send(topic, drafts, timeout_s), topic, drafts), topic)
+        return receipts(self._guarded(topic, drafts, timeout_s), topic)
 
     async def send_many_async(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Receipt]:
         try:
-            publisher = await self._publisher_async(topic, drafts[0].id)
-            answers = await answered(self._entered(lambda: publisher.submit_many(topic, drafts, timeout_s)), topic, drafts, timeout_s)
+            future = await self._submitted(topic, drafts[0].id, timeout_s, lambda one: one.submit_many(topic, drafts, timeout_s))
+            answers = await answered(future, topic, drafts, timeout_s)
         except (BackendError, PublishRejected) as error:
             answers = refused(error, topic, drafts)
         return receipts(answers, topic)
 
     # --- where ------------------------------------------------------------------------------------------------------------------
 
-    def publisher(self, topic: str, id: str = "") -> Publisher:
-        """The publisher of a topic's cluster, opened on first use. A cluster that cannot be opened is a Rejected: nothing was sent."""
+    def publisher(self, topic: str, id: str = "", timeout_s: float | None = None) -> Publisher:
+        """The publisher of a topic's cluster, opened on first use. A cluster that cannot be opened is a Rejected: nothing was sent.
+
+        Waits while the topic is held: `timeout_s`, default `publish.timeout`, then it is a Rejected too.
+        """
         found = self._publishers.get(topic)
-        if found is None:
+        mono = self._supervisor.environment.clock.mono
+        end = mono() + (self.default_timeout_s if timeout_s is None else timeout_s)
+        while found is None:
+            turn = self._turn  # before the holds are looked at, see `hold`
+            for hold in self._holds:
+                if hold.covers(topic):
+                    self._wait(hold, topic, id, max(0.0, end - mono()))
             try:
-                found = self._supervisor.publisher(topic)
+                made = self._supervisor.publisher(topic)
             except BackendError as error:
                 raise as_rejected(error, topic, id) from error
-            if len(self._publishers) >= 4096:  # a service that makes up topic names must not grow for ever
-                self._publishers = {}
-            self._publishers[topic] = found
+            with self._opening:
+                if self._turn == turn:
+                    found = self._keep(topic, made)
         return found
+
+    def _keep(self, topic: str, publisher: Publisher) -> Publisher:
+        if len(self._publishers) >= 4096:  # a service that makes up topic names must not grow for ever
+            self._publishers = {}
+        self._publishers[topic] = publisher
+        return publisher
+
+    def _opened(self, topic: str, id: str, timeout_s: float) -> tuple[Publisher, float]:
+        """The publisher, and what a hold has left of the time."""
+        found = self._publishers.get(topic)
+        if found is not None or not self._holds:
+            return found or self.publisher(topic, id), timeout_s
+        mono = self._supervisor.environment.clock.mono
+        end = mono() + timeout_s
+        found = self.publisher(topic, id, timeout_s)
+        return found, max(0.0, end - mono())
+
+    # --- another cluster ----------------------------------------------------------------------------------------------------------
+
+    def hold(self, covers: Callable[[str], bool]) -> Callable[[], bool]:
+        """Let nothing new to these topics begin, before their routes change.
+
+        Returns what to call again and again: True, once all that had begun is answered; what waits goes on by the new routes then.
+        """
+        hold = Hold(covers)
+        with self._opening:
+            self._holds = (*self._holds, hold)
+            self._turn += 1  # last: who reads it before looks for holds finds this one, or opens in vain
+            for topic in [topic for topic in self._publishers if covers(topic)]:
+                del self._publishers[topic]
+        return lambda: self._release_when_answered(hold)
+
+    def _release_when_answered(self, hold: Hold) -> bool:
+        if any(topic and hold.covers(topic) for topic in list(self._busy.values())) or self._supervisor.is_sending(hold.covers):
+            return False
+        with self._opening:
+            self._holds = tuple(one for one in self._holds if one is not hold)
+        hold.release()
+        return True
+
+    def _wait(self, hold: Hold, topic: str, id: str, timeout_s: float) -> None:
+        ident = get_ident()
+        inside = ident in self._busy  # not the thread that opens for an event loop
+        try:
+            if inside:
+                self._busy[ident] = ""
+            if hold.wait(timeout_s):
+                return
+        finally:
+            if inside:
+                self._busy[ident] = topic
+        raise held(topic, id)
 
     def _check_delay(self, topic: str) -> None:
         """Refuse a delay that the topic's cluster cannot keep. Opens nothing: what a backend can do is known before."""
@@ -150,33 +222,43 @@ class Outlet:
         """What was published to."""
         return list(self._publishers)
 
-    async def _publisher_async(self, topic: str, id: str) -> Publisher:
-        """As `publisher`, which connects on first use, beside the loop."""
-        await self._turns.opened(topic, lambda: topic in self._publishers, lambda: self.publisher(topic, id))
-        return self.publisher(topic, id)
+    async def _submitted(self, topic: str, id: str, timeout_s: float, submit: Callable[[Publisher], Future[T]]) -> Future[T]:
+        """Submit, after the publisher was opened beside the loop, which connects on first use and waits while the topic is held."""
+        import asyncio
 
-    def _guarded(self, send: Callable[[Publisher], list[Any]], topic: str, drafts: Sequence[Draft]) -> list[Any]:
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s if self._holds else None):
+                    await self._turns.opened(topic, lambda: topic in self._publishers, lambda: self.publisher(topic, id, timeout_s))
+            except TimeoutError:
+                raise held(topic, id) from None
+            future = self._entered(topic, lambda: None if (found := self._publishers.get(topic)) is None else submit(found))
+            if future is not None:  # else it is held since a moment
+                return future
+
+    def _guarded(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Any]:
         ident = get_ident()
         busy = self._busy
         if ident in busy:
             raise reentered()
         try:
-            busy.add(ident)
-            return send(self._publishers.get(topic) or self.publisher(topic, drafts[0].id if drafts else ""))
+            busy[ident] = topic
+            publisher, left_s = self._opened(topic, drafts[0].id if drafts else "", timeout_s)
+            return publisher.send(topic, drafts, left_s)
         except (BackendError, PublishRejected) as error:
             return refused(error, topic, drafts)
         finally:
-            busy.discard(ident)
+            busy.pop(ident, None)
 
-    def _entered(self, submit: Callable[[], Future[T]]) -> Future[T]:
+    def _entered(self, topic: str, submit: Callable[[], T]) -> T:
         ident = get_ident()
         if ident in self._busy:
             raise reentered()
         try:
-            self._busy.add(ident)
+            self._busy[ident] = topic
             return submit()
         finally:
-            self._busy.discard(ident)
+            self._busy.pop(ident, None)
 
     def check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -185,6 +267,11 @@ class Outlet:
                 fix="open the App after the fork, or start the child by spawn",
                 state="FORKED",
             )
+
+
+def held(topic: str, id: str) -> PublishRejected:
+    what = "the topic goes to another cluster, and the old one has not answered all publishes yet"
+    return PublishRejected(what, code="throttled", retryable=True, topic=topic, id=id, fix="publish again")
 
 
 def reentered() -> StateError:

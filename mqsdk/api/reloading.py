@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mqsdk.config import diff
@@ -14,6 +14,8 @@ from mqsdk.events import Event, Reloaded
 
 if TYPE_CHECKING:
     from mqsdk.api.session import Session
+    from mqsdk.runtime.changing import Prepared
+    from mqsdk.spi import Backend
 
 LOG = logging.getLogger("mqsdk.config")
 
@@ -31,8 +33,9 @@ def reload(
     try:
         new = load()
         changes = diff.changes(old, new)
-        _refuse(session, new, changes, topics)
+        _refuse(session, new, changes)
         opened = session.supervisor.opened_anew(new, _changed_clients(session, changes))
+        prepared = _prepared(session, new, topics, opened)
     except ConfigError as error:
         LOG.error("reload refused, the previous configuration stays: %s", error)
         notify(Reloaded("refused", old.version, problem=str(error)))
@@ -42,8 +45,7 @@ def reload(
             tell(new)
             notify(Reloaded("unchanged", old.version))
         return []
-    session.apply(new.with_version(old.version + 1))
-    session.supervisor.exchange(opened)
+    session.apply(new.with_version(old.version + 1), opened, prepared)
     tell(new)
     for change in changes:
         LOG.info("configuration: %s", change)
@@ -57,29 +59,29 @@ def tell(configuration: Configuration) -> None:
         LOG.warning("%s", notice)
 
 
-def _refuse(session: Session, new: Configuration, changes: Sequence[Change], topics: Sequence[str]) -> None:
+def _refuse(session: Session, new: Configuration, changes: Sequence[Change]) -> None:
     """Every reason at once, each key named."""
     problems = [
         Problem(change.key, "takes effect after a restart only", "restart, or undo the change", new.source)
         for change in changes
         if change.applies == "restart"
     ]
-    problems += _moved_topics(session.configuration, new, topics)
+    needed = {f"clusters.{name}.backend" for name in session.supervisor.switching.in_use()}
+    what = "is needed until what topics have left on this cluster is handled, and for a day after"
+    problems += [Problem(change.key, what, "undo the change", new.source) for change in changes if change.key in needed]
     problems += session.supervisor.refused(new)
     if problems:
         raise ConfigError.of(problems)
 
 
-def _moved_topics(old: Configuration, new: Configuration, topics: Sequence[str]) -> list[Problem]:
-    """A topic in use whose route leads elsewhere: the live switch between clusters is not part of this version."""
-    moved = []
-    for topic in topics:
-        before, after = old.route(topic), new.route(topic)
-        if before is not None and (after is None or after.cluster != before.cluster):
-            target = "no cluster" if after is None else after.cluster
-            what = f"topic {topic} would move from {before.cluster} to {target} while in use, which this version does not support"
-            moved.append(Problem("routes", what, "restart, or undo the change", new.source))
-    return moved
+def _prepared(session: Session, new: Configuration, topics: Sequence[str], opened: Mapping[str, Backend]) -> Prepared:
+    """Topics in use whose route leads elsewhere. When one cannot go there nothing changes, and the new clients are closed."""
+    supervisor = session.supervisor
+    try:
+        return supervisor.switching.prepare(new, topics, opened)
+    except ConfigError:
+        supervisor.discard(opened)
+        raise
 
 
 def _changed_clients(session: Session, changes: Sequence[Change]) -> list[str]:

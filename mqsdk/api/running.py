@@ -12,9 +12,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from mqsdk.errors import ConfigError, MqError, StateError
+from mqsdk.errors import ConfigError, StateError
 from mqsdk.runtime.inspection import StopReport
-from mqsdk.runtime.overview import told_at_start
+from mqsdk.runtime.overview import tell_what_holds
 from mqsdk.runtime.signals import WOKEN, Arrived, received
 from mqsdk.runtime.stacks import thread_stack
 
@@ -71,18 +71,14 @@ def _guard(app: App, arrived: Arrived) -> Guard:
 
 
 def _tell_what_holds(app: App) -> None:
-    """What survives which failure on each cluster in use, and what puts it at risk: nobody runs a weaker one unknowingly."""
+    """On each cluster in use."""
     session = app._session
     if session is None:
         return
     for name, backend in session.supervisor.clusters.opened().items():
-        try:
-            lines = told_at_start(session.configuration.clusters[name], backend.health())
-        except (MqError, KeyError) as error:
-            LOG.warning("cluster %s: what holds there is not known: %s", name, type(error).__name__)
-            continue
-        for level, line in lines:
-            LOG.log(level, "%s", line)
+        cluster = session.configuration.clusters.get(name)
+        if cluster is not None:
+            tell_what_holds(cluster, backend)
 
 
 def _wait(app: App, arrived: Arrived, guard: Guard) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,12 @@ from mqsdk.api.outlet import Outlet
 from mqsdk.api.payload import Limits, decoder
 from mqsdk.api.verdict import Verdicts, Witness
 from mqsdk.config.model import Configuration
+from mqsdk.runtime.changing import Prepared
+from mqsdk.runtime.clusters import cluster_in
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.inspection import StopReport
 from mqsdk.runtime.supervisor import Supervisor
+from mqsdk.spi import Backend
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
@@ -106,11 +109,17 @@ class Session:
     def close(self, timeout_s: float) -> StopReport:
         return self.supervisor.close(timeout_s)
 
-    def apply(self, configuration: Configuration) -> None:
-        """Take a whole new configuration whose changes are all live."""
+    def apply(self, configuration: Configuration, opened: Mapping[str, Backend], prepared: Prepared) -> None:
+        """Take a whole new configuration whose changes are all live. opened: new clients. prepared: topics whose cluster changes."""
+        old, are_written = self.configuration, None
+        if old.routes != configuration.routes:
+            are_written = self.outlet.hold(lambda topic: cluster_in(old, topic) != cluster_in(configuration, topic))
         self.configuration = configuration
         self.supervisor.apply(configuration)
         self.outlet.apply(configuration)
+        self.supervisor.exchange(opened)
+        if are_written is not None:
+            self.supervisor.switching.begin(prepared, are_written)
 
 
 async def _awaited(result: Any) -> None:

@@ -97,7 +97,7 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
             _collect(
                 report,
                 lambda one=built, cluster=cluster: check_retries(
-                    one, opened.supervisor.tuning(one), environment(session).make_backend(cluster).capabilities, cluster.name
+                    one, opened.supervisor.whole_tuning(one), environment(session).make_backend(cluster).capabilities, cluster.name
                 ),
                 key,
             )

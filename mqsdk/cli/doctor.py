@@ -10,6 +10,7 @@ from mqsdk.cli.exits import DONE, FOUND, UNREACHABLE
 from mqsdk.cli.output import Column, printable
 from mqsdk.cli.session import Command, Session, pass_session
 from mqsdk.errors import AccessDenied, BackendError, MissingExtra, MqError, Unavailable, UnsafeBackend
+from mqsdk.names import RESERVED_SUFFIXES
 from mqsdk.spi import BackendHealth, Finding
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def _examined(session: Session, cluster: Cluster) -> dict[str, Any]:
         health = BackendHealth(ok=False, findings=(_refusal(error),))
     except MissingExtra as error:
         health = BackendHealth(ok=False, findings=(Finding("refuse", "missing_extra", error.what, error.fix),))
-    findings = [_finding(cluster, finding) for finding in health.findings]
+    left = [] if not health.ok else _left_behind(session, cluster)
+    findings = [_finding(cluster, finding) for finding in (*health.findings, *left)]
     return {
         "name": cluster.name,
         "backend": cluster.backend,
@@ -52,6 +54,25 @@ def _examined(session: Session, cluster: Cluster) -> dict[str, Any]:
         "guarantee": health.guarantee or None,
         "findings": findings,
     }
+
+
+def _left_behind(session: Session, cluster: Cluster) -> list[Finding]:
+    """Messages that groups have not handled here, of topics whose route leads to another cluster."""
+    from mqsdk.runtime.clusters import cluster_in
+    from mqsdk.runtime.inspection import progress_of
+
+    admin, found = session.backend(cluster.name).admin(), []
+    try:
+        for topic in [one.name for one in admin.topics() if not one.name.endswith(RESERVED_SUFFIXES)]:
+            now = cluster_in(session.clusters.configuration, topic)
+            for group in [] if now == cluster.name else [info.group for info in admin.groups(topic)]:
+                messages = sum(one.messages + one.delayed for one in progress_of(admin, topic, group))
+                if messages:
+                    what = f"{messages:,} messages of {topic}/{group} are left here, and its route leads to {now or 'no cluster'}"
+                    found.append(Finding("warn", "left_behind", what, "a process that follows a change of cluster reads them; `mqsdk ps`"))
+    except MqError:
+        return found  # it cannot show its topics or groups, or has gone away since
+    return found
 
 
 def _refusal(error: MqError) -> Finding:

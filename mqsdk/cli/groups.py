@@ -150,25 +150,39 @@ def lag(session: Session, topic: str | None, group: str | None, max_messages: in
         {
             "topic": info.topic,
             "group": info.group,
+            "cluster": place.cluster,
             "partition": one.partition,
             "messages": one.messages,
             "seconds": _age(one.oldest_ms, now),
         }
-        for place, info in found_groups(session, topic, group)
+        for place, info in _lagging(session, topic, group)
         for one in progress_of(place.admin, info.topic, info.group)
     ]
     totals = _totals(rows)
     figures = (Column("messages", True), Column("seconds", True, seconds_text))
     if session.out.json or session.out.verbose:
-        session.out.show(
-            "lag", rows, (Column("topic"), Column("group"), Column("partition", True), *figures), "no groups yet", session.told()
-        )
+        places = (Column("topic"), Column("group"), Column("cluster"), Column("partition", True))
+        session.out.show("lag", rows, (*places, *figures), "no groups yet", session.told())
     else:
         session.out.show("lag", totals, (Column("topic"), Column("group"), *figures), "no groups yet")
     over = [one for one in totals if _over(one, max_messages, max_age)]
     for one in over:
         session.out.warn(f"over the limit: {one['topic']}/{one['group']}")
     return FOUND if over else DONE
+
+
+def _lagging(session: Session, topic: str | None, group: str | None) -> Iterator[tuple[Place, GroupInfo]]:
+    """As `found_groups`; of a topic whose route was given another cluster lately those on the older ones too."""
+    if topic is not None:
+        found = list(found_groups(session, topic, group))  # a name that does not exist is told before any other cluster is asked
+        for cluster, admin in session.older(topic):
+            partitions = admin.partitions(topic)
+            if partitions is not None:
+                place = Place(cluster, admin, partitions)
+                yield from ((place, info) for info in admin.groups(topic) if group in (None, info.group))
+        yield from found
+    else:
+        yield from found_groups(session, topic)
 
 
 def _age(oldest_ms: int | None, now_ms: int) -> float | None:

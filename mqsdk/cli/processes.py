@@ -42,7 +42,10 @@ def ps(session: Session) -> None:
 
 
 def _consumers_text(consumers: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(printable(f"{one.get('topic')}/{one.get('group')} {_state_text(one)}") for one in consumers) or "-"
+    names = [f"{one.get('topic')}/{one.get('group')}" for one in consumers]
+    places = [f" on {one.get('cluster')}" if names.count(name) > 1 else "" for name, one in zip(names, consumers, strict=True)]
+    texts = [f"{name}{place} {_state_text(one)}" for name, place, one in zip(names, places, consumers, strict=True)]
+    return ", ".join(map(printable, texts)) or "-"
 
 
 def _state_text(consumer: Mapping[str, Any]) -> str:

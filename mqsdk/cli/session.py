@@ -110,6 +110,23 @@ class Session:
             raise NotFound(f"there is no topic {topic}", where=f"cluster {name}", fix=_nearest(topic, [one.name for one in admin.topics()]))
         return Place(name, admin, partitions)
 
+    def older(self, topic: str) -> Iterator[tuple[str, Admin]]:
+        """Clusters where the topic was within the last day, as processes of this host and user have written down. One that cannot be opened
+        is told as in `each_admin`."""
+        from mqsdk.runtime.unfinished import OnDisk
+
+        configuration, now = self.clusters.configuration, self.cluster_of(topic)
+        entry = OnDisk(configuration.app, configuration.source).entries(self.clock_ms()).get(topic)
+        for place in [] if entry is None else [*entry.older, entry.target]:
+            if place.cluster == now or place.cluster not in configuration.clusters:
+                continue
+            try:
+                yield place.cluster, self.backend(place.cluster).admin()
+            except BackendError as error:
+                self.unreachable.append(error)
+                if not self.out.json:
+                    self.out.failure(error)
+
     def cluster_of(self, topic: str) -> str:
         """The cluster of a topic by its route. Raises ConfigError when there is none."""
         from mqsdk.errors import ConfigError, PublishRejected

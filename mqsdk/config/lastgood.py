@@ -28,14 +28,14 @@ def keep(source_id: str, data: bytes, environ: Mapping[str, str]) -> str:
             return ""
         private_folder(path.parent.parent)
         private_folder(path.parent)
-        _replace(path, data)
+        replace(path, data)
     except (OSError, MqError, RuntimeError) as error:  # RuntimeError: no home directory can be determined
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return f"cannot be kept for a start without its source: {reason}; set MQSDK_STATE to a folder of your own"
     return ""
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
     """Synced before it takes the old one's place: after a power cut there is the old one or the new one."""
     new = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:

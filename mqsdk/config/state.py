@@ -1,4 +1,4 @@
-"""The state folder of this user: control sockets, last good configurations, unfinished switches later. Mode 0700."""
+"""The state folder of this user: control sockets, last good configurations, unfinished changes of cluster. Mode 0700."""
 
 from __future__ import annotations
 

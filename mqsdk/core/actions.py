@@ -40,6 +40,7 @@ class Spec:
     batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
     retry: the group's own topic, read beside the topic: what was redriven. None where the backend reads one topic only.
     settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
+    behind: of an ordered topic that was given another cluster, the number of its partitions on each older one (`core.cut`).
     """
 
     topic: str
@@ -53,6 +54,7 @@ class Spec:
     dead_letter: str | None = None
     retry: str | None = None
     settle_every_s: float = 0.01
+    behind: tuple[int, ...] = ()
 
     @property
     def reads_letters(self) -> bool:
@@ -188,6 +190,16 @@ class Letters(NamedTuple):
     keys: Collection[bytes]
 
 
+class CutPassed(NamedTuple):
+    """What lay on the older clusters when a Cut was asked for is settled there."""
+
+    token: int
+
+
+class CutsOver(NamedTuple):
+    """Nothing waits for older clusters any more."""
+
+
 class Drain(NamedTuple):
     """Start nothing new; when nothing runs any more, or at the deadline (monotonic seconds), settle and answer Drained."""
 
@@ -257,6 +269,16 @@ class AskLetters(NamedTuple):
     """Read which keys have dead letters; answered by Letters, asked at a moment from now on."""
 
 
+class Cut(NamedTuple):
+    """Tell by CutPassed(token) when the group has settled what lies on the older clusters by now.
+
+    numbers: the partition of each older cluster that is meant, None for all.
+    """
+
+    token: int
+    numbers: tuple[int | None, ...]
+
+
 class Report(NamedTuple):
     """Tell observers, metrics and logs."""
 
@@ -273,4 +295,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Released | AskLetters | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Cut | Released | AskLetters | Report | Drained

@@ -16,6 +16,8 @@ from mqsdk.core import deadletter
 from mqsdk.core.actions import (
     Action,
     CopyDone,
+    CutPassed,
+    CutsOver,
     Drain,
     Drained,
     Fence,
@@ -32,6 +34,7 @@ from mqsdk.core.actions import (
 )
 from mqsdk.core.attempts import accept
 from mqsdk.core.credit import Credits
+from mqsdk.core.cut import Cutting
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
 from mqsdk.core.following import Following
@@ -47,11 +50,11 @@ from mqsdk.core.suspects import Suspects, suspect
 from mqsdk.core.view import MachineView, view_of
 from mqsdk.events import GapSeen
 from mqsdk.message import Origin
-from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Partition, Renewed, Revoking, Settled
+from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Partition, Record, Renewed, Revoking, Settled
 
 __all__ = ["Machine", "MachineEvent", "MachineView"]
 
-MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | Retuned | Pause | Release | Letters | Drain
+MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | CutPassed | CutsOver | Retuned | Pause | Release | Letters | Drain
 
 # The last settle of a revoked partition must arrive before the deadline.
 MARGIN_S = 0.05
@@ -77,6 +80,7 @@ class Machine:
         self._following = Following(self._desk, self._touch)
         self._failing = Failing(self._desk, self._halting, self._following, self._touch)
         self._outcomes = Outcomes(self._desk, self._starter, self._failing, self._limits, self._owned, self._touch)
+        self._cutting = Cutting(self._desk, self._queue)
         self._stall = StallGuard(self._desk)
         self._span = SpanGuard(self._desk, self._touch)
         self._paused = False
@@ -96,6 +100,8 @@ class Machine:
             Returned: self._outcomes.returned,
             Overdue: self._outcomes.overdue,
             CopyDone: self._failing.copied,
+            CutPassed: self._cutting.passed,
+            CutsOver: self._cutting.over,
             Retuned: self._retuned,
             Pause: self._pause,
             Release: self._release,
@@ -250,6 +256,7 @@ class Machine:
         self._desk.timers.forget(ownership)
         self._failing.forget(ownership)
         self._following.forget(ownership)
+        self._cutting.forget(ownership)
 
     def _current(self, partition: Partition, epoch: int) -> Ownership | None:
         ownership = self._owned.get(partition)
@@ -268,6 +275,12 @@ class Machine:
         if self.spec.reads_letters:
             records = ownership.discard(records, deadletter.is_done)
         self._desk.counters.redelivered += ownership.take_repeats()
+        if self._cutting.is_on:
+            records = self._cutting.admit(now, ownership, records)
+        self._queue(now, ownership, records)
+
+    def _queue(self, now: float, ownership: Ownership, records: Sequence[Record]) -> None:
+        """They may run when their turn comes."""
         self._following.mark(ownership, records)
         late = ownership.queue.add(records)
         if ownership.parked.is_stopped:

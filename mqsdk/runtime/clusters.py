@@ -24,6 +24,12 @@ def owner_topic(topic: str) -> str:
     return topic
 
 
+def cluster_in(configuration: Configuration, topic: str) -> str | None:
+    """Cluster of a topic by its route; None when no route matches."""
+    route = configuration.route(owner_topic(topic))
+    return None if route is None else route.cluster
+
+
 class Clusters:
     """Opens a backend on first use and closes all of them together. Thread-safe."""
 
@@ -82,14 +88,21 @@ class Clusters:
             old, self._backends[name] = self._backends.get(name), backend
             return old
 
+    def adopt(self, name: str, backend: Backend) -> None:
+        """Use this client of a cluster that had none; one that got one meanwhile keeps it."""
+        with self._lock:
+            if self._backends.setdefault(name, backend) is backend:
+                return
+        backend.close(self._clock.mono() + OPEN_TIMEOUT_S)
+
     def name_of(self, topic: str) -> str:
         """Cluster of a topic by its route. Raises PublishRejected(code="no_route")."""
-        route = self.configuration.route(owner_topic(topic))
-        if route is None:
+        cluster = cluster_in(self.configuration, topic)
+        if cluster is None:
             raise PublishRejected(
                 f"no route matches topic {topic}", code="no_route", topic=topic, fix="add one to `routes:`, for example a last one for '*'"
             )
-        return route.cluster
+        return cluster
 
     def of_topic(self, topic: str) -> tuple[str, Backend]:
         """(cluster name, opened backend) of a topic. Raises as name_of and backend do."""

@@ -13,6 +13,7 @@ from mqsdk.events import Event
 from mqsdk.runtime import plugins
 from mqsdk.runtime.clock import Clock, SystemClock
 from mqsdk.runtime.handler import Handler
+from mqsdk.runtime.unfinished import Memory
 from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Start
 
@@ -58,6 +59,7 @@ class Environment:
     """make_workers, make_event_loop: None = threads and a real event loop. settle_every_s: as in Spec.
 
     threaded: False = nothing runs by itself, the owner calls `step`. isolated: False = no handler runs in a worker process.
+    memory: of unfinished changes of cluster, None = the state folder.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -69,3 +71,4 @@ class Environment:
     threaded: bool = True
     isolated: bool = True
     observe: Callable[[Event], None] = _ignore
+    memory: Memory | None = None

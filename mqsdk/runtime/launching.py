@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mqsdk.core.actions import Copy, Spec, Tuning
+from mqsdk.core.actions import Copy, Cut, Spec, Tuning
 from mqsdk.core.machine import Machine
 from mqsdk.errors import CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown
 from mqsdk.names import RETRIES, composed
@@ -35,15 +35,19 @@ class Launcher:
         self._owner = owner
         self._environment = owner.environment
 
-    def plan(self, declared: Declared) -> Spec:
-        """Raises CapabilityError, ConfigError or BackendError."""
+    def cluster(self, declared: Declared) -> str:
+        """Where the topic's route leads. Raises ConfigError."""
         try:
-            cluster, backend = self._owner.clusters.of_topic(declared.topic)
+            return self._owner.clusters.name_of(declared.topic)
         except PublishRejected as error:
             raise ConfigError(error.what, where=f"consumer {declared.name}", fix=error.fix) from error
+
+    def plan(self, declared: Declared, cluster: str, behind: tuple[int, ...] = ()) -> Spec:
+        """behind: as in Spec. Raises CapabilityError, ConfigError or BackendError."""
+        backend = self._owner.clusters.backend(cluster)
         check_capabilities(declared, backend.capabilities, cluster)
         self._check_inbox(declared)
-        check_retries(declared, self._owner.tuning(declared), backend.capabilities, cluster)
+        check_retries(declared, self._owner.whole_tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
             group=declared.group,
@@ -56,6 +60,7 @@ class Launcher:
             dead_letter=declared.dead_letter,
             retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
             settle_every_s=self._environment.settle_every_s,
+            behind=behind,
         )
 
     def _check_inbox(self, declared: Declared) -> None:
@@ -72,11 +77,11 @@ class Launcher:
                     f"consumer {declared.name} {what} and has an inbox: {why}", where=where, fix=f'inbox: none for "{declared.name}"'
                 )
 
-    def launch(self, declared: Declared, spec: Spec) -> ConsumerLoop:
+    def launch(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None]) -> ConsumerLoop:
         """A consumer that has joined its group and is not stepped yet. Raises CapabilityError, ConfigError or BackendError."""
         cluster = self._owner.clusters.cluster(spec.cluster)
         self._ensure(declared, self._owner.clusters.backend(spec.cluster), create=cluster.create, cluster=spec.cluster)
-        tuning = self._owner.tuning(declared)
+        tuning = self._owner.tuning(declared, spec.cluster)
         inbox = self._inbox(declared)
         handling = declared if inbox is None else replace(declared, handler=inbox.before(declared.handler))
         subscription = Subscription(
@@ -94,6 +99,7 @@ class Launcher:
             connect=lambda: self._connect(declared, spec.cluster, subscription),
             make_workers=lambda results: self._make_workers(handling, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
+            cutter=cutter,
             clock=self._environment.clock,
             observe=self._environment.observe,
             tuning=tuning,
@@ -123,7 +129,8 @@ class Launcher:
 
         A broadcast that is restarted goes on where it was: the backend knows nothing of its progress.
         """
-        places = next((loop.places for one, loop in self._owner.loops if one is declared), {}) if declared.broadcast else {}
+        of_this = (loop.places for one, loop in self._owner.loops if one is declared and loop.spec.cluster == cluster)
+        places = next(of_this, {}) if declared.broadcast else {}
         return self._owner.clusters.backend(cluster).consumer(subscription._replace(positions=tuple(places.items())))
 
     def _ensure(self, declared: Declared, backend: Backend, *, create: bool, cluster: str) -> None:

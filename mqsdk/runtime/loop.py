@@ -20,6 +20,9 @@ from mqsdk.core.actions import (
     Copy,
     CopyDone,
     Credit,
+    Cut,
+    CutPassed,
+    CutsOver,
     Drain,
     Drained,
     Fence,
@@ -97,7 +100,7 @@ class _Exchange:
 
 
 class ConsumerLoop:
-    """Runs one consumer. What stands under control, `view` and `running` may be called from any thread; the rest is the loop's own."""
+    """Runs one consumer. What stands under "control, any thread" may be called from any; the rest is the loop's own."""
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class ConsumerLoop:
         connect: Callable[[], Consumer],
         make_workers: Callable[[_Results], Workers],
         copier: Copier,
+        cutter: Callable[[Cut], None],
         clock: Clock,
         observe: Callable[[Event], None],
         tuning: Tuning,
@@ -128,6 +132,7 @@ class ConsumerLoop:
         self._copier = copier
         self._letters = make_letters(self._tell)
         self._inbox = inbox
+        self._cutter = cutter
         self._clock = clock
         self._observe = observe
         self._tuning = tuning
@@ -165,6 +170,12 @@ class ConsumerLoop:
     def pause(self, paused: bool) -> None:
         self.paused = paused
         self._tell(Pause(paused))
+
+    def cut_passed(self, token: int) -> None:
+        self._tell(CutPassed(token))
+
+    def cuts_over(self) -> None:
+        self._tell(CutsOver())
 
     def drain(self, deadline: float) -> None:
         """Start nothing new, settle what ends; `finished` is set when it is over, at `deadline` (monotonic seconds) at the latest."""
@@ -364,6 +375,8 @@ class ConsumerLoop:
             self._gates = recalled(self._gates)
         elif isinstance(action, Copy):
             self._copy(action)
+        elif isinstance(action, Cut):
+            self._cutter(action)
         elif isinstance(action, Report):
             self._observe(action.event)
         elif isinstance(action, Released):

@@ -9,7 +9,7 @@ from typing import Any
 from mqsdk import events
 from mqsdk.events import Event
 
-CONSUMER, APP, WATCHDOG = (logging.getLogger(f"mqsdk.{name}") for name in ("consumer", "app", "watchdog"))
+CONSUMER, APP, WATCHDOG, MOVE = (logging.getLogger(f"mqsdk.{name}") for name in ("consumer", "app", "watchdog", "move"))
 
 
 def log(event: Event) -> None:
@@ -147,6 +147,21 @@ def _link(event: events.LinkChanged) -> None:
     APP.log(level, "cluster %s is %s", event.cluster, "connected" if event.up else "not connected", extra=_about(event))
 
 
+_STEPS = {
+    "writing": "publishes go to cluster {target} from now on, cluster {source} has answered all before",
+    "reading": "reads cluster {source} and cluster {target}",
+    "closed": "nothing is left on cluster {source}, it is watched for a day",
+    "reopened": "cluster {source} has messages again and is read again",
+    "over": "cluster {source} is not watched any more",
+}
+
+
+def _cluster_changed(event: events.ClusterChanged) -> None:
+    name = f"{event.topic}/{event.group}" if event.group else event.topic
+    level = logging.WARNING if event.step == "reopened" else logging.INFO
+    MOVE.log(level, "%s: %s", name, _STEPS[event.step].format(**event._asdict()), extra=_about(event))
+
+
 _WRITERS: dict[type[Event], Any] = {
     events.Retried: _retried,
     events.DeadLettered: _dead_lettered,
@@ -161,4 +176,5 @@ _WRITERS: dict[type[Event], Any] = {
     events.BreakerChanged: _breaker,
     events.OwnershipChanged: _ownership,
     events.LinkChanged: _link,
+    events.ClusterChanged: _cluster_changed,
 }

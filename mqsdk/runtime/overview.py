@@ -17,22 +17,23 @@ from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.inspection import ConsumerInfo, HaltedMessage, Health, Lag, Oldest, State, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.observe import runs_text
-from mqsdk.spi import BackendHealth, Finding
+from mqsdk.spi import Backend, BackendHealth, Finding
+
+log = logging.getLogger("mqsdk.app")
 
 
-def lag(clusters: Clusters, topic: str, group: str, clock: Clock) -> Lag:
-    """Lag of a group anywhere; without partitions when the topic or the group does not exist. Raises MqError."""
-    _, backend = clusters.of_topic(topic)
-    progress = progress_of(backend.admin(), topic, group)
+def lag(clusters: Clusters, names: Sequence[str], topic: str, group: str, clock: Clock) -> Lag:
+    """Lag of a group on all these clusters; without partitions when the topic or the group does not exist. Raises MqError."""
+    progress = tuple(one for name in names for one in progress_of(clusters.backend(name).admin(), topic, group))
     oldest_ms = min((one.oldest_ms for one in progress if one.oldest_ms is not None), default=None)
     seconds = 0.0 if oldest_ms is None else max(0.0, (clock.wall_ms() - oldest_ms) / 1000)
     return Lag(sum(one.messages for one in progress), seconds, progress)
 
 
-def lag_or_none(clusters: Clusters, declared: Declared, clock: Clock) -> int | None:
-    """Messages; None when the cluster does not answer."""
+def lag_or_none(clusters: Clusters, declared: Declared, cluster: str, clock: Clock) -> int | None:
+    """Messages on one cluster; None when it does not answer."""
     try:
-        return lag(clusters, declared.topic, declared.group, clock).messages
+        return lag(clusters, (cluster,), declared.topic, declared.group, clock).messages
     except MqError:
         return None
 
@@ -149,6 +150,17 @@ def code_of(cluster: Cluster, finding: Finding) -> str:
 def is_accepted(cluster: Cluster, finding: Finding) -> bool:
     """What keeps a cluster from being opened cannot be accepted: `open` would refuse it all the same."""
     return finding.level == "warn" and code_of(cluster, finding) in cluster.accept
+
+
+def tell_what_holds(cluster: Cluster, backend: Backend) -> None:
+    """What survives which failure on a cluster, and what puts it at risk: nobody runs a weaker one unknowingly."""
+    try:
+        lines = told_at_start(cluster, backend.health())
+    except MqError as error:
+        log.warning("cluster %s: what holds there is not known: %s", cluster.name, type(error).__name__)
+        return
+    for level, line in lines:
+        log.log(level, "%s", line)
 
 
 def told_at_start(cluster: Cluster, health: BackendHealth) -> list[tuple[int, str]]:

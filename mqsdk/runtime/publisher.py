@@ -333,6 +333,10 @@ class Publisher:
         """Whether so much more would be within the window now; for threads that must not wait."""
         return self._sender is None or self._sender.has_room(records, size)
 
+    def is_sending(self, covers: Callable[[str], bool]) -> bool:
+        """Whether something submitted to one of these topics has no answer yet. `send` and `send_one` are not asked: they block."""
+        return self._sender is not None and self._sender.is_sending(covers)
+
     def flush(self, timeout_s: float | None) -> bool:
         """Wait until everything submitted has its answer; False at the timeout."""
         return self._sender is None or self._sender.flush(timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +74,7 @@ class Sender:
         self._bytes = 0
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._carried: str | None = None
 
     # --- callers ----------------------------------------------------------------------------------------------------------------
 
@@ -105,6 +106,12 @@ class Sender:
         with self._changed:
             limits = self._limits
             return self.records == 0 or (self.records + records <= limits.window_records and self._bytes + size <= limits.window_bytes)
+
+    def is_sending(self, covers: Callable[[str], bool]) -> bool:
+        """Whether anything for one of these topics is queued or under way."""
+        with self._changed:
+            topics = [*([] if self._carried is None else [self._carried]), *(parcel.topic for parcel in self._parcels)]
+            return any(map(covers, topics))
 
     def is_current_thread(self) -> bool:
         """Whether this is the sender's own thread: in a callback of a future, where waiting for the sender would never end."""
@@ -176,10 +183,12 @@ class Sender:
                 if not self._parcels:
                     return
                 taken = self._take()
+                self._carried = taken[0].topic
             begun = [parcel for parcel in taken if parcel.future.set_running_or_notify_cancel()]
             if begun:
                 self._carry(begun)
             with self._changed:
+                self._carried = None
                 self.records -= sum(len(parcel.drafts) for parcel in taken)
                 self._bytes -= sum(len(draft.value) for parcel in taken for draft in parcel.drafts)
                 self._changed.notify_all()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
-from mqsdk.core.actions import ReleaseAs, Released, Spec, Tuning
+from mqsdk.core.actions import Cut, ReleaseAs, Released, Spec, Tuning
 from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, StateError
 from mqsdk.runtime import overview
 from mqsdk.runtime.clusters import Clusters
@@ -23,6 +23,8 @@ from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.publisher import Publisher
+from mqsdk.runtime.readers import Readers
+from mqsdk.runtime.switching import Switching
 from mqsdk.runtime.tally import Tally
 from mqsdk.runtime.watchdog import Guard
 from mqsdk.spi import Backend
@@ -37,6 +39,10 @@ STEP_S = 0.01
 
 # What a second signal leaves for answers under way: without it two signals at once would report settles as unknown that are stored.
 LAST_SETTLE_S = 0.25
+
+
+def _no_cuts(cut: Cut) -> None:
+    """Of a consumer that is behind nothing, which asks for none."""
 
 
 class Supervisor:
@@ -58,6 +64,7 @@ class Supervisor:
         )
         self._draining = False
         self.launcher = Launcher(self)
+        self.switching = Switching(self)
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
         self._incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
 
@@ -90,6 +97,10 @@ class Supervisor:
         """(cluster, topic, outcome, messages) of all that was published here and has an answer."""
         return [(cluster, *one) for cluster, publisher in list(self._publishers.items()) for one in publisher.published()]
 
+    def is_sending(self, covers: Callable[[str], bool]) -> bool:
+        """Whether something that was submitted to one of these topics has no answer yet."""
+        return any(publisher.is_sending(covers) for publisher in list(self._publishers.values()))
+
     def flush(self, timeout_s: float | None) -> bool:
         """Wait until everything submitted has its answer; False at the timeout."""
         clock = self.environment.clock
@@ -104,24 +115,44 @@ class Supervisor:
         Raises CapabilityError, ConfigError, BackendError, or StateError when one has not joined in time; what was started is stopped then.
         """
         self._draining = False
-        plans = [(one, self.launcher.plan(one)) for one in declared]  # everything that can be refused is refused before anything runs
+        plans = [self._planned(one) for one in declared]  # everything that can be refused is refused before anything runs
         deadline = self.environment.clock.mono() + timeout_s
         try:
-            for one, spec in plans:
-                self._run(one, spec)
+            for one, spec, readers in plans:
+                self._start(one, spec, readers)
             self._await_joined(deadline)
+            self.switching.go_on()
             if self.environment.threaded:
                 self.guard.start()
         except BaseException:
             self.stop(0.0)
             raise
 
-    def _run(self, declared: Declared, spec: Spec) -> ConsumerLoop:
-        loop = self.launcher.launch(declared, spec)
-        self.loops.append((declared, loop))
+    def _planned(self, declared: Declared) -> tuple[Declared, Spec, Readers | None]:
+        cluster = self.launcher.cluster(declared)
+        readers = self.switching.resumed(declared, cluster)
+        behind = () if readers is None else tuple(reader.place.partitions for reader in readers.newest.behind)
+        return declared, self.launcher.plan(declared, cluster, behind), readers
+
+    def _start(self, declared: Declared, spec: Spec, readers: Readers | None) -> None:
+        if readers is None:
+            self.run(declared, spec)
+        else:
+            newest = readers.newest
+            self.switching.resume(readers, self.run(declared, spec, lambda cut: self.switching.asked(newest, cut)))
+
+    def run(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None] = _no_cuts) -> ConsumerLoop:
+        """Start one consumer at one cluster. Raises CapabilityError, ConfigError or BackendError."""
+        loop = self.launcher.launch(declared, spec, cutter)
+        self.loops = [*self.loops, (declared, loop)]
         if self.environment.threaded:
             threading.Thread(target=loop.run, name=f"mqsdk-{declared.name}", daemon=True).start()
         return loop
+
+    def leave(self, loop: ConsumerLoop, deadline: float) -> None:
+        """A consumer that has drained ends for good."""
+        self.loops = [one for one in self.loops if one[1] is not loop]
+        self._closed(loop, deadline)
 
     def event_loop(self) -> EventLoop:
         """The App's own event loop, started on first need."""
@@ -138,7 +169,12 @@ class Supervisor:
             if not loop.joined.wait(max(0.0, deadline - self.environment.clock.mono())):
                 raise StateError(f"consumer {declared.name} did not join its group in time", where=loop.failure, state="OPEN")
 
-    def tuning(self, declared: Declared) -> Tuning:
+    def tuning(self, declared: Declared, cluster: str) -> Tuning:
+        """What a consumer may do at one cluster."""
+        return self.switching.tuning(declared, cluster, self.whole_tuning(declared))
+
+    def whole_tuning(self, declared: Declared) -> Tuning:
+        """What a consumer may do, wherever it reads."""
         return self.configuration.tuning(declared.topic, declared.group, declared.tuning)
 
     # --- while running ----------------------------------------------------------------------------------------------------------
@@ -148,7 +184,7 @@ class Supervisor:
         self.configuration = configuration
         self.clusters.configuration = configuration
         for declared, loop in self.loops:
-            loop.retune(self.tuning(declared))
+            loop.retune(self.tuning(declared, loop.spec.cluster))
 
     def opened_anew(self, configuration: Configuration, names: Sequence[str]) -> dict[str, Backend]:
         """New clients of these clusters, connected and not in use. Raises ConfigError, with one problem per cluster that refuses."""
@@ -161,10 +197,14 @@ class Supervisor:
                 what = f"the new client cannot be used: {error.what}"
                 problems.append(Problem(f"clusters.{name}", what, error.fix or "undo the change", configuration.source))
         if problems:
-            for backend in opened.values():
-                backend.close(self.environment.clock.mono() + CLOSE_S)
+            self.discard(opened)
             raise ConfigError.of(problems)
         return opened
+
+    def discard(self, opened: Mapping[str, Backend]) -> None:
+        """Close new clients that are not to be used after all."""
+        for backend in opened.values():
+            backend.close(self.environment.clock.mono() + CLOSE_S)
 
     def exchange(self, opened: Mapping[str, Backend]) -> None:
         """Use these clients from now on: publishers at once, consumers when what runs has ended or `drain.timeout` is over."""
@@ -182,11 +222,11 @@ class Supervisor:
 
     def pause(self, topic: str, group: str, paused: bool) -> None:
         """Stop or resume starting handlers of one consumer. Raises StateError when it does not run here."""
-        for declared, loop in self.loops:
-            if (declared.topic, declared.group) == (topic, group):
-                loop.pause(paused)
-                return
-        raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
+        found = [loop for declared, loop in self.loops if (declared.topic, declared.group) == (topic, group)]
+        for loop in found:
+            loop.pause(paused)
+        if not found:
+            raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
 
     def release(self, topic: str, group: str, outcome: ReleaseAs, keys: Sequence[bytes | None] | None, timeout_s: float) -> Released:
         """Free halted messages of one consumer: of these keys, of all with None. Blocks until that is stored.
@@ -219,7 +259,8 @@ class Supervisor:
 
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""
-        return overview.lag(self.clusters, topic, group, self.environment.clock)
+        clusters = (*self.switching.clusters(topic), self.clusters.name_of(topic))
+        return overview.lag(self.clusters, clusters, topic, group, self.environment.clock)
 
     def pairs(self) -> list[tuple[str, str]]:
         """(topic, group) of the consumers that run here and have progress."""
@@ -229,9 +270,9 @@ class Supervisor:
         return [self._info(declared, loop, with_lag) for declared, loop in self.loops]
 
     def _info(self, declared: Declared, loop: ConsumerLoop, with_lag: bool) -> ConsumerInfo:
-        info = overview.consumer(declared, loop, self.tuning(declared), self.environment.clock)
+        info = overview.consumer(declared, loop, self.tuning(declared, loop.spec.cluster), self.environment.clock)
         state = "draining" if self._draining and info.state in ("running", "joining") else info.state
-        lag = overview.lag_or_none(self.clusters, declared, self.environment.clock) if with_lag else None
+        lag = overview.lag_or_none(self.clusters, declared, loop.spec.cluster, self.environment.clock) if with_lag else None
         return info._replace(state=state, lag=lag, config=self.configuration.version)
 
     def health(self, running: bool) -> Health:
@@ -244,6 +285,7 @@ class Supervisor:
         """Drain: start nothing, wait for running handlers, settle, hand back, leave. Ends at the timeout at the latest (seconds)."""
         self._draining = True
         self.guard.stop()
+        self.switching.stop()
         clock = self.environment.clock
         deadline = clock.mono() + timeout_s
         for _, loop in self.loops:
@@ -284,6 +326,7 @@ class Supervisor:
         clock = self.environment.clock
         deadline = clock.mono() + timeout_s
         report = self.stop(timeout_s) if self.loops else StopReport()
+        self.switching.close()
         flushed = [publisher.close(deadline) for publisher in self._publishers.values()]
         self._publishers = {}
         if self._event_loop is not None:

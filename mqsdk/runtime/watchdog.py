@@ -121,15 +121,15 @@ class Guard:
     def _waits(self, declared: Declared, loop: ConsumerLoop, view: MachineView) -> bool:
         if view.paused or view.held or view.breaker not in (None, "closed") or loop.is_working():
             return False
-        return view.records > 0 or self._is_unread(declared, view)
+        return view.records > 0 or self._is_unread(declared, loop, view)
 
-    def _is_unread(self, declared: Declared, view: MachineView) -> bool:
+    def _is_unread(self, declared: Declared, loop: ConsumerLoop, view: MachineView) -> bool:
         """Whether the backend holds messages of owned partitions that never came. Unknown is no: a backend's own trouble is told apart."""
         if declared.broadcast:
             return False
         known = {one.partition.number: one for one in view.partitions if one.partition.topic == declared.topic and not one.paused}
         try:
-            admin = self._clusters.of_topic(declared.topic)[1].admin()
+            admin = self._clusters.backend(loop.spec.cluster).admin()
             for progress in admin.progress(declared.topic, declared.group):
                 one = known.get(progress.partition)
                 if one is None or progress.messages <= one.records + one.waiting:

@@ -324,6 +324,7 @@ class PartitionProgress(NamedTuple):
     """Progress of a group in one partition.
 
     messages: not settled yet, delayed ones from their due time on. oldest_ms: `Record.placed_ms` of the oldest of them, if that is known.
+    delayed: of the partition, not due yet.
     """
 
     partition: int
@@ -333,6 +334,7 @@ class PartitionProgress(NamedTuple):
     oldest_ms: int | None = None
     start: int = 0
     epoch: int = 0
+    delayed: int = 0
 
 
 class SavedProgress(NamedTuple):

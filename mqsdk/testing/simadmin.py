@@ -54,7 +54,7 @@ class SimAdmin(Admin):
         with self._store.lock:
             self._store.release_due()
             found = self._store.group(topic, group)
-            return [] if found is None else [_progress(cursor) for cursor in found.cursors]
+            return [] if found is None else [self._progress(cursor) for cursor in found.cursors]
 
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
         if not self._can.replay:
@@ -133,6 +133,18 @@ class SimAdmin(Admin):
             raise BackendError(f"topic {topic} has no group {group}", fix="`groups` lists what exists")
         return found
 
+    def _progress(self, cursor: Cursor) -> PartitionProgress:
+        return PartitionProgress(
+            partition=cursor.partition.number,
+            watermark=cursor.watermark,
+            end=cursor.log.end,
+            messages=cursor.unsettled,
+            oldest_ms=cursor.oldest_ms(),
+            start=cursor.log.base,
+            epoch=cursor.epoch,
+            delayed=self._store.delayed.count(cursor.partition),
+        )
+
     def _topic_info(self, topic: str) -> TopicInfo:
         count = self._store.topics[topic]
         logs = [self._store.logs[Partition(topic, number)] for number in range(count)]
@@ -144,18 +156,6 @@ def _members(group: Group) -> tuple[Member, ...]:
     return tuple(
         Member(member.id, partitions=tuple(cursor.partition.number for cursor in group.cursors if cursor.owner is member))
         for member in group.members
-    )
-
-
-def _progress(cursor: Cursor) -> PartitionProgress:
-    return PartitionProgress(
-        partition=cursor.partition.number,
-        watermark=cursor.watermark,
-        end=cursor.log.end,
-        messages=cursor.unsettled,
-        oldest_ms=cursor.oldest_ms(),
-        start=cursor.log.base,
-        epoch=cursor.epoch,
     )
 
 

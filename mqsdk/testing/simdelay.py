@@ -22,6 +22,10 @@ class Delayed:
         """Wall-clock milliseconds of the next one."""
         return self._heap[0][0] if self._heap else None
 
+    def count(self, partition: Partition) -> int:
+        """How many wait for a place in this partition."""
+        return sum(1 for item in self._heap if item[2].partition == partition)
+
     def take(self, now_ms: int) -> list[tuple[Partition, NewRecord]]:
         """Everything that is due, in the order in which it takes its place."""
         taken: list[tuple[Partition, NewRecord]] = []

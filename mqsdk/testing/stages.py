@@ -17,6 +17,7 @@ from mqsdk.errors import Duration, StateError
 from mqsdk.runtime import plugins, reading
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.supervisor import Supervisor
+from mqsdk.runtime.unfinished import InMemory
 from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Capabilities, Record
 from mqsdk.testing.clock import VirtualClock
@@ -99,6 +100,7 @@ class VirtualStage(Stage):
             settle_every_s=0.0,
             threaded=False,
             isolated=False,
+            memory=InMemory(),
         )
 
     def _make_backend(self, cluster: Cluster) -> Backend:
@@ -130,7 +132,8 @@ class VirtualStage(Stage):
         )
 
     def _round(self) -> bool:
-        moved = [loop.step(0.0) for _, loop in list(self.supervisor.loops)]
+        moved = [loop.step(0.0) for _, loop in self.supervisor.loops]
+        moved.append(self.supervisor.switching.step())
         if self._loop is not None and self._loop.run_until_idle():
             return True
         return any(moved)
@@ -146,7 +149,7 @@ class VirtualStage(Stage):
 
     def _due(self) -> float | None:
         """The next moment at which something happens by itself."""
-        moments = [self.store.due(), *(loop.due() for _, loop in self.supervisor.loops)]
+        moments = [self.store.due(), self.supervisor.switching.due(), *(loop.due() for _, loop in self.supervisor.loops)]
         if self._loop is not None:
             moments.append(self._loop.due())
         return min((moment for moment in moments if moment is not None), default=None)
@@ -160,13 +163,14 @@ class VirtualStage(Stage):
         return self.store.records(topic)
 
     def crash(self) -> None:
-        declared = [one for one, _ in self.supervisor.loops]
+        declared = list({id(one): one for one, _ in self.supervisor.loops}.values())  # one may read several clusters
         for backend in self._backends:
             backend.crash()
             backend.open(self.clock.mono())
         if self._loop is not None:
             self._loop.abandon()
-        self.supervisor.loops.clear()
+        self.supervisor.switching.stop()
+        self.supervisor.loops = []
         self.supervisor.start(declared, START_S)
 
     def fail_publish(self, outcome: PublishFault, times: int) -> None:
@@ -183,7 +187,7 @@ class RealStage(Stage):
         return redirected(configuration, backend="log", options={"path": self._path, "durability": "none"}, lease_s=10.0)
 
     def environment(self) -> Environment:
-        return Environment(isolated=False)
+        return Environment(isolated=False, memory=InMemory())
 
     def settle_down(self) -> None:
         give_up = time.monotonic() + QUIET_WITHIN_S

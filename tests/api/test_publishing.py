@@ -678,11 +678,11 @@ def test_from_a_signal_handler_in_the_middle_of_a_publish(answering: Any) -> Non
     assert app.publish("orders", b"x").topic == "orders"  # and the guard is gone again
 
 
-class Interrupted(set[int]):
+class Interrupted(dict[int, str]):
     """What a signal handler that raises does to a publish that has just been noted as under way."""
 
-    def add(self, item: int) -> None:
-        super().add(item)
+    def __setitem__(self, thread: int, topic: str) -> None:
+        super().__setitem__(thread, topic)
         raise InterruptedError
 
 
@@ -698,7 +698,7 @@ def test_a_signal_handler_that_raises_at_any_moment_leaves_the_thread_free(app: 
         outlet._busy = Interrupted()
         with pytest.raises(InterruptedError):
             call()
-        assert outlet._busy == set()
+        assert outlet._busy == {}
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------------------

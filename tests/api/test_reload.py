@@ -101,7 +101,6 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "the name of the App": ("app: shop", "app: store", "app"),
     "not valid": ("concurrency: 4", "conncurrency: 4", "conncurrency"),
     "not YAML": ("app: shop", "app: [", "mqsdk.yaml"),
-    "another cluster for a running topic": ('["orders*"], cluster: local', '["orders*"], cluster: other', "orders"),
     "no cluster for a running topic": ('["*"], cluster: other', '["x*"], cluster: other', "payments"),
 }
 
@@ -122,7 +121,7 @@ def test_what_a_running_process_cannot_take_is_refused_whole(service: Service, o
 def test_a_topic_that_was_only_published_to_is_in_use_too(service: Service) -> None:
     service.app.publish("payments", b"x")
     with pytest.raises(ConfigError, match="payments"):
-        service.reload('["*"], cluster: other', '["*"], cluster: local')
+        service.reload('["*"], cluster: other', '["x*"], cluster: other')
     assert service.app.publish("payments", b"x").cluster == "other"
 
 

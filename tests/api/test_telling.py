@@ -19,6 +19,7 @@ from mqsdk.core.retry import Backoff
 from mqsdk.errors import ConfigError, PublishRejected
 from mqsdk.events import Reloaded
 from mqsdk.runtime import lags
+from mqsdk.runtime.changing import Prepared
 from tests.api.conftest import BOUND_S, MEMORY_ONLY, Opener
 
 QUICK = RetryPolicy(attempts=2, backoff=Backoff("1ms", jitter=0))
@@ -183,7 +184,8 @@ def test_the_token_is_asked_for_and_may_change(open_app: Opener, store: Any) -> 
     assert app._session is not None
     assert ask(app, "/live")[0] == 401
     assert ask(app, "/live", Authorization="Bearer first")[0] == 200
-    app._session.apply(replace(app._session.configuration, observability=Observability(listen="127.0.0.1:0", token="second")))
+    second = Observability(listen="127.0.0.1:0", token="second")
+    app._session.apply(replace(app._session.configuration, observability=second), {}, Prepared())
     assert ask(app, "/live", Authorization="Bearer first")[0] == 401
     assert ask(app, "/live", Authorization="Bearer second")[0] == 200
 

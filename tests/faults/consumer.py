@@ -26,6 +26,7 @@ def note(event: Event) -> None:
 
 
 TIMEOUT_S = 300.0
+OTHER = 1000
 
 
 def began(message: Message[Any]) -> float:
@@ -44,7 +45,9 @@ def work(payload: dict[str, int], message: Message[Any]) -> None:
         raise ConnectionError("the partition was taken away")
     book = journal()
     call = {"group": message.group, "attempt": message.attempt, "epoch": message.epoch}
-    book.start(message.id, key=message.key or "", partition=message.partition, moment=moment, **call)  # type: ignore[arg-type]
+    # Epochs are a cluster's own: partition 0 of another cluster is another partition.
+    partition = message.partition + OTHER * (message.cluster == "new")
+    book.start(message.id, key=message.key or "", partition=partition, moment=moment, **call)  # type: ignore[arg-type]
     fails = random.random() < 0.02
     book.end(message.id, ok=not fails, **call)  # type: ignore[arg-type]
     if fails:

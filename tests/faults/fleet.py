@@ -37,10 +37,12 @@ class Fleet:
         self._journal = Journal.in_folder(folder, "faults")
         self._members: dict[tuple[str, int], Running] = {}
         self.kills = {"publisher": 0, "consumer": 0}
+        self.variables: dict[tuple[str, int], dict[str, str]] = {}  # of single members
 
     def start(self, role: str, number: int) -> None:
         command = [sys.executable, "publisher.py", str(number)] if role == "publisher" else [*MQSDK, "run", "consumer:app"]
-        self._members[role, number] = Running(command, self._folder, environ=environment(self._folder))
+        variables = {**environment(self._folder), **self.variables.get((role, number), {})}
+        self._members[role, number] = Running(command, self._folder, environ=variables)
 
     def start_all(self, count: int = MEMBERS) -> None:
         for role in ("consumer", "publisher"):

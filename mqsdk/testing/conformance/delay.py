@@ -191,6 +191,7 @@ class DelayScenarios(Stage):
             tomorrow = now_ms() + DAY_MS
             self.store([self.record(topic, b"%d" % number, due_ms=tomorrow - number) for number in range(3000)])
             assert self.messages(topic) == 0
+            assert sum(one.delayed for one in self.admin.progress(topic, "g")) == 3000
             self.publish(topic, [b"now"])
             assert values(reader.take(1)) == [b"now"]
             reader.settle_all()
@@ -204,7 +205,7 @@ class DelayScenarios(Stage):
             assert self.messages(topic) == 0
             self.wait_until(due_ms)
             (progress,) = self.admin.progress(topic, "g")
-            assert (progress.messages, progress.oldest_ms) == (1, due_ms)
+            assert (progress.messages, progress.delayed, progress.oldest_ms) == (1, 0, due_ms)
 
     def test_many_that_are_due_at_once_all_come_in_order(self) -> None:
         if self.delays:

@@ -1,0 +1,222 @@
+"""Topics that were given another cluster while they are in use: writers wait until the old one has answered, readers read both."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mqsdk.config.model import Configuration
+from mqsdk.core.actions import Cut, Tuning
+from mqsdk.core.oldside import WATCH_S
+from mqsdk.events import ClusterChanged
+from mqsdk.runtime.changing import Preparation, Prepared
+from mqsdk.runtime.environment import Declared
+from mqsdk.runtime.overview import tell_what_holds
+from mqsdk.runtime.readers import Reader, Readers
+from mqsdk.runtime.unfinished import Entry, OnDisk, Place
+from mqsdk.spi import Backend
+
+if TYPE_CHECKING:
+    from mqsdk.runtime.loop import ConsumerLoop
+    from mqsdk.runtime.supervisor import Supervisor
+
+log = logging.getLogger("mqsdk.move")
+
+WRITERS_EVERY_S = 0.002
+CLOSE_S = AFTER_ERROR_S = 1.0
+CLOSING_EVERY_S = 0.02
+
+
+class Switching:
+    """Of one supervisor. Nothing of it runs, and nothing is asked of any server, before a topic in use has changed its cluster.
+
+    `step` does what is due; a thread of its own calls it, or, where nothing is threaded, whoever drives the rest.
+    """
+
+    def __init__(self, owner: Supervisor) -> None:
+        self.owner = owner
+        self._memory = owner.environment.memory or OnDisk(owner.configuration.app, owner.configuration.source)
+        self._readers: list[Readers] = []
+        self._writers: list[tuple[Sequence[ClusterChanged], Callable[[], bool]]] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    # --- a new configuration --------------------------------------------------------------------------------------------------------
+
+    def prepare(self, new: Configuration, topics: Sequence[str], opened: Mapping[str, Backend]) -> Prepared:
+        """Look whether these topics may go where `new` routes them, and make what has to exist there. Raises ConfigError."""
+        return Preparation(self.owner, new, opened, self.is_unfinished).run(topics)
+
+    def begin(self, prepared: Prepared, are_written: Callable[[], bool]) -> None:
+        """The new configuration is in force. are_written: lets the waiting publishes go, and is True, once the old clusters have answered
+        every publish."""
+        clock = self.owner.environment.clock
+        now, settle_s = clock.mono(), self.owner.configuration.reload.settle_s
+        for name, backend in prepared.opened.items():
+            self.owner.clusters.adopt(name, backend)
+            tell_what_holds(self.owner.clusters.cluster(name), backend)
+        with self._lock:
+            for change in prepared.changes:
+                if change.older.partitions:
+                    self._remember(change.topic, change.older, change.target)
+                for readers in self._readers_at(change.topic, change.older.cluster):
+                    readers.follow(change.older, change.target, now, settle_s)
+                    readers.reconcile(now)
+            changes = [ClusterChanged(one.topic, "", one.older.cluster, one.target.cluster, "writing") for one in prepared.changes]
+            self._writers.append((changes, are_written))
+        self._let_write()
+        self.go_on()
+
+    def _readers_at(self, topic: str, cluster: str) -> list[Readers]:
+        """Of every running consumer of the topic."""
+        known = [readers for readers in self._readers if readers.declared.topic == topic]
+        names = {readers.declared.group for readers in known}
+        for declared, loop in self.owner.loops:
+            if declared.topic == topic and declared.group not in names and loop.spec.cluster == cluster:
+                known.append(Readers(self, declared, [Reader(Place(cluster, 0), loop=loop)]))
+                self._readers.append(known[-1])
+        return known
+
+    def _remember(self, topic: str, older: Place, target: Place) -> None:
+        now_ms = self.owner.environment.clock.wall_ms()
+        known = self._memory.entries(now_ms).get(topic)
+        places = [place for place in (known.older if known else ()) if place.cluster not in (older.cluster, target.cluster)]
+        self._memory.put(Entry(topic, (*places, older), target, now_ms + round(WATCH_S * 1000)), now_ms)
+
+    def tell(self, change: ClusterChanged) -> None:
+        """A step of one consumer. What is on disk holds for a day from the last one on."""
+        now_ms = self.owner.environment.clock.wall_ms()
+        known = self._memory.entries(now_ms).get(change.topic)
+        if known is not None and change.step in ("closed", "reopened"):
+            self._memory.put(known._replace(until_ms=now_ms + round(WATCH_S * 1000)), now_ms)
+        self.owner.environment.observe(change)
+
+    # --- start and stop -------------------------------------------------------------------------------------------------------------
+
+    def resumed(self, declared: Declared, cluster: str) -> Readers | None:
+        """Of a consumer that is about to start: None unless its topic was elsewhere lately, as an earlier process has written down."""
+        now_ms = self.owner.environment.clock.wall_ms()
+        entry = self._memory.entries(now_ms).get(declared.topic)
+        places = [] if entry is None else [*entry.older, entry.target]
+        places = [place for place in places if place.cluster != cluster and self._is_known(declared.topic, place.cluster)]
+        if not places:
+            return None
+        sides: list[Reader] = []
+        for place in (*places, Place(cluster, 0)):
+            sides.append(Reader(place, sides if declared.ordered else ()))
+        return Readers(self, declared, sides)
+
+    def _is_known(self, topic: str, cluster: str) -> bool:
+        if cluster in self.owner.configuration.clusters:
+            return True
+        log.error("topic %s was on cluster %s, which is not configured any more: what is left there is not read", topic, cluster)
+        return False
+
+    def resume(self, readers: Readers, loop: ConsumerLoop) -> None:
+        """The consumer has started where its route leads; the older clusters follow."""
+        readers.newest.loop = loop
+        readers.resume(self.owner.environment.clock.mono(), self.owner.configuration.reload.settle_s)
+        with self._lock:
+            self._readers.append(readers)
+
+    def go_on(self) -> None:
+        """Let the rest happen in its time, if there is any."""
+        if self._readers or self._writers:
+            self._go_on()
+
+    def stop(self) -> None:
+        """All consumers are about to stop, those of older clusters too."""
+        with self._lock:
+            self._readers = []
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+
+    # --- what is under way ------------------------------------------------------------------------------------------------------------
+
+    def is_unfinished(self, topic: str) -> bool:
+        """Whether a consumer here still reads an older cluster of the topic."""
+        return any(readers.is_unfinished for readers in self._readers if readers.declared.topic == topic)
+
+    def clusters(self, topic: str) -> list[str]:
+        """Where consumers here read the topic, apart from where its route leads; oldest first."""
+        sides = [side for readers in self._readers if readers.declared.topic == topic for side in readers.sides[:-1] if side.is_wanted]
+        return list(dict.fromkeys(side.place.cluster for side in sides))
+
+    def in_use(self) -> set[str]:
+        """Clusters that no route may lead to and that are needed all the same."""
+        return {side.place.cluster for readers in self._readers for side in readers.sides[:-1]}
+
+    def tuning(self, declared: Declared, cluster: str, whole: Tuning) -> Tuning:
+        """The part of its limits that a consumer has at one cluster: all of them unless it reads several."""
+        if not self._readers:
+            return whole
+        found = next((readers for readers in self._readers if readers.declared is declared), None)
+        return whole if found is None else found.tuning(cluster, whole)
+
+    def asked(self, reader: Reader, cut: Cut) -> None:
+        """A machine wants to know when this cut has passed; any thread."""
+        reader.asked.append(cut)
+        self._wake.set()
+
+    # --- the thread -------------------------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        if not self.owner.environment.threaded:
+            self.step()
+            return
+        self._wake.set()
+        with self._lock:
+            if self._thread is None and not self._is_closed:
+                self._thread = threading.Thread(target=self._run, name="mqsdk-switch", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            due = self.due()
+            self._wake.wait(None if due is None else max(0.0, due - self.owner.environment.clock.mono()))
+            self._wake.clear()
+            try:
+                self.step()
+            except Exception:
+                log.exception("a change of cluster does not go on; it is tried again")
+                self._wake.wait(AFTER_ERROR_S)
+
+    def due(self) -> float | None:
+        """Monotonic time at which `step` has something to do; None: never."""
+        now = self.owner.environment.clock.mono()
+        with self._lock:
+            moments = [moment for readers in self._readers for moment in (readers.due(), readers.cut_due(now))]
+            moments += [now + WRITERS_EVERY_S] if self._writers else []
+            moments += [now + CLOSING_EVERY_S for readers in self._readers if readers.is_closing]
+            moments += [now + AFTER_ERROR_S for readers in self._readers if readers.is_missing]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def step(self) -> bool:
+        """Do what is due; whether anything came of it. Servers are asked without the lock."""
+        clock = self.owner.environment.clock
+        moved = self._let_write()
+        for readers in list(self._readers):
+            judge = readers.look(clock.mono())
+            with self._lock:
+                if readers in self._readers:
+                    moved |= judge(clock.mono()) | readers.reconcile(clock.mono())
+                    if len(readers.sides) == 1:
+                        self._readers = [one for one in self._readers if one is not readers]
+        return moved
+
+    def _let_write(self) -> bool:
+        with self._lock:
+            done = [(changes, are_written) for changes, are_written in self._writers if are_written()]
+            self._writers = [one for one in self._writers if one not in done]
+        for changes, _ in done:
+            for change in changes:
+                self.tell(change)
+        return bool(done)
