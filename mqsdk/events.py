@@ -21,7 +21,7 @@ class Retried(NamedTuple):
 
 
 class DeadLettered(NamedTuple):
-    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable or crash_loop."""
+    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable, crash_loop or followed."""
 
     topic: str
     group: str
@@ -43,6 +43,41 @@ class Dropped(NamedTuple):
     attempts: int
     error: str
     place: str = ""
+
+
+class Halted(NamedTuple):
+    """A message used up its attempts and stays unsettled. scope: what stands still with it until `mqsdk groups release`, key or partition.
+
+    redriven: it is a copy in the group's retry topic, and `position` its place there.
+    """
+
+    topic: str
+    group: str
+    cluster: str
+    message_id: str
+    partition: int
+    position: int
+    scope: str
+    attempts: int
+    error: str
+    place: str = ""
+    redriven: bool = False
+
+
+class Freed(NamedTuple):
+    """A halted message was released: it runs again (retry), becomes a dead letter (dead_letter) or is let go (drop).
+
+    message_id: "" for one that an earlier owner halted and this one has not read yet. redriven: as in Halted.
+    """
+
+    topic: str
+    group: str
+    cluster: str
+    message_id: str
+    partition: int
+    position: int
+    outcome: str
+    redriven: bool = False
 
 
 class DeadLetterDelayed(NamedTuple):
@@ -173,6 +208,8 @@ Event = (
     Retried
     | DeadLettered
     | Dropped
+    | Halted
+    | Freed
     | DeadLetterDelayed
     | GapSeen
     | Stuck

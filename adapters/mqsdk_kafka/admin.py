@@ -18,6 +18,7 @@ from mqsdk.spi import (
     GroupInfo,
     PartitionProgress,
     Record,
+    SavedProgress,
     Start,
     StateError,
     Subscription,
@@ -206,6 +207,25 @@ class KafkaAdmin(Admin):
             epoch = marks.decode(committed[place].metadata).epoch if place in committed else 0
             wanted[place] = OffsetAndMetadata(position, marks.encode(Mark(True, epoch)), -1)
         self._alter(identifier, wanted)
+
+    def saved(self, topic: str, group: str) -> list[SavedProgress]:
+        count = self.partitions(topic)
+        if count is None:
+            return []
+        places = self._of(topic, count)
+        committed = self._looking.committed(self._id(topic, group), places)
+        left = {place: marks.decode(stored.metadata) for place, stored in committed.items()}
+        return [SavedProgress(place.partition, left[place].epoch, left[place].blob) for place in places if place in left]
+
+    def amend(self, topic: str, group: str, saved: SavedProgress, sparse: bytes) -> bool:
+        identifier, place = self._id(topic, group), self._place(topic, saved.partition)
+        self._check_idle(topic, GroupInfo(topic, group, members_of(self._looking.described([identifier])[identifier], None)))
+        stored = self._looking.committed(identifier, [place]).get(place)
+        left = marks.decode(None if stored is None else stored.metadata)
+        if stored is None or (left.epoch, left.blob) != (saved.epoch, saved.sparse):
+            return False
+        self._alter(identifier, {place: OffsetAndMetadata(stored.offset, marks.encode(left._replace(blob=sparse)), -1)})
+        return True
 
     def delete_group(self, topic: str, group: str) -> None:
         count = self.partitions(topic)

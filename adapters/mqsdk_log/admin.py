@@ -12,6 +12,7 @@ from mqsdk.spi import (
     Member,
     PartitionProgress,
     Record,
+    SavedProgress,
     Start,
     TopicInfo,
     UnsafeBackend,
@@ -118,6 +119,16 @@ class LogAdmin(Admin):
     def reset(self, topic: str, group: str, positions: dict[int, int]) -> None:
         with translated(self._cluster):
             self._group(group).reset(topic, self._clamped(topic, positions))
+
+    def saved(self, topic: str, group: str) -> list[SavedProgress]:
+        with translated(self._cluster):
+            found = self._group(group)
+            cursors = found.progress(topic) if found.knows(topic) else []
+            return [SavedProgress(number, cursor.epoch, cursor.sparse) for number, cursor in enumerate(cursors)]
+
+    def amend(self, topic: str, group: str, saved: SavedProgress, sparse: bytes) -> bool:
+        with translated(self._cluster):
+            return self._group(group).amend(topic, saved.partition, saved.epoch, saved.sparse, sparse)
 
     def delete_group(self, topic: str, group: str) -> None:
         with translated(self._cluster):

@@ -16,6 +16,7 @@ from mqsdk.spi import (
     Partition,
     PartitionProgress,
     Record,
+    SavedProgress,
     Start,
     StateError,
     TopicInfo,
@@ -150,6 +151,20 @@ class RedisAdmin(Admin):
             commands += [("HDEL", names.ownership(part, group), "sparse"), ("UNLINK", names.lease(part, group))]
             commands.append(("UNLINK", names.fences(part, group) + (epoch or b"0")))
         self._client.call(commands)
+
+    def saved(self, topic: str, group: str) -> list[SavedProgress]:
+        count = self.partitions(topic)
+        if count is None or group not in self._group_names(topic):
+            return []
+        parts = _partitions(topic, count)
+        left = self._client.call([("HMGET", names.ownership(part, group), "epoch", "sparse") for part in parts])
+        return [SavedProgress(part.number, int(epoch or 0), sparse or b"") for part, (epoch, sparse) in zip(parts, left, strict=True)]
+
+    def amend(self, topic: str, group: str, saved: SavedProgress, sparse: bytes) -> bool:
+        self._check_idle(topic, group)
+        place = self._place(topic, saved.partition)
+        (is_done,) = self._client.call([self._scripts.amend.call(_keys_of(place, group), saved.epoch, saved.sparse, sparse)])
+        return bool(is_done)
 
     def delete_group(self, topic: str, group: str) -> None:
         count = self.partitions(topic)

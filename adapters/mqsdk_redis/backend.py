@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from mqsdk_redis.client import Client
     from mqsdk_redis.consumer import RedisConsumer
 
-CAPABILITIES = Capabilities(settle="receipt", publish="inline", companions=True, broadcast=True, delay="native", sparse_bytes=4096)
+CAPABILITIES = Capabilities(
+    settle="receipt", publish="inline", companions=True, broadcast=True, amend=True, delay="native", sparse_bytes=4096
+)
 UNKNOWN_GUARANTEE = "redis: what is acknowledged survives as long as the server's own persistence keeps it"
 
 

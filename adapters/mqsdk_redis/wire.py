@@ -60,7 +60,7 @@ class Scripts:
         self.publish, self.move = Script("publish", "append"), Script("move", "append")
         self.acquire, self.renew, self.settle, self.release = Script("acquire"), Script("renew"), Script("settle"), Script("release")
         self.place, self.member, self.state = Script("place"), Script("member"), Script("state")
-        self.restore, self.trim = Script("restore"), Script("trim")
+        self.restore, self.trim, self.amend = Script("restore"), Script("trim"), Script("amend")
         self.loads = [(b"SCRIPT", b"LOAD", script.source) for script in vars(self).values()]
 
 

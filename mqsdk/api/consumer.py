@@ -12,7 +12,7 @@ from mqsdk import names
 from mqsdk.api import naming, signature
 from mqsdk.api.signature import Shape, Signature
 from mqsdk.core.retry import RetryPolicy
-from mqsdk.errors import CapabilityError, DeclarationError, Duration, duration_s
+from mqsdk.errors import DeclarationError, Duration, duration_s
 
 MAX_CONCURRENCY = 10_000
 MAX_BATCH = 10_000
@@ -109,7 +109,7 @@ def declare(
 
 
 def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments of the decorator as fields of ConsumerDeclaration. Raises DeclarationError or CapabilityError."""
+    """The arguments of the decorator as fields of ConsumerDeclaration. Raises DeclarationError."""
     _check_known(topic, options, where)
     problem = names.topic_problem(topic, reading=True) or names.group_problem(options["group"])
     problem = problem or names.pair_problem(str(topic), options["group"])
@@ -117,6 +117,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
         raise DeclarationError(problem, where=where)
     size, wait_s = _batch(options.get("batch"), where)
     _check_isolation_name(options, where)
+    _check_policy(options, where)
     return {
         "topic": topic,
         "group": options["group"],
@@ -127,7 +128,7 @@ def check_options(topic: object, options: Mapping[str, Any], where: str) -> dict
         "dead_letter": _dead_letter(options.get("dead_letter"), str(topic), where),
         "broadcast": _broadcast(options, where),
         "isolated": options.get("isolation") == "process",
-        "tuning": MappingProxyType(_tuning(options, f"{topic}/{options['group']}", where)),
+        "tuning": MappingProxyType(_tuning(options, where)),
     }
 
 
@@ -157,7 +158,7 @@ def no_topic(where: str) -> DeclarationError:
     return DeclarationError("`@consumer` needs a topic and a group", where=where, fix='@app.consumer("topic", group="group")')
 
 
-def _tuning(options: Mapping[str, Any], consumer: str, where: str) -> dict[str, Any]:
+def _tuning(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "concurrency" in options:
         found["concurrency"] = _whole("concurrency", options["concurrency"], 1, MAX_CONCURRENCY, where)
@@ -166,20 +167,46 @@ def _tuning(options: Mapping[str, Any], consumer: str, where: str) -> dict[str, 
         if found["timeout_s"] == 0:
             raise DeclarationError("`timeout` is longer than 0; None means no timeout", where=where)
     if "retry" in options:
-        found["retry"] = _retry(options["retry"], consumer, where)
+        found["retry"] = _retry(options["retry"], where)
     return found
 
 
-def _retry(value: object, consumer: str, where: str) -> RetryPolicy:
+def _retry(value: object, where: str) -> RetryPolicy:
     if isinstance(value, int) and not isinstance(value, bool):
         return RetryPolicy(attempts=value)
     if not isinstance(value, RetryPolicy):
         raise DeclarationError(f"`retry` is a RetryPolicy or the attempts in total, not {type(value).__name__}", where=where)
-    if value.on_exhausted in ("halt_key", "halt_partition"):
-        raise _unsupported(f'on_exhausted="{value.on_exhausted}"', value.on_exhausted, consumer, where, 'use "dead_letter" or "drop"')
-    if value.dlq_follow_key:
-        raise _unsupported("dlq_follow_key=True", "dlq_follow_key", consumer, where, "leave it out")
     return value
+
+
+def _check_policy(options: Mapping[str, Any], where: str) -> None:
+    retry = options.get("retry")
+    if not isinstance(retry, RetryPolicy):
+        return
+    if retry.dlq_follow_key:
+        _check_following(options, where)
+    if not retry.halts:
+        return
+    name = f'on_exhausted="{retry.on_exhausted}"'
+    if options.get("broadcast"):
+        raise DeclarationError(f"{name}: a broadcast keeps no progress, so nothing would remember the halt", where=where)
+    if retry.on_exhausted == "halt_key" and not options.get("ordered"):
+        raise DeclarationError(
+            f"{name} needs `ordered=True`: without it no message waits for its key",
+            where=where,
+            fix='add ordered=True, or use "halt_partition" or "dead_letter"',
+        )
+
+
+def _check_following(options: Mapping[str, Any], where: str) -> None:
+    wanted = (
+        (not options.get("ordered"), "needs `ordered=True`: without it no message waits for its key"),
+        (options.get("broadcast"), "is not for a broadcast, whose dead letters are of all instances"),
+        (options.get("dead_letter"), "needs the group's own topic of dead letters: nobody redrives or purges those of `dead_letter=`"),
+    )
+    for wrong, reason in wanted:
+        if wrong:
+            raise DeclarationError(f"dlq_follow_key=True {reason}", where=where)
 
 
 def _broadcast(options: Mapping[str, Any], where: str) -> bool:
@@ -193,10 +220,6 @@ def _check_isolation_name(options: Mapping[str, Any], where: str) -> None:
     isolation = options.get("isolation", "thread")
     if isolation not in ("thread", "process"):
         raise DeclarationError('`isolation` is "thread" or "process"', where=where)
-
-
-def _unsupported(what: str, capability: str, consumer: str, where: str, fix: str) -> CapabilityError:
-    return CapabilityError(f"{what} is not supported in this version", where=where, fix=fix, capability=capability, consumer=consumer)
 
 
 def _check_isolation(isolated: bool, function: Callable[..., Any], where: str) -> None:

@@ -1,4 +1,4 @@
-"""What an App answers over its control socket: `mqsdk ps`, `reload` and `stacks`."""
+"""What an App answers over its control socket: `mqsdk ps`, `reload`, `stacks` and `groups release`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.requirement import sdk_version
-from mqsdk.runtime.control import Answers
+from mqsdk.runtime.control import REPLY_TIMEOUT_S, Answers, Orders
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
 
 
+# Time for storing a release: the asker must have its answer before it gives up.
+RELEASE_S = REPLY_TIMEOUT_S - 1.0
+
+
 def answers(app: App) -> Answers:
     """The commands of one App. They run on the control thread, so they only read, or do what `app.reload()` does from any thread."""
     return {"status": lambda: status(app), "reload": lambda: reload(app), "stacks": lambda: stacks(app)}
+
+
+def orders(app: App) -> Orders:
+    """The commands that are told something."""
+    return {"release": lambda given: release(app, given)}
 
 
 def status(app: App) -> Mapping[str, Any]:
@@ -35,6 +44,7 @@ def status(app: App) -> Mapping[str, Any]:
             "paused": one.paused,
             "rate": one.rate,
             "breaker": one.breaker,
+            "halted": [halted._asdict() for halted in one.halted],
         }
         for one in session.supervisor.consumers(with_lag=False)
     ]
@@ -45,6 +55,19 @@ def status(app: App) -> Mapping[str, Any]:
 def reload(app: App) -> Mapping[str, Any]:
     """Raises ConfigError or StateError, which the asker is shown."""
     return {"changes": [{"key": one.key, "old": one.old, "new": one.new, "applies": one.applies} for one in app.reload()]}
+
+
+def release(app: App, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Free halted messages of one consumer; `running` is false where it does not run. Raises StateError, which the asker is shown.
+
+    given: topic, group, outcome, and keys in hexadecimal (null for messages without key), or null for all.
+    """
+    session, pair = app._session, (given["topic"], given["group"])
+    if session is None or pair not in [(declared.topic, declared.group) for declared, _ in session.supervisor.loops]:
+        return {"running": False}
+    keys = given["keys"] and [None if key is None else bytes.fromhex(key) for key in given["keys"]]
+    done = session.supervisor.release(*pair, given["outcome"], keys, RELEASE_S)
+    return {"running": True, "freed": done.freed, "left": done.left, "lost": done.lost}
 
 
 def stacks(app: App) -> Mapping[str, Any]:

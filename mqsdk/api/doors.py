@@ -35,12 +35,12 @@ class Doors:
             self._pages.start()
 
     def open_control(self, session: Session) -> None:
-        """Answer `mqsdk ps`, `reload` and `stacks` while consumers run."""
+        """Answer `mqsdk ps`, `reload`, `stacks` and `groups release` while consumers run."""
         if session.supervisor.environment.threaded:
             from mqsdk.api import controlling
             from mqsdk.runtime.control import ControlServer
 
-            self._control = ControlServer(controlling.answers(self._app))
+            self._control = ControlServer(controlling.answers(self._app), orders=controlling.orders(self._app))
             self._control.start()
 
     def close(self) -> None:

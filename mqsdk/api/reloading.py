@@ -69,6 +69,7 @@ def _refuse(session: Session, new: Configuration, changes: Sequence[Change]) -> 
     needed = {f"clusters.{name}.backend" for name in session.supervisor.switching.in_use()}
     what = "is needed until what topics have left on this cluster is handled, and for a day after"
     problems += [Problem(change.key, what, "undo the change", new.source) for change in changes if change.key in needed]
+    problems += session.supervisor.refused(new)
     if problems:
         raise ConfigError.of(problems)
 

@@ -31,7 +31,7 @@ class Declarations:
         """Declare a handler for a topic and group; the function is returned unchanged.
 
         topic is required. Arguments and defaults: `ConsumerOptions` and docs/api.md. Raises DeclarationError for anything that cannot
-        work, and CapabilityError for what this version does not support (`halt_*`, `dlq_follow_key`).
+        work.
         """
         caller = sys._getframe(1)
         where = f"{caller.f_code.co_filename}:{caller.f_lineno}"

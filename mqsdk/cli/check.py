@@ -73,6 +73,7 @@ def _diff(session: Session, report: dict[str, list[dict[str, Any]]], new: Config
 def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], configuration: Configuration, app: App) -> list[dict[str, Any]]:
     """One row per consumer: its cluster and what it needs. What cannot work becomes a problem."""
     from mqsdk.api.session import Session as Opened
+    from mqsdk.runtime.halts import check_retries
     from mqsdk.runtime.launching import check_capabilities
 
     opened = Opened(configuration, environment(session), app._name or configuration.app)
@@ -93,7 +94,13 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
                 ),
                 key,
             )
-            _collect(report, lambda one=built: opened.supervisor.whole_tuning(one), key)
+            _collect(
+                report,
+                lambda one=built, cluster=cluster: check_retries(
+                    one, opened.supervisor.whole_tuning(one), environment(session).make_backend(cluster).capabilities, cluster.name
+                ),
+                key,
+            )
     return rows
 
 
@@ -103,6 +110,7 @@ def needs(declaration: Any) -> list[str]:
         "ordered": declaration.ordered,
         "history": declaration.start == "earliest",
         "by_time": declaration.start not in (None, "earliest", "latest"),
+        "attempts": getattr(declaration.tuning.get("retry"), "halts", False),
     }
     return [name for name, wanted in asked.items() if wanted]
 

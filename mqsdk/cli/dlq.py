@@ -24,7 +24,7 @@ from mqsdk.runtime.redrive import Moved, Redrive
 if TYPE_CHECKING:
     from mqsdk.cli.drawing import Bar
 
-REASONS = ("exhausted", "rejected", "undecodable", "crash_loop")
+REASONS = ("exhausted", "rejected", "undecodable", "crash_loop", "followed")
 PURGE_CHUNK = 1000  # letters removed by one publish: bounds what is held in memory and what an interrupted purge leaves open
 REMOVE_TIMEOUT_S = 10.0
 

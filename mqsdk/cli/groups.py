@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from mqsdk.cli.exits import DONE, FOUND, Refused
+from mqsdk.cli.exits import DONE, FOUND
 from mqsdk.cli.look import own_topics
 from mqsdk.cli.output import Column, seconds_text
+from mqsdk.cli.release import halted_in, release
 from mqsdk.cli.session import Command, Listing, Place, Session, changing, check_names, duration, pass_session
 from mqsdk.errors import StateError
 from mqsdk.names import RETRIES
@@ -21,8 +22,11 @@ from mqsdk.spi import Admin, GroupInfo
 @click.command(cls=Listing)
 @click.pass_context
 def groups(ctx: click.Context) -> Any:
-    """List groups with their members: `groups [TOPIC]`; or `groups ensure|delete TOPIC GROUP`."""
+    """List groups with their members and what is halted: `groups [TOPIC]`; or `groups ensure|delete|release TOPIC GROUP`."""
     return groups.list(ctx)
+
+
+groups.add_command(release)
 
 
 @groups.command("list", hidden=True)
@@ -30,8 +34,14 @@ def groups(ctx: click.Context) -> Any:
 @pass_session
 def list_groups(session: Session, topic: str | None = None) -> None:
     """Groups of TOPIC, of all topics without it."""
-    rows = [_row(info) for _, info in found_groups(session, topic)]
-    columns = (Column("topic"), Column("group"), Column("members", show=_members_text), Column("assignment", show=_assignment_text))
+    rows = [_row(place, info) for place, info in found_groups(session, topic)]
+    columns = (
+        Column("topic"),
+        Column("group"),
+        Column("members", show=_members_text),
+        Column("assignment", show=_assignment_text),
+        Column("halted", show=lambda halted: str(len(halted)) if halted else "-"),
+    )
     session.out.show(
         "groups", rows, columns, "no groups yet: a consumer's first start or `mqsdk groups ensure` creates one", session.told()
     )
@@ -50,13 +60,13 @@ def found_groups(session: Session, topic: str | None, group: str | None = None) 
             yield from ((Place(cluster, admin, one.partitions), info) for info in admin.groups(one.name))
 
 
-def _row(info: GroupInfo) -> dict[str, Any]:
+def _row(place: Place, info: GroupInfo) -> dict[str, Any]:
     return {
         "topic": info.topic,
         "group": info.group,
         "members": [{"id": one.id, "host": one.host, "pid": one.pid} for one in info.members],
         "assignment": {str(partition): one.id for one in info.members for partition in sorted(one.partitions)},
-        "halted": [],
+        "halted": [halt.shown(place.cluster, info.topic)._asdict() for halt in halted_in(place.admin, info.topic, info.group)],
     }
 
 
@@ -122,16 +132,6 @@ def delete_group(session: Session, topic: str, group: str, yes: bool, dry_run: b
             place.admin.delete_topic(name)
         place.admin.delete_group(topic, group)
         session.out.fields({"topic": topic, "group": group, "deleted": True, "unhandled": pending})
-
-
-@groups.command("release")
-@click.argument("topic")
-@click.argument("group")
-@click.option("--key")
-@click.option("--as", "outcome", type=click.Choice(["retry", "dead_letter", "drop"]))
-def release(topic: str, group: str, key: str | None, outcome: str | None) -> None:
-    """Not in this version: nothing can be halted yet."""
-    raise Refused("`groups release` is not in this version", where=f"{topic}/{group}", fix="`on_exhausted: halt_*` is refused too")
 
 
 # --- lag -------------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ COMMANDS: dict[str, Entry] = {
     "publish": Entry("publish", "publish", "Publish one message, or one per line of stdin."),
     "check": Entry("check", "check", "Validate a configuration without connecting."),
     "topics": Entry("look", "topics", "List or delete topics."),
-    "groups": Entry("groups", "groups", "List, create or delete groups."),
+    "groups": Entry("groups", "groups", "List, create, delete or release groups."),
     "lag": Entry("groups", "lag", "How far groups are behind."),
     "peek": Entry("look", "peek", "Read messages without touching a group."),
     "tail": Entry("look", "tail", "Follow new messages without touching a group."),

@@ -49,8 +49,10 @@ def _consumers_text(consumers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _state_text(consumer: Mapping[str, Any]) -> str:
-    breaker = consumer.get("breaker")
-    return f"{consumer.get('state')}" + (f" (breaker {breaker})" if breaker not in (None, "closed") else "")
+    breaker, halted = consumer.get("breaker"), consumer.get("halted")
+    notes = [f"breaker {breaker}"] if breaker not in (None, "closed") else []
+    notes += [f"{len(halted)} halted"] if halted else []
+    return f"{consumer.get('state')}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 @click.command(cls=Command)

@@ -98,6 +98,8 @@ def _consumer(block: ConsumerKeys) -> Mapping[str, Any]:
             values["retry"] = _retry(value)
         elif name == "breaker":
             values["breaker"] = value if value is None else _breaker(value)
+        elif name == "inbox":
+            values["inbox"] = value if value is None else MappingProxyType({"path": value.path, "ttl_s": value.ttl})
         elif name == "in_flight":
             values |= {f"in_flight_{part}": getattr(value, part) for part in sorted(value.model_fields_set)}
         else:

@@ -30,8 +30,9 @@ _FILE_NAMES: Mapping[str, Names] = {
     "minimum": ("min",),
     "window_s": ("window",),
     "probe_s": ("probe",),
+    "ttl_s": ("ttl",),
 }
-_SECONDS = frozenset({"timeout_s", "base_s", "max_s", "window_s", "probe_s"})
+_SECONDS = frozenset({"timeout_s", "base_s", "max_s", "window_s", "probe_s", "ttl_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def changes(old: Configuration, new: Configuration) -> list[Change]:
 def applies(path: Names, *, in_use: bool = True) -> Applies:
     """Whether a running process takes a change of this key. in_use: a route leads to the cluster of the path."""
     if path[0] in _LIVE_SECTIONS and path != ("observability", "listen"):
-        return "live"
+        return "restart" if "inbox" in path[1:3] else "live"
     if path[0] == "clusters" and len(path) > 2 and (path[2] in _LIVE_CLUSTER_KEYS or (path[2] == "backend" and not in_use)):
         return "live"
     return "restart"
@@ -162,8 +163,8 @@ def _flat_options(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Name
 def _flat_values(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Names, Any]]:
     for name, value in values.items():
         inner = (*path, *_FILE_NAMES.get(name, (name,)))
-        if name == "breaker":
-            yield from _flat_breaker(inner, value)
+        if name in ("breaker", "inbox"):
+            yield from _flat_block(inner, value)
         elif isinstance(value, Mapping):
             yield from _flat_values(inner, value)
         elif name in _SECONDS:
@@ -174,7 +175,7 @@ def _flat_values(path: Names, values: Mapping[str, Any]) -> Iterator[tuple[Names
             yield inner, value
 
 
-def _flat_breaker(path: Names, values: Mapping[str, Any] | None) -> Iterator[tuple[Names, Any]]:
+def _flat_block(path: Names, values: Mapping[str, Any] | None) -> Iterator[tuple[Names, Any]]:
     """`breaker: {}` has no key, and yet it is not the same as none."""
     yield path, "none" if values is None else "set"
     yield from _flat_values(path, values or {})

@@ -164,13 +164,11 @@ def address() -> BeforeValidator:
     return _kind(check)
 
 
-def choice(*names: str, later: tuple[str, ...] = ()) -> BeforeValidator:
-    """One of the names; case does not matter, the name as listed is the value. later: names of the contract that this version lacks."""
+def choice(*names: str) -> BeforeValidator:
+    """One of the names; case does not matter, the name as listed is the value."""
     listed = {name.lower(): name for name in names}
 
     def check(value: Any) -> str:
-        if value in later:
-            raise ValueError(f"{value} is not built in this version of mqsdk: write {' or '.join(names)}")
         found = listed.get(value.lower()) if isinstance(value, str) else None
         if found is None:
             raise ValueError(f"must be one of {', '.join(names)}")

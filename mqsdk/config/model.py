@@ -63,6 +63,14 @@ class ConsumerRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InboxRule:
+    """path: as in the file, relative to the working directory. ttl_s: how long an id is remembered."""
+
+    path: str
+    ttl_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishLimits:
     timeout_s: float = 10.0
     window_records: int = 10_000
@@ -143,6 +151,14 @@ class Configuration:
         from mqsdk.config.tuning import resolve
 
         return resolve(self, topic, group, declared)
+
+    def inbox(self, topic: str, group: str) -> InboxRule | None:
+        """The inbox of one consumer, None for none: `consumers.<topic/group>`, else `defaults`; a block counts as given whole."""
+        from mqsdk.config.tuning import rule_values
+
+        values = rule_values(self, f"{topic}/{group}")
+        found = values["inbox"] if "inbox" in values else self.defaults.get("inbox")
+        return None if found is None else InboxRule(**found)
 
     def with_version(self, version: int) -> Configuration:
         return replace(self, version=version)

@@ -36,6 +36,7 @@ _EXAMPLES = {
     "defaults.rate": "200/s",
     "observability.listen": '"127.0.0.1:9464"',
     "observability.token": '"${file:/run/secrets/token}"',
+    "defaults.inbox.path": "./inbox.db",
     "requires.version": '">=0.1"',
 }
 _NAMES = {"clusters": "local", "topics": '"orders.*"', "consumers": '"orders.created/billing"'}
@@ -48,7 +49,7 @@ LOG_KEYS = (
     ("keep_size", "10GiB", "the log's own: above it a topic's oldest messages go, whoever waits for them; none: no limit"),
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
-_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker")
+_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker", "defaults.inbox")
 _CONSUMERS = """
 # consumers:                                 # as `defaults`, for pairs of topic and group; the entry with most literal characters wins
 #   "orders.created/billing":

@@ -22,7 +22,7 @@ _CONSUMER_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}/[A-Za-z0-9*]
 _USER_INFO = re.compile(r"(?:[a-z][a-z0-9+.-]*://|^)[^/@\s]*@", re.IGNORECASE)
 
 CLUSTER_KEYS = ("backend", "create", "lease", "accept")
-_LATER_KEYS = frozenset({"span", "inbox"})
+_LATER_KEYS = frozenset({"span"})
 _CODE_KEYS = frozenset({"topic", "group", "ordered", "batch", "broadcast", "isolation", "dead_letter", "from", "from_"})
 _NOT_BUILT = "is not built in this version of mqsdk"
 

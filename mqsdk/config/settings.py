@@ -107,23 +107,15 @@ class BackoffKeys(Block):
     jitter: Annotated[float, kinds.number(0, 1)] = live(0.2, "a wait is up to this share longer, by chance")
 
 
-def _no_follow(value: object) -> object:
-    if value is True or value == "true":
-        raise ValueError("is not built in this version of mqsdk: leave it out or write false")
-    return value
-
-
 class RetryKeys(Block):
     """How often and when a failed message runs again, and what then."""
 
     attempts: Annotated[int, kinds.whole(1, 1_000_000)] = live(10, "attempts in total, the first one included")
     backoff: BackoffKeys = block(BackoffKeys)
-    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", later=("halt_key", "halt_partition"))] = live(
-        "dead_letter", "after the last attempt: dead_letter or drop (halt_key and halt_partition are not built in this version)"
+    on_exhausted: Annotated[str, kinds.choice("dead_letter", "drop", "halt_key", "halt_partition")] = live(
+        "dead_letter", "after the last attempt: dead_letter, drop, halt_key (ordered consumers) or halt_partition"
     )
-    dlq_follow_key: Annotated[bool, kinds.BeforeValidator(_no_follow), kinds.flag()] = live(
-        False, "later messages of a key with dead letters follow them; true is not built in this version"
-    )
+    dlq_follow_key: Flag = live(False, "ordered consumers: later messages of a key that has dead letters follow them")
 
 
 class InFlightKeys(Block):
@@ -144,6 +136,14 @@ class BreakerKeys(Block):
     probe: Annotated[float, kinds.duration(0.1, _DAY)] = live(10.0, "while open, wait before one message is tried", "duration")
 
 
+class InboxKeys(Block):
+    """Ids of handled messages, so that a repeat is not handled again. Off unless the block is given; none takes it away."""
+
+    store: Annotated[str, kinds.choice("sqlite")] = restart("sqlite", "only with an `inbox` block: where the ids are, a SQLite file")
+    path: Text = restart(..., "the file; processes that are to share it name the same one")
+    ttl: Annotated[float, kinds.duration(1, 365 * _DAY)] = restart(86400.0, "how long an id is remembered", "duration")
+
+
 class ConsumerKeys(Block):
     """Settings of consumers; in `defaults` for all, in `consumers` for a pair of topic and group."""
 
@@ -158,6 +158,7 @@ class ConsumerKeys(Block):
         None, "messages that may start, per consumer and process: 200/s, 30/m, 5/h; none: any number"
     )
     breaker: Annotated[BreakerKeys | None, kinds.optional_block()] = Field(None)
+    inbox: Annotated[InboxKeys | None, kinds.optional_block()] = Field(None)
 
 
 _PATTERNS = kinds.text(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}", "a topic name, `*` for any run of characters")

@@ -25,7 +25,7 @@ def resolve(configuration: Configuration, topic: str, group: str, declared: Mapp
     chosen: dict[str, Any] = {}
     policy, breaker = RetryPolicy(), None
     for layer in layers:
-        chosen.update({name: value for name, value in layer.items() if name not in ("retry", "breaker")})
+        chosen.update({name: value for name, value in layer.items() if name not in ("retry", "breaker", "inbox")})
         policy = merged_policy(policy, layer.get("retry"))
         breaker = merged_breaker(breaker, layer["breaker"]) if "breaker" in layer else breaker
     return Tuning(**chosen, retry=policy, breaker=breaker, stuck_after_s=configuration.no_progress_s, version=configuration.version)

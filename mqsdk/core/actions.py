@@ -6,7 +6,7 @@ queue operation per job, not per message) and lose nothing: the runtime takes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from mqsdk.message import Origin
 from mqsdk.names import DEAD_LETTERS
 from mqsdk.spi.events import Outcome, Partition, Progress, Record
 
+ReleaseAs = Literal["retry", "dead_letter", "drop"]
 FailureKind = Literal["error", "retry", "reject", "undecodable", "timeout"]
 
 
@@ -171,6 +172,24 @@ class Pause(NamedTuple):
     paused: bool
 
 
+class Release(NamedTuple):
+    """Free halted messages: of these keys, or all of them. Answered by Released(token).
+
+    outcome: run it anew from its first attempt, make it a dead letter, or let it go.
+    """
+
+    token: int
+    outcome: ReleaseAs
+    keys: tuple[bytes | None, ...] | None = None
+
+
+class Letters(NamedTuple):
+    """keys: those that have dead letters which are not done, as far as was stored at `asked_at` (monotonic seconds)."""
+
+    asked_at: float
+    keys: Collection[bytes]
+
+
 class CutPassed(NamedTuple):
     """What lay on the older clusters when a Cut was asked for is settled there."""
 
@@ -233,6 +252,23 @@ class Copy(NamedTuple):
     extra: tuple[tuple[str, str], ...]
 
 
+class Released(NamedTuple):
+    """A Release was carried out and its effect is stored. freed: halted messages that it let go of.
+
+    left: those that it may have meant and left alone: they are not read yet, or their partition is being handed back. lost: partitions
+    that went to another owner before the effect was stored there; what was freed of them may be halted still.
+    """
+
+    token: int
+    freed: int
+    left: int = 0
+    lost: int = 0
+
+
+class AskLetters(NamedTuple):
+    """Read which keys have dead letters; answered by Letters, asked at a moment from now on."""
+
+
 class Cut(NamedTuple):
     """Tell by CutPassed(token) when the group has settled what lies on the older clusters by now.
 
@@ -259,4 +295,4 @@ class Drained(NamedTuple):
     unsettled: int = 0
 
 
-Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Cut | Report | Drained
+Action = Run | Fence | Cancel | Recall | Settle | Credit | Copy | Cut | Released | AskLetters | Report | Drained

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mqsdk.core.actions import Failure, Tuning
+from mqsdk.core.actions import Failure, Spec, Tuning
 from mqsdk.core.retry import RetryPolicy
 
-Reason = Literal["exhausted", "rejected", "undecodable", "crash_loop"]
+Reason = Literal["exhausted", "rejected", "undecodable", "crash_loop", "followed"]
 
 _AT_ONCE: dict[str, Reason] = {"reject": "rejected", "undecodable": "undecodable"}
 
 
 # A message that was running when its process ended so often runs alone; one that ends the process even then is a dead letter.
 CRASHES_ALONE = 3
+# Room beside the watermark without which a backend cannot remember halts: for sixteen of them in a partition.
+HALT_BYTES = 512
 
 
 class Attempt:
@@ -34,6 +36,11 @@ class Attempt:
         self.place = ""
         self.first_at: float | None = None
         self.last_at: float | None = None
+
+    def begin_again(self) -> None:
+        """A person wants it tried as if it were new, at once."""
+        self.failed = self.crashes = 0
+        self.retry_at = float("-inf")
 
     @property
     def runs_alone(self) -> bool:
@@ -68,7 +75,18 @@ class Drop:
     """Settle; the message is gone for this group."""
 
 
-Verdict = RetryAfter | DeadLetter | Drop
+@dataclass(frozen=True, slots=True)
+class HaltKey:
+    """Leave it unsettled; its key stands still until a release."""
+
+
+@dataclass(frozen=True, slots=True)
+class HaltPartition:
+    """Leave it unsettled; its partition stands still until a release."""
+
+
+End = DeadLetter | Drop | HaltKey | HaltPartition
+Verdict = RetryAfter | End
 
 
 def decide(policy: RetryPolicy, failed: int, failure: Failure, jitter: float) -> Verdict:
@@ -84,24 +102,34 @@ def decide(policy: RetryPolicy, failed: int, failure: Failure, jitter: float) ->
     return RetryAfter(policy.backoff.delay_s(failed, jitter))
 
 
-def exhausted(policy: RetryPolicy, failed: int) -> DeadLetter | Drop | None:
+def exhausted(policy: RetryPolicy, failed: int) -> End | None:
     """The end of a message with so many failed attempts, None while it may run again."""
-    if failed < policy.attempts:
-        return None
-    return Drop() if policy.on_exhausted == "drop" else DeadLetter("exhausted")
+    return None if failed < policy.attempts else _end(policy, "exhausted")
 
 
-def ended(policy: RetryPolicy, attempt: Attempt) -> DeadLetter | Drop | None:
+def ended(policy: RetryPolicy, attempt: Attempt) -> End | None:
     """The end of a message that comes to its turn with such a past, None while it may run again."""
-    if attempt.crashes > CRASHES_ALONE:
-        return Drop() if policy.on_exhausted == "drop" else DeadLetter("crash_loop")
-    return exhausted(policy, attempt.failed)
+    return _end(policy, "crash_loop") if attempt.crashes > CRASHES_ALONE else exhausted(policy, attempt.failed)
 
 
-def accept(tuning: Tuning) -> Tuning:
-    """The same tuning. Raises ValueError for what a machine cannot carry out: `halt_*` must never turn into a dead letter."""
-    if tuning.retry.on_exhausted not in ("dead_letter", "drop"):
-        raise ValueError(f"on_exhausted={tuning.retry.on_exhausted!r} is not supported by this version; use dead_letter or drop")
+def _end(policy: RetryPolicy, reason: Reason) -> End:
+    match policy.on_exhausted:
+        case "drop":
+            return Drop()
+        case "halt_key":
+            return HaltKey()
+        case "halt_partition":
+            return HaltPartition()
+        case "dead_letter":
+            return DeadLetter(reason)
+
+
+def accept(tuning: Tuning, spec: Spec) -> Tuning:
+    """The same tuning. Raises ValueError for what a machine cannot carry out: a halt must never turn into something else."""
+    if tuning.retry.halts and spec.sparse_bytes < HALT_BYTES:
+        raise ValueError(f"on_exhausted={tuning.retry.on_exhausted!r} needs a backend that remembers it")
+    if tuning.retry.on_exhausted == "halt_key" and not spec.ordered:
+        raise ValueError("on_exhausted='halt_key' needs ordered=True")
     if tuning.concurrency < 1 or tuning.in_flight_records < 1 or tuning.in_flight_bytes < 1:
         raise ValueError("concurrency, in_flight records and in_flight bytes are at least 1")
     return tuning

@@ -36,7 +36,7 @@ class Desk:
 
     def __init__(self, spec: Spec, tuning: Tuning, rng: Draws, wall_offset_s: float) -> None:
         self.spec = spec
-        self.tuning = accept(tuning)
+        self.tuning = accept(tuning, spec)
         self.rng = rng
         self.wall_offset_s = wall_offset_s
         self.timers = Timers()

@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 
 from mqsdk.core import attempts, deadletter
 from mqsdk.core.actions import Copy, CopyDone, Failure
-from mqsdk.core.attempts import Attempt, DeadLetter, Drop, RetryAfter
+from mqsdk.core.attempts import Attempt, DeadLetter, Drop, HaltKey, HaltPartition, RetryAfter
 from mqsdk.core.desk import Desk
+from mqsdk.core.following import Following
+from mqsdk.core.halting import Halting
+from mqsdk.core.parking import DEAD_LETTER, DROP, HALTS
 from mqsdk.core.partition import Ownership
 from mqsdk.events import DeadLetterDelayed, DeadLettered, Dropped, Retried
 from mqsdk.spi.events import Outcome, Record, Rejected, Stored
 
 COPY_FIRST_S, COPY_LONGEST_S = 1.0, 30.0
+FOLLOWED = "an earlier message of its key is a dead letter"
 USED_UP = "attempts used up before this owner took over"
 CRASHED = "the process ended {} times while this message ran, the last time alone"
 
@@ -31,17 +35,28 @@ class _Copying:
         self.tries = 0
 
 
-def _error(attempt: Attempt) -> str:
+def _error(attempt: Attempt, reason: str = "") -> str:
+    if reason == "followed":
+        return FOLLOWED
     if attempt.crashes > attempts.CRASHES_ALONE:
         return CRASHED.format(attempt.crashes)
     return attempt.error or USED_UP
 
 
+def _decided(kind: int, attempt: Attempt) -> DeadLetter | Drop | None:
+    """What a release decided of a halted message, if anything."""
+    if kind == DEAD_LETTER:
+        return DeadLetter("crash_loop" if attempt.crashes > attempts.CRASHES_ALONE else "exhausted")
+    return Drop() if kind == DROP else None
+
+
 class Failing:
     """Retries and dead letters of one consumer. `changed(now, ownership)` is called when records became ready or settled."""
 
-    def __init__(self, desk: Desk, changed: Callable[[float, Ownership], None]) -> None:
+    def __init__(self, desk: Desk, halting: Halting, following: Following, changed: Callable[[float, Ownership], None]) -> None:
         self._desk = desk
+        self._halting = halting
+        self._following = following
         self._changed = changed
         self._copies: dict[int, _Copying] = {}
 
@@ -50,30 +65,33 @@ class Failing:
     def failed(self, now: float, ownership: Ownership, number: int, failures: Sequence[tuple[Record, Failure]]) -> None:
         """Attempt `number` of these records failed. Of a key that fails more than once, later records wait behind the first."""
         unfinished: set[bytes | None] = set()
+        waiting: list[Record] = []
         behind: list[Record] = []
         for record, failure in sorted(failures, key=lambda pair: pair[0].position):
             if self._fail(now, ownership, record, number, failure):
-                if self._desk.spec.ordered and record.key in unfinished:
-                    behind.append(record)
-                else:
-                    self._wait(now, ownership, record)
+                (behind if self._desk.spec.ordered and record.key in unfinished else waiting).append(record)
             if record.position in ownership.attempts:
                 unfinished.add(record.key)
         if behind:
-            ownership.queue.back(behind)
+            ownership.queue.back(behind)  # first, so that they are parked with what they wait for
+        for record in waiting:
+            self.wait(now, ownership, record)
+        if behind:
             self.take_due(now, ownership)
 
     def _fail(self, now: float, ownership: Ownership, record: Record, number: int, failure: Failure) -> bool:
-        """Note the failure; True when the record is to run again."""
+        """Note the failure; True when the record has not ended."""
         desk = self._desk
         desk.counters.failed += 1
         ownership.dirty |= desk.spec.sparse_bytes > 0  # the count is saved beside the watermark
         attempt = ownership.attempts.setdefault(record.position, Attempt(0))
         attempt.fail(now, number, failure.error, failure.place)
         verdict = attempts.decide(desk.tuning.retry, number, failure, desk.rng.random())
-        if not isinstance(verdict, RetryAfter):
+        if isinstance(verdict, DeadLetter | Drop):
             self._finish(now, ownership, record, verdict)
             return False
+        if not isinstance(verdict, RetryAfter):
+            return True  # halted when it comes to its turn
         attempt.retry_at = now + verdict.delay_s
         desk.counters.retried += 1
         names = deadletter.names(ownership.origin, record)
@@ -84,15 +102,24 @@ class Failing:
         """Records with failed attempts whose turn in the queue has come."""
         due = ownership.queue.due
         while due:
-            self._wait(now, ownership, due.pop(0))
+            self.wait(now, ownership, due.pop(0))
 
-    def _wait(self, now: float, ownership: Ownership, record: Record) -> None:
-        """Run it again at its time, not earlier, or end it if its attempts are used up."""
+    def wait(self, now: float, ownership: Ownership, record: Record) -> None:
+        """Run it again at its time, not earlier, or end it if its attempts are used up or somebody has decided so."""
         if ownership.fenced:
             return
         attempt = ownership.attempts[record.position]
         policy = self._desk.tuning.retry
-        ended = attempts.ended(policy, attempt)
+        kind = ownership.parked.kind(record.position)
+        if kind in HALTS:
+            self._halting.hold(now, ownership, record, kind)
+            return
+        ended = _decided(kind, attempt) or attempts.ended(policy, attempt)
+        if kind == 0 and self._following.follows(ownership, record):
+            ended = DeadLetter("followed")
+        if isinstance(ended, HaltKey | HaltPartition):
+            self._halting.halt(now, ownership, record, attempt, ended, _error(attempt))
+            return
         if ended is not None:
             self._finish(now, ownership, record, ended)
             return
@@ -107,7 +134,7 @@ class Failing:
 
     def _retry_due(self, now: float, ownership: Ownership, record: Record) -> None:
         if not ownership.gone:
-            self._wait(now, ownership, record)
+            self.wait(now, ownership, record)
 
     def _park(self, now: float, ownership: Ownership, record: Record) -> None:
         ownership.park([record, *ownership.queue.block(record.key)], now)
@@ -128,7 +155,7 @@ class Failing:
 
     @staticmethod
     def _why(attempt: Attempt, verdict: DeadLetter) -> tuple[int, str, str]:
-        return attempt.failed, verdict.reason, _error(attempt)
+        return attempt.failed, verdict.reason, _error(attempt, verdict.reason)
 
     def _letter(self, now: float, ownership: Ownership, record: Record, attempt: Attempt, reason: str) -> Copy:
         desk = self._desk
@@ -139,7 +166,7 @@ class Failing:
             record,
             attempts=attempt.failed,
             reason=reason,
-            error=_error(attempt),
+            error=_error(attempt, reason),
             first_at_ms=desk.wall_ms(first),
             last_at_ms=desk.wall_ms(last),
         )
@@ -161,7 +188,9 @@ class Failing:
     def copied(self, now: float, event: CopyDone) -> None:
         """The result of a Copy; only `Stored` settles the original."""
         copying = self._copies.pop(event.token, None)
-        if copying is None:
+        if copying is None:  # of an ownership that was lost meanwhile
+            if isinstance(event.outcome, Stored):
+                self._following.stored_elsewhere()
             return
         ownership, record = copying.ownership, copying.copy.record
         if isinstance(event.outcome, Stored):
@@ -170,6 +199,7 @@ class Failing:
             names = deadletter.names(ownership.origin, record)
             place = ownership.attempts[record.position].place if record.position in ownership.attempts else ""
             self._desk.report(DeadLettered(*names, copying.attempts, copying.reason, copying.error, place))
+            self._following.stored(now, ownership, record)
             self._settle(now, ownership, record)
         else:
             self._delay(now, copying, event.outcome)

@@ -7,8 +7,8 @@ when its turn comes it is put into `due`, and whoever owns the queue decides whe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from types import MappingProxyType
 
 from mqsdk.spi.events import Record
@@ -85,6 +85,20 @@ class Fifo:
 
     def unblock(self, key: Key) -> None:
         """The opposite of `block`."""
+
+    def behind(self, key: Key) -> Sequence[Record]:
+        """Nothing waits for a key here."""
+        return ()
+
+    def divert(self) -> None:
+        """Nothing becomes special here after it came."""
+
+    def everything(self) -> Iterator[Record]:
+        """All that has not been taken out."""
+        for index, chunk in enumerate(self._chunks):
+            yield from chunk[self._at if index == 0 else 0 :]
+        yield from self.again
+        yield from self.due
 
     def available(self, limit: int) -> int:
         """How many records a take(limit) would give."""
@@ -238,11 +252,24 @@ class Lanes:
     def block(self, key: Key) -> Sequence[Record]:
         """What is out of this key will take long. Returns the records that wait behind it, in order; later ones are told by `add`."""
         self._blocked.add(key)
+        return self.behind(key)
+
+    def behind(self, key: Key) -> Sequence[Record]:
+        """What waits for what is out of this key, in order."""
         return tuple(self._waiting.get(key, ()))
+
+    def divert(self) -> None:
+        """What has become special since it was ready is put into `due`."""
+        self.due += [record for record in self._ready if record.position in self._special]
+        self._ready = deque(record for record in self._ready if record.position not in self._special)
 
     def unblock(self, key: Key) -> None:
         """The opposite of `block`; what waits goes on waiting."""
         self._blocked.discard(key)
+
+    def everything(self) -> Iterator[Record]:
+        """All that has not been taken out."""
+        yield from chain(self._ready, *self._waiting.values(), self._aside.values(), self.again, self.due)
 
     def available(self, limit: int) -> int:
         """How many records a take(limit) would give; limit when there are more. O(limit)."""

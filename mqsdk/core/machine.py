@@ -15,7 +15,6 @@ from typing import Any
 from mqsdk.core import deadletter
 from mqsdk.core.actions import (
     Action,
-    Cancel,
     CopyDone,
     CutPassed,
     CutsOver,
@@ -23,9 +22,11 @@ from mqsdk.core.actions import (
     Drained,
     Fence,
     Finished,
+    Letters,
     Overdue,
     Pause,
     Recall,
+    Release,
     Retuned,
     Returned,
     Spec,
@@ -36,22 +37,24 @@ from mqsdk.core.credit import Credits
 from mqsdk.core.cut import Cutting
 from mqsdk.core.desk import Desk, Draws
 from mqsdk.core.failing import Failing
-from mqsdk.core.lanes import Lanes
+from mqsdk.core.following import Following
+from mqsdk.core.halting import Halting
 from mqsdk.core.limits import Limits
+from mqsdk.core.outcomes import Outcomes
 from mqsdk.core.partition import Ownership
 from mqsdk.core.settling import Settling
 from mqsdk.core.span import SpanGuard
 from mqsdk.core.stall import StallGuard
-from mqsdk.core.starting import RunningJob, Starter
+from mqsdk.core.starting import Starter
 from mqsdk.core.suspects import Suspects, suspect
 from mqsdk.core.view import MachineView, view_of
-from mqsdk.events import GapSeen, Stuck
+from mqsdk.events import GapSeen
 from mqsdk.message import Origin
 from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Partition, Record, Renewed, Revoking, Settled
 
 __all__ = ["Machine", "MachineEvent", "MachineView"]
 
-MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | CutPassed | CutsOver | Retuned | Pause | Drain
+MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | CutPassed | CutsOver | Retuned | Pause | Release | Letters | Drain
 
 # The last settle of a revoked partition must arrive before the deadline.
 MARGIN_S = 0.05
@@ -61,7 +64,7 @@ class Machine:
     """One consumer.
 
     rng: has `.random()`, for jitter. wall_offset_s: Unix time minus monotonic time, for the times in dead letters.
-    Raises ValueError for a tuning that it cannot carry out (`halt_*`), here and when a Retuned is fed.
+    Raises ValueError for a tuning that it cannot carry out (`halt_*` without a memory for it), here and when a Retuned is fed.
     """
 
     def __init__(self, spec: Spec, tuning: Tuning, rng: Draws, wall_offset_s: float = 0.0) -> None:
@@ -73,7 +76,10 @@ class Machine:
         self._limits = Limits(self._desk)
         self._starter = Starter(self._desk, self._suspects, self._limits)
         self._settling = Settling(self._desk, self._suspects, self._end_lost)
-        self._failing = Failing(self._desk, self._touch)
+        self._halting = Halting(self._desk, self._touch)
+        self._following = Following(self._desk, self._touch)
+        self._failing = Failing(self._desk, self._halting, self._following, self._touch)
+        self._outcomes = Outcomes(self._desk, self._starter, self._failing, self._limits, self._owned, self._touch)
         self._cutting = Cutting(self._desk, self._queue)
         self._stall = StallGuard(self._desk)
         self._span = SpanGuard(self._desk, self._touch)
@@ -90,14 +96,16 @@ class Machine:
             Batch: self._batch,
             Gap: self._gap,
             Settled: self._settling.answered,
-            Finished: self._finished,
-            Returned: self._returned,
-            Overdue: self._overdue,
+            Finished: self._outcomes.finished,
+            Returned: self._outcomes.returned,
+            Overdue: self._outcomes.overdue,
             CopyDone: self._failing.copied,
             CutPassed: self._cutting.passed,
             CutsOver: self._cutting.over,
             Retuned: self._retuned,
             Pause: self._pause,
+            Release: self._release,
+            Letters: self._letters,
             Drain: self._drain,
         }
         self._apply_pause()
@@ -115,10 +123,11 @@ class Machine:
         for due, ownership, subject in self._desk.timers.take(now):
             due(now, ownership, subject)
         self._leave_when_done(now)
-        if self._limits.has_opened:
+        if self._limits.has_opened or self._halting.has_stopped:
             self._recall(now)
         self._starter.start(now)
         self._settling.tick(now)
+        self._halting.tick()
         self._desk.actions += self._credits.refresh(now)
         self._held = self._is_held(now)
         self._stall.check(now, self._owned.values(), self._held and not len(self._starter))
@@ -158,12 +167,13 @@ class Machine:
             self._end_lost(now, earlier)
         spec = self.spec
         ownership = Ownership(event, self._origin(event), self._credits.open(event.partition), spec.ordered, spec.batch is not None)
-        ownership.account.is_open = not self._desk.is_stopped
+        ownership.open_account(self._desk.is_stopped)
         if spec.sparse_bytes:
             suspect(ownership, event, self._desk.tuning)
             self._settling.note(ownership)
         self._starter.hold_orphans(ownership)
         self._owned[event.partition] = ownership
+        self._following.owned(now, ownership)
         if self._drain_by is not None:
             self._hand_back(now, ownership, self._drain_by)
 
@@ -186,8 +196,7 @@ class Machine:
         self._desk.timers.at(deadline, self._deadline_passed, ownership)
         if not ownership.fenced:
             ownership.fenced = True
-            ownership.account.is_open = False
-            ownership.account.touched = True
+            ownership.open_account(self._desk.is_stopped)
             self._desk.actions.append(Fence(ownership.partition, ownership.epoch, cancel=False))
             self._withdraw(now, ownership)
 
@@ -230,11 +239,12 @@ class Machine:
     def _withdraw(self, now: float, ownership: Ownership) -> None:
         """Jobs that were to be written down before they start never will: as if every record of them had been skipped."""
         for job in self._suspects.withdraw(ownership):
-            self._finished(now, Finished(job, (), job.records))
+            self._outcomes.finished(now, Finished(job, (), job.records))
 
     def _recall(self, now: float) -> None:
-        """The breaker opened. The runtime is told to start nothing more of what is out; what is still written down is not out yet."""
-        self._limits.has_opened = False
+        """The breaker opened, or a partition stopped. The runtime is told to start nothing more of what is out; what is still written down
+        is not out yet."""
+        self._limits.has_opened = self._halting.has_stopped = False
         self._desk.actions.append(Recall())
         for ownership in list(self._owned.values()):
             self._withdraw(now, ownership)
@@ -245,6 +255,7 @@ class Machine:
         self._credits.close(ownership.partition)
         self._desk.timers.forget(ownership)
         self._failing.forget(ownership)
+        self._following.forget(ownership)
         self._cutting.forget(ownership)
 
     def _current(self, partition: Partition, epoch: int) -> Ownership | None:
@@ -270,7 +281,10 @@ class Machine:
 
     def _queue(self, now: float, ownership: Ownership, records: Sequence[Record]) -> None:
         """They may run when their turn comes."""
+        self._following.mark(ownership, records)
         late = ownership.queue.add(records)
+        if ownership.parked.is_stopped:
+            late = records
         if late:
             ownership.park(late, now)
         self._failing.take_due(now, ownership)
@@ -292,91 +306,16 @@ class Machine:
         self._span.check(now, ownership)
         self._starter.offer(ownership)
 
-    # --- jobs -------------------------------------------------------------------------------------------------------------------
-
-    def _finished(self, now: float, event: Finished) -> None:
-        run = self._starter.finished(now, event)
-        if run is None:
-            return
-        ownership = run.ownership
-        if ownership.gone:
-            self._desk.counters.orphaned += len(run.records) - len(event.skipped)
-            self._free_orphans(now, run, run.records)
-            return
-        if not event.failures and not event.skipped:
-            self._desk.counters.handled += len(run.records)
-            ownership.end(run.records)
-        else:
-            self._finished_in_part(now, run, event)
-        self._failing.take_due(now, ownership)
-        self._touch(now, ownership)
-
-    def _finished_in_part(self, now: float, run: RunningJob, event: Finished) -> None:
-        ownership = run.ownership
-        expected = {record.position for record in run.records}
-        failures = [pair for pair in event.failures if pair[0].position in expected]
-        skipped = run.remove(event.skipped)
-        run.remove([record for record, _ in failures])
-        self._desk.counters.handled += len(run.records)
-        ownership.end(run.records)
-        if not ownership.fenced:
-            ownership.queue.back(skipped)
-        self._failing.failed(now, ownership, run.job.attempt, failures)
-
-    def _returned(self, now: float, event: Returned) -> None:
-        run = self._starter.find(event.job)
-        if run is None:
-            return
-        ownership = run.ownership
-        handled, records = self._starter.returned(now, run, event)
-        if ownership.gone:
-            self._desk.counters.orphaned += len(handled)
-            self._free_orphans(now, run, [*handled, *records])
-            return
-        self._desk.counters.handled += len(handled)
-        ownership.end(handled)
-        if not ownership.fenced:
-            ownership.queue.back(records)
-        self._failing.take_due(now, ownership)
-        self._touch(now, ownership)
-
-    def _free_orphans(self, now: float, run: RunningJob, records: Sequence[Record]) -> None:
-        """Handlers of an earlier ownership have returned: their keys may go on."""
-        ownership = self._owned.get(run.job.partition)
-        if ownership is not None and isinstance(ownership.queue, Lanes):
-            ownership.queue.end(records)
-            self._failing.take_due(now, ownership)
-            self._touch(now, ownership)
-
-    def _overdue(self, now: float, event: Overdue) -> None:
-        run = self._starter.find(event.job)
-        if run is None:
-            return
-        kind = (event.record.position, event.timed_out)
-        if kind not in run.reported:
-            run.reported.add(kind)
-            self._desk.report(Stuck(*deadletter.names(event.job.origin, event.record), event.job.attempt, event.age_s, event.stack))
-        if event.timed_out and not run.ownership.fenced:
-            self._block(now, run.ownership, event.record)
-        if event.timed_out:
-            self._limits.overdue(now, event.job.token)
-            self._desk.actions.append(Cancel(event.job, event.record))
-
-    def _block(self, now: float, ownership: Ownership, record: Record) -> None:
-        """What waits for this key may wait long: it must not use up what may be in flight."""
-        if record.position not in ownership.parked:
-            ownership.park([record, *ownership.queue.block(record.key)], now)
-            self._touch(now, ownership)
-
     # --- control ----------------------------------------------------------------------------------------------------------------
 
     def _nothing(self, now: float, event: object) -> None:
         """The runtime reports it."""
 
     def _retuned(self, now: float, event: Retuned) -> None:
-        self._desk.tuning = accept(event.tuning)
+        self._desk.tuning = accept(event.tuning, self.spec)
         self._credits.retune(event.tuning)
         self._limits.retune(now)
+        self._following.retuned(now, self._owned.values())
         self._apply_pause()
         for ownership in self._owned.values():
             self._touch(now, ownership)
@@ -385,11 +324,18 @@ class Machine:
         self._paused = event.paused
         self._apply_pause()
 
+    def _release(self, now: float, event: Release) -> None:
+        for ownership, record in self._halting.release(now, self._owned.values(), event):
+            self._failing.wait(now, ownership, record)
+
+    def _letters(self, now: float, event: Letters) -> None:
+        for ownership in self._following.read(now, event):
+            self._failing.take_due(now, ownership)
+
     def _apply_pause(self) -> None:
         self._desk.is_stopped = self._paused or self._desk.tuning.paused or self._drain_by is not None
         for ownership in self._owned.values():
-            ownership.account.is_open = not (self._desk.is_stopped or ownership.fenced or ownership.spanned)
-            ownership.account.touched = True
+            ownership.open_account(self._desk.is_stopped)
 
     def _drain(self, now: float, event: Drain) -> None:
         self._drain_by = event.deadline if self._drain_by is None else min(self._drain_by, event.deadline)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
 
 from mqsdk.core import sparse
 from mqsdk.core.attempts import Attempt
 from mqsdk.core.credit import Account
 from mqsdk.core.lanes import Fifo, Lanes, Queue
+from mqsdk.core.parking import Parking
 from mqsdk.core.watermark import Range, Watermark
 from mqsdk.message import Origin
 from mqsdk.spi.events import Assigned, Partition, Progress, Record
@@ -19,27 +19,22 @@ def size_of(records: Sequence[Record]) -> int:
     return sum([len(record.value) + (0 if record.key is None else len(record.key)) for record in records])
 
 
-class Parked(NamedTuple):
-    """A record that waits behind a failure: it counts to the span of the partition, not to what is in flight."""
-
-    size: int
-    since: float
-
-
 class Ownership:
     """One (partition, epoch). Changed by the machine only; `gone` ones are kept by running jobs alone.
 
     expected: position after the last one received. attempts: what has failed and is not settled. repeats: records received more than
     once. running: jobs out. copying: dead letters under way. fenced: nothing starts any more. fresh: ranges settled since the last
-    Progress. inherited: what the last owner suspected; suspect_until: see `core.suspects`; started: positions of running records, kept
-    while it matters. is_urgent: jobs wait for the next settle.
+    Progress. parked: what waits behind a failure or a halt. awaits_letters: see `core.following`. inherited: what the last owner suspected;
+    suspect_until: see `core.suspects`; started: positions of running records, kept while it matters. is_urgent: somebody waits for the next
+    settle. stored_token: of the newest settle that is stored.
     """
 
     __slots__ = (
-        "_rising", "account", "age_watched", "attempts", "copying", "deadline", "dirty", "epoch", "expected", "fenced", "fill_at",
-        "fresh", "gone", "inherited", "is_urgent", "listed", "origin", "parked", "parked_bytes", "partition", "queue", "repeats",
-        "restored_until", "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "suspect_until",
-        "unanswered", "valid_until", "watermark",
+        "_rising", "account", "age_watched", "attempts", "awaits_letters", "copying", "deadline", "dirty", "epoch", "expected",
+        "fenced", "fill_at",
+        "fresh", "gone", "inherited", "is_urgent", "listed", "origin", "parked", "partition", "queue", "repeats",
+        "restored_until", "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "stored_token",
+        "suspect_until", "unanswered", "valid_until", "watermark",
     )  # fmt: skip
 
     def __init__(self, assigned: Assigned, origin: Origin, account: Account, ordered: bool, batch: bool) -> None:
@@ -58,20 +53,20 @@ class Ownership:
         self.started: set[int] = set()
         saved = sparse.decode(assigned.sparse, assigned.position)
         self.inherited = saved.suspicion
+        self.parked = Parking(ordered, saved.halts)
         self._restore(saved)
-        self.parked: dict[int, Parked] = {}
-        self.parked_bytes = 0
         self.running = 0
         self.repeats = 0
         self.copying = 0
         self.listed = self.fenced = self.gone = self.spanned = self.dirty = self.age_watched = self.is_urgent = False
+        self.awaits_letters = False
         self.deadline: float | None = None
         self.fill_at: float | None = None
         self.fresh: list[Range] = []
         self.settled_at = float("-inf")
         self.settle_not_before = float("-inf")
         self.settle_failures = 0
-        self.unanswered = 0
+        self.unanswered = self.stored_token = 0
 
     def _restore(self, saved: sparse.Saved) -> None:
         for start, stop in saved.ranges:
@@ -79,15 +74,33 @@ class Ownership:
             self.restored_until = stop
         for position, failed in saved.attempts.items():
             self.attempts[position] = Attempt(failed)
+        for position in saved.halts:
+            self.attempts.setdefault(position, Attempt(0))
 
     @property
     def is_suspect(self) -> bool:
         """What starts is written down first."""
+        if self.watermark.low < self.suspect_until and self.parked.halts and not self._may_hold_a_suspect():
+            self.suspect_until = self.watermark.low
         return self.watermark.low < self.suspect_until
 
+    def _may_hold_a_suspect(self) -> bool:
+        """What waits for a release did not run: else one halt would keep a partition under suspicion for as long as it stands."""
+        waiting, until = self.parked.held(), self.suspect_until
+        return any(position not in waiting for left, right in self.watermark.missing(0, until) for position in range(left, right))
+
     def may_start(self, now: float) -> bool:
-        """Workers would refuse to start anything otherwise, and hand it back at once."""
-        return not self.fenced and now < self.valid_until
+        """Workers would refuse to start anything otherwise, and hand it back at once; of a halted partition nothing starts at all."""
+        return not self.fenced and now < self.valid_until and not (self.parked.is_stopped or self.awaits_letters)
+
+    def open_account(self, is_stopped: bool) -> None:
+        """Whether more of it may be delivered. is_stopped: nothing may, from any partition.
+
+        Of a halted partition what an earlier owner halted is read still, so that a release finds it.
+        """
+        is_full = self.parked.is_stopped and not self.parked.unread
+        self.account.is_open = not (is_stopped or self.fenced or self.spanned or is_full or self.awaits_letters)
+        self.account.touched = True
 
     # --- in ---------------------------------------------------------------------------------------------------------------------
 
@@ -149,6 +162,7 @@ class Ownership:
             count += right - left
         for position in [one for one in self.attempts if start <= one < stop]:
             del self.attempts[position]  # an earlier owner saw it fail; now it is gone
+            self.parked.remove(position)
         return count
 
     def discard(self, records: Sequence[Record], meaningless: Callable[[Record], bool]) -> Sequence[Record]:
@@ -183,11 +197,8 @@ class Ownership:
     def _end_each(self, records: Sequence[Record]) -> None:
         for record in records:
             self.attempts.pop(record.position, None)
-            parked = self.parked.pop(record.position, None)
-            if parked is None:
+            if not self.parked.remove(record.position):
                 self.account.end(1, record.size)
-            else:
-                self.parked_bytes -= parked.size
 
     def _mark_each(self, records: Sequence[Record]) -> None:
         positions = sorted([record.position for record in records])
@@ -213,14 +224,17 @@ class Ownership:
         else:
             fresh.append((start, stop))
 
-    def park(self, records: Sequence[Record], now: float) -> None:
+    def park(self, records: Iterable[Record], now: float) -> None:
         """Count these records to the span instead of to what is in flight, until they are settled."""
-        for record in records:
-            if record.position not in self.parked:
-                size = record.size
-                self.parked[record.position] = Parked(size, now)
-                self.parked_bytes += size
-                self.account.end(1, size)
+        for record in self.parked.add(records, now):
+            self.account.end(1, record.size)
+
+    def take_back(self, records: Sequence[Record], now: float) -> None:
+        """Records of a job that have not started."""
+        if not self.fenced:
+            self.queue.back(records)
+            if self.parked.is_stopped:
+                self.park(records, now)
 
     # --- progress ---------------------------------------------------------------------------------------------------------------
 
@@ -234,10 +248,6 @@ class Ownership:
         """Positions between the watermark and the last one received."""
         return self.expected - self.watermark.low
 
-    def parked_since(self) -> float | None:
-        """Since when the oldest parked record waits."""
-        return next(iter(self.parked.values())).since if self.parked else None
-
     def progress(self, token: int, sparse_bytes: int, final: bool, in_order: bool = False) -> Progress:
         """What is settled by now; the ranges in `done` are not told again unless they are put back into `fresh`.
 
@@ -248,7 +258,7 @@ class Ownership:
         blob = b""
         if sparse_bytes:
             failed = {position: attempt.failed for position, attempt in self.attempts.items() if attempt.failed}
-            blob = sparse.encode(mark.low, mark.ranges(), failed, sparse_bytes, self._suspicion(in_order))
+            blob = sparse.encode(mark.low, mark.ranges(), failed, sparse_bytes, self._suspicion(in_order), self.parked.numbers())
         return Progress(self.partition, self.epoch, mark.low, done, mark.high, blob, token, final)
 
     def _suspicion(self, in_order: bool) -> sparse.Suspicion | None:

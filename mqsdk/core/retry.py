@@ -61,6 +61,11 @@ class RetryPolicy:
     reject_on: tuple[type[BaseException], ...]
     dlq_follow_key: bool
 
+    @property
+    def halts(self) -> bool:
+        """Whether a message may stop its key or its partition."""
+        return self.on_exhausted in ("halt_key", "halt_partition")
+
     def __init__(
         self,
         attempts: int = 10,
@@ -72,11 +77,7 @@ class RetryPolicy:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= 1_000_000:
             raise DeclarationError("`attempts` is a whole number from 1 to 1,000,000, the first attempt included", where="RetryPolicy")
         if on_exhausted not in ON_EXHAUSTED:
-            raise DeclarationError(
-                '`on_exhausted` is "dead_letter" or "drop"',
-                where="RetryPolicy",
-                fix="halt_key and halt_partition are known and not supported in this version",
-            )
+            raise DeclarationError('`on_exhausted` is "dead_letter", "drop", "halt_key" or "halt_partition"', where="RetryPolicy")
         classes = tuple(reject_on) if isinstance(reject_on, Sequence) else (reject_on,)
         if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
             raise DeclarationError("`reject_on` lists exception classes", where="RetryPolicy")

@@ -104,6 +104,7 @@ class Settling:
             ownership.unanswered = 0
         if event.outcome == "stored":
             ownership.settle_failures = 0
+            ownership.stored_token = max(ownership.stored_token, event.token)
             ownership.settle_not_before = float("-inf")
             self.last_stored_at = now
             self._suspects.stored(ownership, sent.jobs)

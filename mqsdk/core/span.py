@@ -34,34 +34,32 @@ class SpanGuard:
             self._watch_age(ownership)
         elif not self._is_over(now, ownership, RESUME):
             ownership.spanned = False
-            account.is_open = not ownership.fenced and not self._desk.is_stopped
-            account.touched = True
+            ownership.open_account(self._desk.is_stopped)
 
     def _is_over(self, now: float, ownership: Ownership, part: float) -> bool:
         tuning, ordered = self._desk.tuning, self._desk.spec.ordered
         return (
             len(ownership.parked) > tuning.span_records * part
-            or ownership.parked_bytes > tuning.span_bytes * part
+            or ownership.parked.bytes > tuning.span_bytes * part
             or (ordered and ownership.span >= SPAN_POSITIONS * part)
             or (ordered and self._age_s(now, ownership) >= tuning.span_age_s)
         )
 
     def _exceeded(self, now: float, ownership: Ownership) -> None:
         ownership.spanned = True
-        ownership.account.is_open = False
-        ownership.account.touched = True
+        ownership.open_account(self._desk.is_stopped)
         origin = ownership.origin
         where = (origin.topic, origin.group, origin.cluster, origin.partition)
         waiting = max(len(ownership.parked), ownership.span if self._desk.spec.ordered else 0)
-        self._desk.report(SpanExceeded(*where, waiting, ownership.parked_bytes, self._age_s(now, ownership)))
+        self._desk.report(SpanExceeded(*where, waiting, ownership.parked.bytes, self._age_s(now, ownership)))
 
     @staticmethod
     def _age_s(now: float, ownership: Ownership) -> float:
-        since = ownership.parked_since()
+        since = ownership.parked.since()
         return 0.0 if since is None else now - since
 
     def _watch_age(self, ownership: Ownership) -> None:
-        since = ownership.parked_since()
+        since = ownership.parked.since()
         if since is not None and self._desk.spec.ordered and not ownership.age_watched and not ownership.spanned:
             ownership.age_watched = True
             self._desk.timers.at(since + self._desk.tuning.span_age_s, self._age_due, ownership)

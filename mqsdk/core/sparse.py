@@ -1,10 +1,12 @@
-"""The blob saved beside the watermark: what is settled above it, how often unsettled messages have failed, and what may end a process.
+"""The blob saved beside the watermark: what is settled above it, how often unsettled messages have failed, which of them are halted, and
+what may end a process.
 
 Layout, version 2: one byte version, 4 bytes CRC-32 of the rest (big endian), then LEB128 integers and sets of positions:
 
     watermark, the settled set, failed attempts; where there is a suspicion also: (suspect_until - watermark), 1 if the owner ended in
     order else 0, crashes, the started set
     counts (failed attempts, crashes): number of groups, for each the count and the set of positions that have it, highest count first
+    version 3, where something is halted: halts (counts whose numbers are the kinds of `core.parking`) stand behind the watermark
     a set: 2 * bytes that follow + kind; kind 0: pairs (gap to the previous range, length), the first gap from the watermark;
     kind 1: bits, the lowest of the first byte is the watermark
 
@@ -20,7 +22,7 @@ from typing import NamedTuple
 
 from mqsdk.core.watermark import Range
 
-VERSION = b"\x02"
+VERSION, WITH_HALTS = b"\x02", b"\x03"
 _HEAD = 5
 _LARGEST = 1 << 63
 _MOST = 1 << 20  # positions of a run of counts: a damaged one must not become a mapping of as many
@@ -40,29 +42,39 @@ class Suspicion(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """ranges: settled, rising, above the watermark. attempts: position -> failed attempts so far."""
+    """ranges: settled, rising, above the watermark. By position: attempts, failed so far; halts, their kinds as in `core.parking`."""
 
     ranges: tuple[Range, ...] = ()
     attempts: Mapping[int, int] = {}
     suspicion: Suspicion | None = None
+    halts: Mapping[int, int] = {}
 
 
-def encode(watermark: int, ranges: Sequence[Range], attempts: Mapping[int, int], limit: int, suspicion: Suspicion | None = None) -> bytes:
+def encode(
+    watermark: int,
+    ranges: Sequence[Range],
+    attempts: Mapping[int, int],
+    limit: int,
+    suspicion: Suspicion | None = None,
+    halts: Mapping[int, int] | None = None,
+) -> bytes:
     """At most `limit` bytes; b"" when there is nothing to say or no room.
 
     ranges: rising, disjoint, at or above the watermark. What does not fit is left out from the far end, so that a restart repeats
-    messages instead of a consumer standing still; counts get half of the room at most.
+    messages instead of a consumer standing still; halts and counts get half of the room each at most.
     """
-    if limit <= 0 or not (ranges or attempts or suspicion):
+    if limit <= 0 or not (ranges or attempts or suspicion or halts):
         return b""
     start = _varint(watermark)
+    if halts:
+        start += _counts(watermark, halts, (limit - _HEAD - len(start)) // 2)
     room = limit - _HEAD - len(start)
     tail = b"" if suspicion is None else _suspicion(watermark, suspicion, room // 2)
     counts = _counts(watermark, attempts, (room - len(tail)) // 2)
     body = start + _set(watermark, ranges, room - len(tail) - len(counts)) + counts + tail
     if _HEAD + len(body) > limit:
         return b""
-    return VERSION + zlib.crc32(body).to_bytes(4, "big") + body
+    return (WITH_HALTS if halts else VERSION) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def _suspicion(watermark: int, suspicion: Suspicion, room: int) -> bytes:
@@ -128,17 +140,29 @@ def _runs(watermark: int, ranges: Sequence[Range], room: int) -> tuple[bytes, bo
 
 def decode(blob: bytes, watermark: int) -> Saved:
     """What `encode` was given. Empty for a blob of another watermark (the group was reset), or one that is foreign, damaged or newer."""
-    if len(blob) <= _HEAD or blob[:1] != VERSION or zlib.crc32(blob[_HEAD:]) != int.from_bytes(blob[1:_HEAD], "big"):
+    version = blob[:1]
+    if len(blob) <= _HEAD or version not in (VERSION, WITH_HALTS) or zlib.crc32(blob[_HEAD:]) != int.from_bytes(blob[1:_HEAD], "big"):
         return Saved()
     try:
-        return _decode(_Reader(blob, _HEAD, watermark))
+        return _decode(_Reader(blob, _HEAD, watermark), version == WITH_HALTS)
     except (ValueError, IndexError):
         return Saved()
 
 
-def _decode(reader: _Reader) -> Saved:
+def watermark_of(blob: bytes) -> int:
+    """The watermark that a blob belongs to; 0 for what is none of ours."""
+    if len(blob) <= _HEAD or blob[:1] not in (VERSION, WITH_HALTS):
+        return 0
+    try:
+        return _Reader(blob, _HEAD, 0).number()
+    except (ValueError, IndexError):
+        return 0
+
+
+def _decode(reader: _Reader, has_halts: bool) -> Saved:
     if reader.number() != reader.watermark:
         return Saved()
+    halts = reader.counts() if has_halts else {}
     settled = reader.set()
     if settled and settled[0][0] == reader.watermark:
         raise ValueError("the watermark itself is not settled")
@@ -147,7 +171,7 @@ def _decode(reader: _Reader) -> Saved:
     if not reader.is_at_end:
         until, in_order = reader.watermark + reader.number(), bool(reader.number())
         suspicion = Suspicion(until, reader.counts(), reader.set(), in_order)
-    return Saved(settled, attempts, suspicion)
+    return Saved(settled, attempts, suspicion, halts)
 
 
 class _Reader:

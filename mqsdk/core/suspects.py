@@ -38,7 +38,7 @@ def _blame(ownership: Ownership, suspicion: sparse.Suspicion, crashes: dict[int,
         for start, stop in suspicion.started:
             for position in range(start, stop):
                 crashes[position] = crashes.get(position, 0) + 1
-    elif ownership.is_suspect:
+    elif ownership.is_suspect and not ownership.parked.kind(ownership.watermark.low):
         crashes.setdefault(ownership.watermark.low, 1)
 
 

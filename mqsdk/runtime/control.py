@@ -1,7 +1,8 @@
-"""The control socket of a running process: `mqsdk ps`, `reload` and `stacks` ask over it.
+"""The control socket of a running process: `mqsdk ps`, `reload`, `stacks` and `groups release` ask over it.
 
 One Unix socket per process in the state folder (mode 0600, the peer's user is checked), one request per connection: a line with a command,
-answered by one JSON document. Serving never harms what the process is for: without a usable folder there is just no socket.
+for some followed by a JSON document, answered by one JSON document. Serving never harms what the process is for: without a usable folder
+there is just no socket.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from mqsdk.errors import ConfigError, MqError
 LOG = logging.getLogger("mqsdk.app")
 
 Answers = Mapping[str, Callable[[], Mapping[str, Any]]]
+Orders = Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]  # commands that are told something
 
 CONNECTION_TIMEOUT_S = 1.0  # a peer that says nothing may hold the server no longer
 REPLY_TIMEOUT_S = 5.0
-MAX_REQUEST = 256
+MAX_REQUEST = 16 * 1024
 MAX_REPLY = 16 * 1024 * 1024
 # sun_path has 108 bytes on Linux, 104 on macOS; longer paths go through a descriptor of the folder.
 MAX_PATH = 100
@@ -39,8 +41,9 @@ SUFFIX = ".sock"
 class ControlServer:
     """Serves one process. `start` returns False where no socket can be had (no home, read-only disk): the process runs without."""
 
-    def __init__(self, answers: Answers, folder: Path | None = None) -> None:
+    def __init__(self, answers: Answers, folder: Path | None = None, orders: Orders | None = None) -> None:
         self._answers = answers
+        self._orders = orders or {}
         self._folder = folder
         self._socket: socket.socket | None = None
         self._path: Path | None = None
@@ -96,10 +99,17 @@ class ControlServer:
                 if _same_user(connection):
                     connection.sendall(self._reply(_line(connection)))
 
-    def _reply(self, command: str) -> bytes:
+    def _answer(self, line: str) -> Callable[[], Mapping[str, Any]] | None:
         import json
 
-        answer = self._answers.get(command)
+        command, _, given = line.partition(" ")
+        order = self._orders.get(command)
+        return self._answers.get(line) if order is None else lambda: order(json.loads(given))
+
+    def _reply(self, line: str) -> bytes:
+        import json
+
+        answer = self._answer(line)
         if answer is None:
             return json.dumps({"error": {"type": "StateError", "what": "unknown command", "where": "", "fix": ""}}).encode()
         try:

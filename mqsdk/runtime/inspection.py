@@ -20,10 +20,26 @@ class Oldest(NamedTuple):
     stack: str
 
 
+class HaltedMessage(NamedTuple):
+    """A message that used up its attempts and waits for `mqsdk groups release`.
+
+    scope: what stands still with it, "key" or "partition". key: as text, None for a message without one. id, position: as people see
+    them; id is "" and key None while a new owner has not read it yet. redriven: it is a copy in the group's retry topic.
+    """
+
+    partition: int
+    position: str
+    id: str
+    key: str | None
+    attempts: int
+    scope: str
+    redriven: bool = False
+
+
 class ConsumerInfo(NamedTuple):
     """One consumer of this process. in_flight: messages received and not finished. lag: messages of the whole group, None if unknown.
 
-    rate: messages that may start per second, None without a limit. breaker: its state, None without one.
+    rate: messages that may start per second, None without a limit. breaker: its state, None without one. halted: what waits for a release.
     """
 
     topic: str
@@ -43,6 +59,7 @@ class ConsumerInfo(NamedTuple):
     dead_lettered: int
     rate: float | None = None
     breaker: BreakerState | None = None
+    halted: tuple[HaltedMessage, ...] = ()
 
 
 class Lag(NamedTuple):

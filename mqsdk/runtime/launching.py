@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from mqsdk.core.machine import Machine
 from mqsdk.errors import CapabilityError, ConfigError, MqError, PublishRejected, PublishUnknown
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime.environment import Declared
+from mqsdk.runtime.halts import check_retries
+from mqsdk.runtime.letters import LetterWatch
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.sender import Draft
 from mqsdk.runtime.threads import ThreadWorkers
@@ -21,6 +24,7 @@ from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored, Subscription, Unknown
 
 if TYPE_CHECKING:
+    from mqsdk.runtime.inbox import Inbox
     from mqsdk.runtime.supervisor import Supervisor
 
 
@@ -42,6 +46,8 @@ class Launcher:
         """behind: as in Spec. Raises CapabilityError, ConfigError or BackendError."""
         backend = self._owner.clusters.backend(cluster)
         check_capabilities(declared, backend.capabilities, cluster)
+        self._check_inbox(declared)
+        check_retries(declared, self._owner.whole_tuning(declared), backend.capabilities, cluster)
         return Spec(
             topic=declared.topic,
             group=declared.group,
@@ -57,11 +63,27 @@ class Launcher:
             behind=behind,
         )
 
+    def _check_inbox(self, declared: Declared) -> None:
+        if self._owner.configuration.inbox(declared.topic, declared.group) is None:
+            return
+        wanted = (
+            (declared.broadcast, "is a broadcast", "what one instance has handled, no other would"),
+            (declared.isolation is not None, "runs in worker processes", "nobody would ask it there"),
+        )
+        for wrong, what, why in wanted:
+            if wrong:
+                where = self._owner.configuration.source
+                raise ConfigError(
+                    f"consumer {declared.name} {what} and has an inbox: {why}", where=where, fix=f'inbox: none for "{declared.name}"'
+                )
+
     def launch(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None]) -> ConsumerLoop:
         """A consumer that has joined its group and is not stepped yet. Raises CapabilityError, ConfigError or BackendError."""
         cluster = self._owner.clusters.cluster(spec.cluster)
         self._ensure(declared, self._owner.clusters.backend(spec.cluster), create=cluster.create, cluster=spec.cluster)
         tuning = self._owner.tuning(declared, spec.cluster)
+        inbox = self._inbox(declared)
+        handling = declared if inbox is None else replace(declared, handler=inbox.before(declared.handler))
         subscription = Subscription(
             topics=(spec.topic,) if spec.retry is None else (spec.topic, spec.retry),  # the second comes with the first redrive
             group=declared.group,
@@ -75,14 +97,32 @@ class Launcher:
             name=declared.name,
             machine=Machine(spec, tuning, self._environment.rng, self._wall_offset_s()),
             connect=lambda: self._connect(declared, spec.cluster, subscription),
-            make_workers=lambda results: self._make_workers(declared, results, tuning),
+            make_workers=lambda results: self._make_workers(handling, results, tuning),
             copier=lambda copy, done: self._copy(copy, spec, done),
             cutter=cutter,
             clock=self._environment.clock,
             observe=self._environment.observe,
             tuning=tuning,
             lease_s=cluster.lease_s,
+            make_letters=lambda tell: LetterWatch(
+                lambda: self._owner.clusters.backend(spec.cluster).admin(),
+                spec.topic,
+                spec.group,
+                tell,
+                self._environment.clock,
+                self._environment.threaded,
+            ),
+            inbox=inbox,
         )
+
+    def _inbox(self, declared: Declared) -> Inbox | None:
+        """Raises ConfigError for a file that cannot be used."""
+        rule = self._owner.configuration.inbox(declared.topic, declared.group)
+        if rule is None:
+            return None
+        from mqsdk.runtime.inbox import Inbox  # sqlite3 and asyncio, for those who need them
+
+        return Inbox(rule, declared.name, self._environment.clock.wall_ms)
 
     def _connect(self, declared: Declared, cluster: str, subscription: Subscription) -> Consumer:
         """At the backend that the cluster has now, another one after an exchange.

@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
 from mqsdk.core.actions import (
     Action,
+    AskLetters,
     Cancel,
     Copy,
     CopyDone,
@@ -24,8 +27,12 @@ from mqsdk.core.actions import (
     Drained,
     Fence,
     Finished,
+    Letters,
     Pause,
     Recall,
+    Release,
+    ReleaseAs,
+    Released,
     Report,
     Retuned,
     Run,
@@ -39,9 +46,13 @@ from mqsdk.events import Event, LinkChanged, OwnershipChanged
 from mqsdk.message import Origin
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.gates import recalled
+from mqsdk.runtime.letters import LetterWatch
 from mqsdk.runtime.observe import log_ownership
 from mqsdk.runtime.workers import Gate, Task, Workers
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Link, Lost, Outcome, Partition, Record, Renewed, Revoking, Settled, Unknown
+
+if TYPE_CHECKING:
+    from mqsdk.runtime.inbox import Inbox
 
 log = logging.getLogger("mqsdk.consumer")
 
@@ -104,6 +115,8 @@ class ConsumerLoop:
         observe: Callable[[Event], None],
         tuning: Tuning,
         lease_s: float,
+        make_letters: Callable[[Callable[[Letters], None]], LetterWatch],
+        inbox: Inbox | None = None,
     ) -> None:
         self.name = name
         self._machine = machine
@@ -117,6 +130,8 @@ class ConsumerLoop:
             self._workers.close(clock.mono())
             raise
         self._copier = copier
+        self._letters = make_letters(self._tell)
+        self._inbox = inbox
         self._cutter = cutter
         self._clock = clock
         self._observe = observe
@@ -126,6 +141,8 @@ class ConsumerLoop:
         self._handed_back: set[tuple[Partition, int]] = set()  # whose final settle has no answer yet
         self._asked_exchanges: deque[_Exchange] = deque()
         self._exchange: _Exchange | None = None
+        self._tokens = count()
+        self._releases: dict[int, Future[Released]] = {}
         self._drained: Drained | None = None
         self._closed = False
         self._asked_restart: MqError | None = None
@@ -166,6 +183,14 @@ class ConsumerLoop:
             gate.valid_until = 0.0
         self._tell(Drain(deadline))
 
+    def release(self, outcome: ReleaseAs, keys: Sequence[bytes | None] | None) -> Future[Released]:
+        """Free halted messages of these keys, of all with None. The future ends when what it did is stored; not at all if the loop ends."""
+        done: Future[Released] = Future()
+        token = next(self._tokens)
+        self._releases[token] = done
+        self._tell(Release(token, outcome, None if keys is None else tuple(keys)))
+        return done
+
     def exchange(self, deadline: float, done: Callable[[], None]) -> None:
         """Hand everything back in order and go on with what `connect` gives then: the cluster has another client.
 
@@ -191,6 +216,11 @@ class ConsumerLoop:
         """Whether a handler runs that has time left."""
         now = self._clock.mono()
         return any(running.call.started and now < running.call.deadline for running in self._workers.running())
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from starting messages although it runs, "" for nothing."""
+        return self._letters.problem
 
     def running(self) -> list[tuple[float, Record, Origin, str]]:
         """(started, record, origin, stack) of every running call, oldest first."""
@@ -349,6 +379,10 @@ class ConsumerLoop:
             self._cutter(action)
         elif isinstance(action, Report):
             self._observe(action.event)
+        elif isinstance(action, Released):
+            self._releases.pop(action.token).set_result(action)
+        elif isinstance(action, AskLetters):
+            self._letters.ask()
         elif isinstance(action, Drained):
             self._drained = action
 
@@ -437,6 +471,9 @@ class ConsumerLoop:
             return 0, True
         self._closed = True
         drained = self._drained or Drained(0, unsettled=1)
+        self._letters.close(max(0.0, deadline - self._clock.mono()))
         still = self._workers.close(min(deadline, self._clock.mono() + 1.0) if drained.unfinished else deadline)
+        if self._inbox is not None:
+            self._inbox.close()
         self._consumer.close(deadline)
         return max(drained.unfinished, still), drained.unsettled == 0 and not self._broken

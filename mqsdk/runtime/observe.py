@@ -56,6 +56,20 @@ def _dropped(event: events.Dropped) -> None:
     )  # fmt: skip
 
 
+def _halted(event: events.Halted) -> None:
+    CONSUMER.error(
+        "%s/%s: message %s is halted after %d attempts: %s%s; its %s stands still until `mqsdk groups release`",
+        event.topic, event.group, event.message_id, event.attempts, _kind(event.error), _place(event), event.scope, extra=_about(event),
+    )  # fmt: skip
+
+
+def _freed(event: events.Freed) -> None:
+    CONSUMER.warning(
+        "%s/%s: message %s at position %d of partition %d is released: %s",
+        event.topic, event.group, event.message_id or "(not read yet)", event.position, event.partition, event.outcome, extra=_about(event),
+    )  # fmt: skip
+
+
 def _delayed(event: events.DeadLetterDelayed) -> None:
     CONSUMER.error(
         "%s/%s: the dead letter of message %s could not be stored (%s); it is tried again and the message stays unsettled",
@@ -152,6 +166,8 @@ _WRITERS: dict[type[Event], Any] = {
     events.Retried: _retried,
     events.DeadLettered: _dead_lettered,
     events.Dropped: _dropped,
+    events.Halted: _halted,
+    events.Freed: _freed,
     events.DeadLetterDelayed: _delayed,
     events.GapSeen: _gap,
     events.Stuck: _stuck,

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mqsdk.config.model import Cluster
+from mqsdk.core import deadletter
 from mqsdk.core.actions import Tuning
+from mqsdk.core.view import HaltView
 from mqsdk.errors import BackendError, MqError
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared
-from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, Oldest, State, progress_of
+from mqsdk.runtime.inspection import ConsumerInfo, HaltedMessage, Health, Lag, Oldest, State, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
+from mqsdk.runtime.observe import runs_text
 from mqsdk.spi import Backend, BackendHealth, Finding
 
 log = logging.getLogger("mqsdk.app")
@@ -58,7 +61,16 @@ def consumer(declared: Declared, loop: ConsumerLoop, tuning: Tuning, clock: Cloc
         dead_lettered=view.dead_lettered,
         rate=tuning.rate_per_s,
         breaker=view.breaker,
+        halted=tuple(_halted(one) for one in view.halted),
     )
+
+
+def _halted(halt: HaltView) -> HaltedMessage:
+    record = halt.record
+    position = str(halt.position) if record is None else record.ref
+    key = None if record is None or record.key is None else record.key.decode("utf-8", "surrogateescape")
+    message_id = "" if record is None else deadletter.message_id(halt.origin, record)
+    return HaltedMessage(halt.origin.partition, position, message_id, key, halt.attempts, halt.scope, halt.redriven)
 
 
 def _state(loop: ConsumerLoop) -> State:
@@ -92,6 +104,7 @@ def health(clusters: Clusters, loops: Sequence[tuple[Declared, ConsumerLoop]], r
     found |= {name: BackendHealth(ok=False) for name in failed}
     problems += [f"cluster {name} could not be opened: {what}" for name, what in failed.items()]
     names = [declared.name for declared, loop in loops if loop.view().breaker not in (None, "closed")]
+    problems += [problem for declared, loop in loops if (problem := _halts(declared, loop)) is not None]
     problems += [f"the breaker of consumer {name} is open: its attempts fail, and one message at a time is tried" for name in names]
     problems += [] if running else ["no consumers are running"]
     return Health(live=not given_up, ready=ready, clusters=found, problems=tuple(problems))
@@ -112,9 +125,21 @@ def _reachable(clusters: Clusters) -> tuple[dict[str, BackendHealth], list[str]]
 def _problem(declared: Declared, loop: ConsumerLoop) -> str | None:
     if loop.failure:
         return f"consumer {declared.name} is restarting: {loop.failure}"
+    if loop.problem:
+        return loop.problem
     if loop.view().stalled:
         return f"consumer {declared.name} is stalled: messages are in flight, and none has ended for `watchdog.no_progress`"
     return None if loop.joined.is_set() else f"consumer {declared.name} has not joined its group"
+
+
+def _halts(declared: Declared, loop: ConsumerLoop) -> str | None:
+    """Told, but no reason not to be ready: a person has to look at it, and nothing else stands still."""
+    halted = loop.view().halted
+    if not halted:
+        return None
+    partitions = runs_text(one.origin.partition for one in halted)
+    fix = f"mqsdk groups release {declared.topic} {declared.group}"
+    return f"consumer {declared.name} has {len(halted)} halted messages in partitions {partitions}: {fix}"
 
 
 def code_of(cluster: Cluster, finding: Finding) -> str:

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
-from mqsdk.core.actions import Cut, Spec, Tuning
-from mqsdk.errors import BackendError, ConfigError, MqError, Problem, StateError
+from mqsdk.core.actions import Cut, ReleaseAs, Released, Spec, Tuning
+from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, StateError
 from mqsdk.runtime import overview
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.exchange import CLOSE_S, Retired
+from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
@@ -226,6 +227,35 @@ class Supervisor:
             loop.pause(paused)
         if not found:
             raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
+
+    def release(self, topic: str, group: str, outcome: ReleaseAs, keys: Sequence[bytes | None] | None, timeout_s: float) -> Released:
+        """Free halted messages of one consumer: of these keys, of all with None. Blocks until that is stored.
+
+        Raises StateError when the consumer does not run here, and when it was not stored in time: it may still be.
+        """
+        found = [loop for declared, loop in self.loops if (declared.topic, declared.group) == (topic, group)]
+        if not found:
+            raise StateError(f"no running consumer {topic}/{group}", fix="app.start() first", state="OPEN")
+        deadline = self.environment.clock.mono() + timeout_s
+        futures = [loop.release(outcome, keys) for loop in found]
+        try:
+            done = [future.result(max(0.0, deadline - self.environment.clock.mono())) for future in futures]
+        except TimeoutError:
+            what = f"consumer {topic}/{group} has not stored the release within {timeout_s:g} s: it may still do"
+            raise StateError(what, fix=f"look at `mqsdk groups {topic}`", state="RUNNING") from None
+        return Released(0, sum(one.freed for one in done), sum(one.left for one in done), sum(one.lost for one in done))
+
+    def refused(self, configuration: Configuration) -> list[Problem]:
+        """What a new configuration asks of running consumers that they or their clusters cannot do."""
+        problems = []
+        for declared, loop in self.loops:
+            tuning = configuration.tuning(declared.topic, declared.group, declared.tuning)
+            try:
+                check_retries(declared, tuning, self.clusters.backend(loop.spec.cluster).capabilities, loop.spec.cluster)
+            except CapabilityError as error:
+                name = "dlq_follow_key" if "dlq_follow_key" in error.what else "on_exhausted"
+                problems.append(Problem(f"consumers.{declared.name}.retry.{name}", error.what, error.fix, configuration.source))
+        return problems
 
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""

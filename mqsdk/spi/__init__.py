@@ -41,6 +41,7 @@ from mqsdk.spi.events import (
     Rejected,
     Renewed,
     Revoking,
+    SavedProgress,
     Settled,
     Start,
     Stored,
@@ -51,11 +52,11 @@ from mqsdk.spi.events import (
 
 __all__ = [
     "AccessDenied", "Admin", "Assigned", "Backend", "BackendError", "BackendHealth", "Batch", "Capabilities", "CapabilityError",
-    "ConfigError", "Consumer", "ConsumerEvent", "Corrupt", "Envelope", "EventSink", "Finding", "Flow", "Gap", "GroupInfo", "Link", "Lost",
-    "Member", "MissingExtra", "NewRecord", "NotSupported", "Outcome", "Partition", "PartitionProgress", "Problem", "Producer",
-    "ProducerEvent", "Progress", "Published", "Record", "Rejected", "Renewed", "Revoking", "Settled", "Start", "StateError", "Stored",
-    "Subscription", "TopicInfo", "Unavailable", "Unknown", "UnsafeBackend", "UnsupportedFormat", "decode_headers", "encode_headers",
-    "hookimpl",
+    "ConfigError", "Consumer", "ConsumerEvent", "Corrupt", "Envelope", "EventSink", "Finding", "Flow", "Gap", "GroupInfo", "Link",
+    "Lost", "Member", "MissingExtra", "NewRecord", "NotSupported", "Outcome", "Partition", "PartitionProgress", "Problem", "Producer",
+    "ProducerEvent", "Progress", "Published", "Record", "Rejected", "Renewed", "Revoking", "SavedProgress", "Settled", "Start",
+    "StateError", "Stored", "Subscription", "TopicInfo", "Unavailable", "Unknown", "UnsafeBackend", "UnsupportedFormat",
+    "decode_headers", "encode_headers", "hookimpl",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

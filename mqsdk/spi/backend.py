@@ -33,6 +33,7 @@ from mqsdk.spi.events import (
     ProducerEvent,
     Progress,
     Record,
+    SavedProgress,
     Start,
     Subscription,
     TopicInfo,
@@ -160,6 +161,17 @@ class Admin:
         StateError while the group has members.
         """
         raise NotSupported("replay")
+
+    def saved(self, topic: str, group: str) -> list[SavedProgress]:
+        """What the group's next owners will be given, one entry per partition, in order. Empty when the group does not exist."""
+        raise NotSupported("amend")
+
+    def amend(self, topic: str, group: str, saved: SavedProgress, sparse: bytes) -> bool:
+        """Give the next owner of a partition this blob instead. The watermark, the epoch and whether it was handed back stay.
+
+        False, and nothing is changed, when what is saved is not `saved` any more. StateError while the group has members.
+        """
+        raise NotSupported("amend")
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> list[Record]:
         """Up to `limit` records from this position on, without touching a group; positions before the first record begin there."""

@@ -20,6 +20,7 @@ class Capabilities:
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
     broadcast: a subscription may be for one instance alone, see `Subscription`.
     retention: `Admin.keep` works.
+    amend: what is saved for the next owner of a partition can be looked at, and replaced while the group has no members.
     keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
     """
 
@@ -34,6 +35,7 @@ class Capabilities:
     companions: bool = False
     broadcast: bool = False
     retention: bool = False
+    amend: bool = False
     release: bool = False
     extend: bool = False
     attempts: bool = True

@@ -337,6 +337,14 @@ class PartitionProgress(NamedTuple):
     delayed: int = 0
 
 
+class SavedProgress(NamedTuple):
+    """What the newest `settle` of one partition left for its next owner. epoch: of the ownership that settled. sparse: b"" for nothing."""
+
+    partition: int
+    epoch: int
+    sparse: bytes = b""
+
+
 class Finding(NamedTuple):
     """One thing that `doctor` or the start-up line reports. level: ok, info, warn, refuse. code: people write it as `<backend>.<code>`."""
 

@@ -12,6 +12,7 @@ from mqsdk.spi import (
     Partition,
     PartitionProgress,
     Record,
+    SavedProgress,
     Start,
     StateError,
     TopicInfo,
@@ -63,6 +64,28 @@ class SimAdmin(Admin):
             _refuse_members(found)
             for number, position in positions.items():
                 _move(found.cursors[number], position)
+
+    def saved(self, topic: str, group: str) -> list[SavedProgress]:
+        self._check_amend()
+        with self._store.lock:
+            found = self._store.group(topic, group)
+            cursors = [] if found is None else found.cursors
+            return [SavedProgress(cursor.partition.number, cursor.epoch, cursor.sparse) for cursor in cursors]
+
+    def amend(self, topic: str, group: str, saved: SavedProgress, sparse: bytes) -> bool:
+        self._check_amend()
+        with self._store.lock:
+            found = self._found(topic, group)
+            _refuse_members(found)
+            cursor = found.cursors[saved.partition]
+            is_same = (cursor.epoch, cursor.sparse) == (saved.epoch, saved.sparse)
+            if is_same:
+                cursor.sparse = sparse
+            return is_same
+
+    def _check_amend(self) -> None:
+        if not self._can.amend:
+            raise NotSupported("amend")
 
     def read(self, topic: str, partition: int, position: int, limit: int) -> list[Record]:
         with self._store.lock:

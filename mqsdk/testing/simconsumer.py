@@ -119,13 +119,12 @@ class SimConsumer(Consumer):
 
     def gained(self, cursor: Cursor) -> None:
         self._owned[cursor.partition] = _Owned(cursor)
-        sparse = b"" if self._receipts else cursor.sparse
         self._events.append(
             Assigned(
                 cursor.partition,
                 cursor.epoch,
                 cursor.watermark,
-                sparse,
+                cursor.sparse,
                 valid_until=self._valid_until(),
                 clean=cursor.clean,
                 end=cursor.log.end,

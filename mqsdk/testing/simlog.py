@@ -35,7 +35,9 @@ from mqsdk.testing.simstore import SimLog, stored
 
 __all__ = ["MEMORY", "SimBackend", "SimConsumer", "SimLog", "SimProducer"]
 
-MEMORY = Capabilities(settle="cursor", publish="inline", companions=True, broadcast=True, retention=True, delay="native", sparse_bytes=4040)
+MEMORY = Capabilities(
+    settle="cursor", publish="inline", companions=True, broadcast=True, retention=True, amend=True, delay="native", sparse_bytes=4040
+)
 
 
 class SimBackend(Backend):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mqsdk import App, Backoff, Batch, CapabilityError, DeclarationError, Message, MqError, RetryPolicy, Router, StateError
+from mqsdk import App, Backoff, Batch, DeclarationError, Message, MqError, RetryPolicy, Router, StateError
 
 
 def good(payload: bytes) -> None: ...
@@ -88,20 +88,6 @@ def test_a_consumer_without_anything_is_explained() -> None:
             declare()  # type: ignore[call-arg]
         assert "test_consumer.py:" in caught.value.where
         assert caught.value.fix
-
-
-UNBUILT: dict[str, tuple[dict[str, Any], str]] = {
-    "halt_key": ({"retry": RetryPolicy(on_exhausted="halt_key")}, "halt_key"),
-    "halt_partition": ({"retry": RetryPolicy(on_exhausted="halt_partition")}, "halt_partition"),
-    "dlq_follow_key": ({"retry": RetryPolicy(dlq_follow_key=True)}, "dlq_follow_key"),
-}
-
-
-@pytest.mark.parametrize(("options", "capability"), UNBUILT.values(), ids=UNBUILT.keys())
-def test_what_this_version_does_not_do_is_a_capability_error(options: dict[str, Any], capability: str) -> None:
-    with pytest.raises(CapabilityError, match="not supported in this version") as caught:
-        App().consumer("orders", group="billing", **options)(good)
-    assert (caught.value.capability, caught.value.consumer) == (capability, "orders/billing")
 
 
 def test_a_broadcast_begins_with_its_instance() -> None:
@@ -404,8 +390,24 @@ def test_the_objects_of_a_declaration_refuse_bad_values(make: Callable[[], Any])
 def test_only_what_this_version_does_is_offered_for_the_end_of_attempts() -> None:
     with pytest.raises(DeclarationError) as caught:
         RetryPolicy(on_exhausted="forget")  # type: ignore[arg-type]
-    assert caught.value.what == '`on_exhausted` is "dead_letter" or "drop"'
-    assert "halt_key and halt_partition are known and not supported" in caught.value.fix
+    assert caught.value.what == '`on_exhausted` is "dead_letter", "drop", "halt_key" or "halt_partition"'
+
+
+@pytest.mark.parametrize(
+    ("halt", "options", "what"),
+    [
+        ("halt_key", {}, "needs `ordered=True`"),
+        ("halt_partition", {"broadcast": True}, "keeps no progress"),
+        ("halt_key", {"ordered": True, "broadcast": True}, "keeps no progress"),
+    ],
+)
+def test_a_halt_that_cannot_be_kept_is_refused_at_the_decorator(halt: Any, options: dict[str, Any], what: str) -> None:
+    with pytest.raises(DeclarationError, match=what):
+        App().consumer("orders", group="billing", retry=RetryPolicy(on_exhausted=halt), **options)(good)
+
+
+def test_an_unordered_consumer_may_halt_its_partition() -> None:
+    App().consumer("orders", group="billing", retry=RetryPolicy(on_exhausted="halt_partition"))(good)
 
 
 def test_a_wrong_name_of_an_app_is_told_by_its_type() -> None:

@@ -63,6 +63,15 @@ def service(tmp_path: Path, store: SimLog) -> Iterator[Service]:
     made.app.close()
 
 
+@pytest.mark.parametrize(("asked", "key"), [("on_exhausted: halt_key", "on_exhausted"), ("dlq_follow_key: true", "dlq_follow_key")])
+def test_what_a_running_consumer_cannot_do_refuses_the_whole_reload(service: Service, asked: str, key: str) -> None:
+    service.app.start()
+    with pytest.raises(ConfigError, match=f"consumers.orders/billing.retry.{key}: .*without `ordered=True`"):
+        service.reload("concurrency: 4", f"concurrency: 9, retry: {{{asked}}}")
+    assert service.concurrency == 4
+    assert [event.outcome for event in service.events] == ["refused"]
+
+
 def test_live_keys_are_applied_at_once_and_the_diff_is_returned(service: Service) -> None:
     service.app.start()
     assert service.concurrency == 4

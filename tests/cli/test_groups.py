@@ -79,12 +79,6 @@ def test_a_group_with_members_is_not_deleted(orders: Broker) -> None:
     assert (found.code, found.error["type"]) == (5, "StateError")
 
 
-def test_release_is_refused_as_not_in_this_version(orders: Broker) -> None:
-    found = orders.mqsdk("groups", "release", "orders", "billing", "--as", "retry", "--json")
-    assert found.code == 5
-    assert "not in this version" in found.error["what"]
-
-
 @pytest.mark.parametrize("answer", ["n\n", "\n"])
 def test_on_a_terminal_a_change_asks_and_no_means_no(orders: Broker, answer: str) -> None:
     orders.terminal = True

@@ -50,6 +50,15 @@ def test_equal_configurations_have_no_changes(loaded: Load) -> None:
             "retry: {backoff: {base: 2s}}, concurrency: 3,",
             ['consumers."x.y/g".retry.backoff.base: (not set) -> 2s (live)'],
         ),
+        (
+            "concurrency: 3,",
+            "concurrency: 3, inbox: {path: ./inbox.db, ttl: 1h},",
+            [
+                'consumers."x.y/g".inbox: (not set) -> set (restart)',
+                'consumers."x.y/g".inbox.path: (not set) -> ./inbox.db (restart)',
+                'consumers."x.y/g".inbox.ttl: (not set) -> 1h (restart)',
+            ],
+        ),
         ("concurrency: 3,", "concurrency: 3, rate: 30/m,", ['consumers."x.y/g".rate: (not set) -> 30/m (live)']),
         (
             "concurrency: 3,",
@@ -147,6 +156,7 @@ def test_the_model_and_the_differences_agree_on_what_is_live() -> None:
         ("observability.log_level", "live"),
         ("observability.token", "live"),
         ("observability.listen", "restart"),
+        *((f"{where}.inbox.{key}", "restart") for where in ("defaults", "consumers.*") for key in ("store", "path", "ttl")),
         ("clusters.*.backend", "restart"),
         ("clusters.*.create", "restart"),
         ("clusters.*.lease", "restart"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mqsdk.config.model import Configuration
+from mqsdk.config.model import Configuration, InboxRule
 from mqsdk.config.rules import overlap
 from mqsdk.config.settings import BreakerKeys
 from mqsdk.core.actions import BreakerPolicy, Tuning
@@ -138,3 +138,20 @@ def test_the_rule_of_a_topic_is_the_entry_with_most_literal_characters(loaded: L
 def test_two_patterns_tie_only_when_a_name_matches_both(first: str, second: str, expected: bool) -> None:
     assert overlap(first, second) is expected
     assert overlap(second, first) is expected
+
+
+def test_an_inbox_is_that_of_the_consumer_else_of_the_defaults(loaded: Load) -> None:
+    found = loaded(
+        """
+defaults: {inbox: {path: ./all.db}}
+consumers:
+  "orders/billing": {inbox: {path: ./billing.db, ttl: 1h}}
+  "orders/search": {inbox: none}
+  "orders/mail": {concurrency: 2}
+"""
+    )
+    assert found.inbox("orders", "billing") == InboxRule(path="./billing.db", ttl_s=3600.0)
+    assert found.inbox("orders", "search") is None
+    assert found.inbox("orders", "mail") == found.inbox("other", "mail") == InboxRule(path="./all.db", ttl_s=86400.0)
+    assert Configuration().inbox("orders", "billing") is None
+    assert found.tuning("orders", "billing", {}) == Configuration().tuning("orders", "billing", {})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
-from mqsdk.events import BreakerChanged, Dropped, GapSeen
+from mqsdk.events import BreakerChanged, DeadLettered, Dropped, Freed, GapSeen, Halted
 from mqsdk.spi import events as spi
 from tests.core.broken import Broken
 from tests.core.limit_model import LimitModel
@@ -79,6 +79,7 @@ class Simulation(World):
 
     def _started(self, job: act.Job, record: spi.Record) -> None:
         self.limit_model.started(job)
+        self.halt_model.started(self.index(job.partition), record.position)
         number, epoch = self.index(job.partition), job.origin.epoch
         where, cursor = (number, record.position), self.cursors[number]
         if (number, epoch, record.position, self.process) in self.ok:
@@ -143,6 +144,8 @@ class Simulation(World):
     def _feed(self) -> None:
         events, self.inbox = self.inbox, []
         self.limit_model.fed(self.now, events)
+        for event in events:
+            self._tell_letters(event)
         for action in self.machine.feed(self.now, events):
             self._perform(action)
         if self.drain_by is not None and self.drained is None and self.now > self.drain_by:
@@ -165,6 +168,10 @@ class Simulation(World):
             if self.drain_by is not None or not self.gates.get((number, job.origin.epoch)):
                 raise Broken("a job is given out after drain began or under an ownership that is over")
             self.limit_model.given(job)
+            self.halt_model.given(number)
+            if self.tuning.retry.dlq_follow_key and number < self.partitions:
+                for record in job.records:
+                    self.letter_model.given(number, record.position, record.key)
             self.waiting.append(Task(job, deque(job.records), self.process))
         elif isinstance(action, act.Recall):
             for task in (*self.tasks, *self.waiting):
@@ -176,21 +183,46 @@ class Simulation(World):
             self.gates[number, action.epoch] = False
             if action.epoch == self.cursors[number].epoch:
                 self.cursors[number].credit = 0
+            else:  # what the old owner halted last is of no account: the next one has begun with what was saved
+                self.halt_model.assigned(number, self.cursors[number])
         elif isinstance(action, act.Settle):
             self._settle(action.progress)
         elif isinstance(action, act.Credit):
             self.cursors[self.index(action.partition)].credit = action.records
         elif isinstance(action, act.Copy):
             self._copy(action)
+        elif isinstance(action, act.AskLetters):
+            self._read_letters()
+        elif isinstance(action, act.Report) and isinstance(action.event, Halted | Freed):
+            self._halted_or_freed(action.event)
+        elif isinstance(action, act.Report) and isinstance(action.event, DeadLettered):
+            self.letter_model.told(place(action.event.message_id), self.now, by_copy=True)
         elif isinstance(action, act.Report) and isinstance(action.event, Dropped):
             self.final.add(place(action.event.message_id))
         elif isinstance(action, act.Report) and isinstance(action.event, GapSeen):
             number = self.index(spi.Partition(action.event.topic, action.event.partition))
             self.final |= {(number, position) for position in range(action.event.start, action.event.stop)}
+            self.halt_model.lost(number, range(action.event.start, action.event.stop))
         elif isinstance(action, act.Drained):
             self.drained = action
             if not self.ending:
                 self._fault_crash()
+
+    def _halted_or_freed(self, event: Halted | Freed) -> None:
+        number = event.partition + (self.partitions if event.redriven else 0)
+        self.halt_model.reported(number, event)
+        self.failed_at.pop((number, event.position), None)  # a release begins with the first attempt
+
+    def _tell_letters(self, event: object) -> None:
+        """What the machine learns with this event."""
+        if isinstance(event, spi.Assigned):
+            self.letter_model.assigned(self.index(event.partition), self.now)
+        elif isinstance(event, spi.Batch):
+            for record in event.records:
+                self.letter_model.delivered(self.index(event.partition), record.position, self.now)
+        elif isinstance(event, act.Letters):
+            for where in self.readings[event.asked_at]:
+                self.letter_model.told(where, self.now)
 
     def _copy(self, copy: act.Copy) -> None:
         where, process = place(str(copy.record.id)), self.process
@@ -201,6 +233,7 @@ class Simulation(World):
         def answer() -> None:
             if isinstance(outcome, spi.Stored):
                 self.final.add(where)
+                self.letter_model.stored(where, copy.record.key, self.now)
             self._late(process, act.CopyDone(copy.token, outcome))
 
         self.after(self.rng.choice((0.0, 0.02)), answer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from mqsdk.core import actions as act
-from mqsdk.core.machine import Machine
 from mqsdk.core.retry import Backoff, RetryPolicy
 from mqsdk.core.sparse import encode
 from mqsdk.events import DeadLetterDelayed, DeadLettered, Dropped, Retried, Stuck
@@ -184,15 +183,6 @@ def test_fewer_attempts_in_the_configuration_end_a_waiting_retry() -> None:
     driver.feed(after=1)
     assert driver.jobs() == []
     assert len(driver.copies()) == 1
-
-
-@pytest.mark.parametrize("halt", ["halt_key", "halt_partition"])
-def test_a_halt_is_refused_and_never_turned_into_something_else(halt: str) -> None:
-    tuning = act.Tuning(retry=RetryPolicy(on_exhausted=halt))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=halt):
-        Machine(act.Spec("t", "g", "c"), tuning, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=halt):
-        Driver().feed(act.Retuned(tuning))
 
 
 def test_several_failures_of_one_key_in_a_batch_run_one_after_the_other() -> None:

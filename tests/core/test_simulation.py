@@ -16,8 +16,12 @@ from mqsdk.core.breaker import Breaker
 from mqsdk.core.credit import Account, Credits
 from mqsdk.core.exclusion import Exclusion
 from mqsdk.core.failing import Failing
+from mqsdk.core.following import Following
+from mqsdk.core.halting import Halting
 from mqsdk.core.limits import Limits
 from mqsdk.core.machine import Machine
+from mqsdk.core.outcomes import Outcomes
+from mqsdk.core.parking import Parking
 from mqsdk.core.partition import Ownership
 from mqsdk.core.rate import Bucket
 from mqsdk.core.retry import Backoff
@@ -76,16 +80,16 @@ def skipped_records_go_to_the_end_of_their_lane(patch: pytest.MonkeyPatch) -> No
 
 
 def results_of_an_old_epoch_count(patch: pytest.MonkeyPatch) -> None:
-    original = Machine._finished
+    original = Outcomes.finished
 
-    def finished(self: Machine, now: float, event: act.Finished) -> None:
+    def finished(self: Outcomes, now: float, event: act.Finished) -> None:
         run, current = self._starter.find(event.job), self._owned.get(event.job.partition)
         if run is not None and run.ownership.gone and current is not None:
             run.ownership = current
             current.running += 1
         original(self, now, event)
 
-    patch.setattr(Machine, "_finished", finished)
+    patch.setattr(Outcomes, "finished", finished)
 
 
 def batches_of_an_old_epoch_count(patch: pytest.MonkeyPatch) -> None:
@@ -142,7 +146,7 @@ def the_restored_set_is_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def keys_of_running_handlers_are_free_after_a_loss(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(starting.Starter, "hold_orphans", lambda self, ownership: None)
-    patch.setattr(Machine, "_free_orphans", lambda self, now, run, records: None)
+    patch.setattr(Outcomes, "_free_orphans", lambda self, now, run, records: None)
 
 
 def a_drain_starts_what_is_queued(patch: pytest.MonkeyPatch) -> None:
@@ -175,9 +179,9 @@ def a_revoke_settles_what_still_runs(patch: pytest.MonkeyPatch) -> None:
 
 
 def returned_records_count_as_handled(patch: pytest.MonkeyPatch) -> None:
-    original = Machine._returned
+    original = Outcomes.returned
     patch.setattr(
-        Machine, "_returned", lambda self, now, event: original(self, now, act.Returned(event.job, (), [*event.handled, *event.records]))
+        Outcomes, "returned", lambda self, now, event: original(self, now, act.Returned(event.job, (), [*event.handled, *event.records]))
     )
 
 
@@ -283,7 +287,80 @@ def a_probe_that_says_nothing_is_waited_for_without_end(patch: pytest.MonkeyPatc
     patch.setattr(Breaker, "ended", ended)
 
 
+def a_halted_message_is_settled(patch: pytest.MonkeyPatch) -> None:
+    original = Halting.hold
+
+    def hold(self: Halting, now: float, ownership: Ownership, record: spi.Record, kind: int) -> None:
+        original(self, now, ownership, record, kind)
+        ownership.mark(record.position, record.position + 1)
+
+    patch.setattr(Halting, "hold", hold)
+
+
+def halts_are_forgotten_at_a_change_of_owner(patch: pytest.MonkeyPatch) -> None:
+    original = sparse.decode
+    patch.setattr(sparse, "decode", lambda blob, watermark: original(blob, watermark)._replace(halts={}))
+
+
+def a_later_message_of_a_halted_key_starts(patch: pytest.MonkeyPatch) -> None:
+    original = Halting.hold
+
+    def hold(self: Halting, now: float, ownership: Ownership, record: spi.Record, kind: int) -> None:
+        original(self, now, ownership, record, kind)
+        ownership.queue.end([record])
+
+    patch.setattr(Halting, "hold", hold)
+
+
+def a_halted_partition_goes_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ownership, "may_start", lambda self, now: not self.fenced and now < self.valid_until)
+
+
+def what_a_halted_partition_had_given_out_is_left_there(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Halting, "has_stopped", property(lambda self: False, lambda self, value: None), raising=False)
+
+
+def a_release_leaves_its_partition_stopped(patch: pytest.MonkeyPatch) -> None:
+    original = Parking.release
+
+    def release(self: Parking, position: int, kind: int, now: float) -> spi.Record | None:
+        was_stopped = self.is_stopped
+        record = original(self, position, kind, now)
+        self.is_stopped = was_stopped
+        return record
+
+    patch.setattr(Parking, "release", release)
+
+
+def a_release_is_forgotten_before_it_has_ended_its_message(patch: pytest.MonkeyPatch) -> None:
+    original = Parking.release
+    patch.setattr(Parking, "release", lambda self, position, kind, now: original(self, position, 0, now))
+
+
+def a_partition_starts_before_its_letters_are_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Following, "owned", lambda self, now, ownership: None)
+
+
+def a_reading_that_began_before_the_partition_came_will_do(patch: pytest.MonkeyPatch) -> None:
+    original = Following.read
+    patch.setattr(Following, "read", lambda self, now, event: original(self, now, event._replace(asked_at=now)))
+
+
+def what_waits_behind_a_dead_letter_does_not_follow_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Following, "stored", lambda self, now, ownership, record: None)
+
+
 MUTANTS = [
+    a_partition_starts_before_its_letters_are_read,
+    a_reading_that_began_before_the_partition_came_will_do,
+    what_waits_behind_a_dead_letter_does_not_follow_it,
+    a_halted_message_is_settled,
+    a_halted_partition_goes_on,
+    a_later_message_of_a_halted_key_starts,
+    a_release_is_forgotten_before_it_has_ended_its_message,
+    a_release_leaves_its_partition_stopped,
+    halts_are_forgotten_at_a_change_of_owner,
+    what_a_halted_partition_had_given_out_is_left_there,
     a_batch_counts_as_one_message,
     a_gap_is_an_empty_poll,
     a_probe_that_says_nothing_is_waited_for_without_end,

@@ -53,6 +53,30 @@ def test_a_suspicion_is_encoded_and_decoded(state: States, until: int, in_order:
     assert decode(encode(watermark, ranges, attempts, 100_000, suspicion), watermark) == Saved(tuple(ranges), attempts, suspicion)
 
 
+@given(states(), st.dictionaries(st.integers(0, 5000), st.integers(1, 4), min_size=1, max_size=50))
+def test_halts_are_encoded_and_decoded(state: States, halts: dict[int, int]) -> None:
+    watermark, ranges, attempts = state
+    placed = {watermark + position: kind for position, kind in halts.items()}
+    suspicion = Suspicion(watermark + 1, attempts)
+    assert decode(encode(watermark, ranges, attempts, 100_000, suspicion, placed), watermark) == Saved(
+        tuple(ranges), attempts, suspicion, placed
+    )
+
+
+def test_halts_have_room_whatever_else_is_to_be_said() -> None:
+    """126 are the most that a partition remembers in 4,040 bytes; here each is as far from the next as it can be in a span."""
+    positions = [position for position in range(1, 12_000) if position % 3]
+    halts = {one * 94: 1 for one in range(126)}
+    counts = dict.fromkeys(range(0, 12_000, 3), 1)
+    saved = decode(encode(0, joined(positions), counts, 4040, Suspicion(12_000, counts), halts), 0)
+    assert saved.halts == halts
+
+
+def test_a_blob_without_halts_is_one_that_earlier_versions_read() -> None:
+    assert encode(5, [(7, 9)], {6: 2}, 1000)[:1] == b"\x02"
+    assert encode(5, [(7, 9)], {6: 2}, 1000, halts={6: 1})[:1] == b"\x03"
+
+
 @given(st.binary(max_size=200), st.integers(0, 2**62))
 def test_foreign_bytes_restore_nothing(blob: bytes, watermark: int) -> None:
     assert decode(blob, watermark) == Saved()

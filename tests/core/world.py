@@ -13,6 +13,8 @@ from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
 from tests.core import limit_model
 from tests.core.broken import Broken
+from tests.core.halt_model import HaltModel
+from tests.core.letter_model import LetterModel
 
 TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2
@@ -51,7 +53,11 @@ class World:
             is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)), retry=RETRY if rng.random() < 0.5 else None,
         )  # fmt: skip
         ended: OnExhausted = rng.choice(("dead_letter", "drop"))
-        policy = RetryPolicy(attempts=rng.choice((1, 2, 4)), backoff=Backoff(BASE_S, max=MAX_S), on_exhausted=ended)
+        self.halts = Random(f"halts of {seed}")
+        if self.spec.sparse_bytes == 4096 and self.halts.random() < 0.5:
+            ended = "halt_key" if self.spec.ordered and self.halts.random() < 0.7 else "halt_partition"
+        follows = self.spec.ordered and self.halts.random() < 0.3
+        policy = RetryPolicy(rng.choice((1, 2, 4)), Backoff(BASE_S, max=MAX_S), ended, dlq_follow_key=follows)
         self.tuning = act.Tuning(
             concurrency=rng.choice((1, 2, 4)), in_flight_records=rng.choice((1, 3, 8, 100)), span_records=rng.choice((5, 1000)),
             retry=policy, **limit_model.draw(self.limits),  # type: ignore[arg-type]
@@ -60,6 +66,8 @@ class World:
         self.heap: list[tuple[float, float, Callable[[], None]]] = []
         self.inbox: list[Any] = []
         self.healed = self.ending = False
+        self.releases = 0
+        self.readings: dict[float, list[tuple[int, int]]] = {}
         self.process = 0
         self.drain_by: float | None = None
         self.drained: act.Drained | None = None
@@ -70,6 +78,8 @@ class World:
         self.failed_at: dict[tuple[int, int], tuple[int, float]] = {}
         self.marks: dict[tuple[int, int], int] = {}
         self.gates: dict[tuple[int, int], bool] = {}
+        self.halt_model = HaltModel()
+        self.letter_model = LetterModel(self.partitions)
         self._schedule_faults()
 
     # --- the world --------------------------------------------------------------------------------------------------------------
@@ -101,6 +111,7 @@ class World:
         self.inbox.clear()
         self.running_keys.clear()
         self.gates.clear()
+        self.letter_model.restart()
         for number, cursor in enumerate(self.cursors):
             cursor.owned = False
             self._assign_after(self.rng.random() * 0.02, number)
@@ -113,6 +124,39 @@ class World:
             for _ in range(self.rng.randint(1, 2)):
                 self.after(self.rng.random() * 0.6, getattr(self, f"_fault_{name}"))
         self.after(0.8, self._heal)
+        self._release()
+        self.after(0.1, self._purge)
+
+    def _purge(self) -> None:
+        """A person takes the letters of a key away, now and then."""
+        letters = self.letter_model.letters
+        if letters:
+            key = self.halts.choice(list(letters.values())).key
+            self.letter_model.letters = {where: letter for where, letter in letters.items() if letter.key != key}
+        self.after(self.halts.choice((0.05, 0.5)), self._purge)
+
+    def _read_letters(self) -> None:
+        """Somebody was asked for them: reads a little later, and tells it later still."""
+        process = self.process
+
+        def read() -> None:
+            found, asked_at = dict(self.letter_model.letters), self.now
+            keys = frozenset(letter.key for letter in found.values())
+            self.after(self.halts.choice((0.0, 0.02)), lambda: self._late(process, act.Letters(asked_at, keys)))
+            self.readings[asked_at] = list(found)
+            if found and process == self.process:
+                self.after(0.1, read)
+
+        self.after(self.halts.choice((0.0, 0.01)), read)
+
+    def _release(self) -> None:
+        """A person looks after what is halted, now and then; when all faults are healed, so that everything ends."""
+        if self.tuning.retry.on_exhausted.startswith("halt"):
+            self.after(self.halts.choice((0.05, 0.3)), self._release)
+            outcomes: tuple[act.ReleaseAs, ...] = ("dead_letter", "drop") if self.healed else ("retry", "retry", "dead_letter", "drop")
+            keys = None if self.healed or self.halts.random() < 0.5 else (self.halts.choice((None, b"a", b"b")),)
+            self.releases += 1
+            self.inbox.append(act.Release(self.releases, self.halts.choice(outcomes), keys))
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self.heap, (self.now + seconds, self.rng.random(), call))
@@ -133,6 +177,7 @@ class World:
         cursor.epoch += 1
         cursor.owned, cursor.read_to, cursor.credit = True, cursor.position, 0
         self.gates[number, cursor.epoch] = True
+        self.halt_model.assigned(number, cursor)
         self.marks[number, cursor.epoch] = cursor.position
         self.inbox.append(spi.Assigned(self.part(number), cursor.epoch, cursor.position, cursor.sparse))
         self.after(0.001, lambda: self._deliver(number, cursor.epoch, process))
@@ -257,6 +302,9 @@ class World:
 
     def _fault_retune(self) -> None:
         values: dict[str, object] = {"concurrency": self.rng.choice((1, 3)), "in_flight_records": self.rng.choice((1, 5, 50))}
+        if self.halts.random() < 0.5:
+            policy = self.tuning.retry
+            values["retry"] = RetryPolicy(policy.attempts + 1, policy.backoff, policy.on_exhausted, dlq_follow_key=policy.dlq_follow_key)
         if self.limits.random() < 0.5:
             values |= limit_model.draw(self.limits)
         self.tuning = replace(self.tuning, **values)  # type: ignore[arg-type]

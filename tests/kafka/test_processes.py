@@ -11,6 +11,7 @@ import pytest
 from mqsdk.config.load import load
 from tests.brokers.backlog import memory_stays_flat
 from tests.brokers.kafka import KafkaBroker
+from tests.cli import test_halt_processes
 from tests.processes import MQSDK, Running, mqsdk
 
 APP = """
@@ -35,7 +36,21 @@ routes: [{{topics: ["*"], cluster: main}}]
 topics: {{"{topic}": {{partitions: 2}}}}
 """
 
+HALTS = """
+version: 1
+app: shop
+clusters: {{main: {{backend: kafka, servers: ["{address}"], lease: 2s}}}}
+routes: [{{topics: ["*"], cluster: main}}]
+topics: {{"*": {{partitions: 2}}}}
+"""
+
 pytestmark = pytest.mark.slow
+
+
+def test_a_halted_key_outlives_its_process_and_is_released_by_name(tmp_path: Path, kafka_broker: KafkaBroker) -> None:
+    (tmp_path / "mqsdk.yaml").write_text(HALTS.format(address=kafka_broker.address))
+    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    test_halt_processes.play(tmp_path)
 
 
 class Shop:

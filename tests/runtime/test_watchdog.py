@@ -11,7 +11,7 @@ import pytest
 
 from mqsdk import App, Batch, Retry, RetryPolicy
 from mqsdk.config.settings import Settings
-from mqsdk.core.retry import Backoff
+from mqsdk.core.retry import Backoff, OnExhausted
 from mqsdk.events import Event, Stalled
 from mqsdk.message import Message
 from mqsdk.spi import Admin, ConsumerEvent, Settled
@@ -194,6 +194,21 @@ def test_a_consumer_that_waits_for_a_retry_is_left_alone(scene: Scene, readable:
         scene.app.publish("orders", order, key="k")
     scene.wait(1000)
     assert (scene.restarts, scene.woken, scene.handled) == (0, 0, [])
+
+
+@pytest.mark.parametrize("halt", ["halt_key", "halt_partition"])
+def test_a_consumer_that_waits_for_a_release_is_left_alone(scene: Scene, halt: OnExhausted) -> None:
+    @scene.app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(1, on_exhausted=halt))
+    def never(order: str) -> None:
+        raise ValueError(order)
+
+    test_app = scene.start()
+    scene.app.publish("orders", "a", key="k")
+    test_app.drain(raise_failures=False)
+    for order in "bcd":
+        scene.app.publish("orders", order, key="k")
+    scene.wait(1000)
+    assert (scene.restarts, scene.woken) == (0, 0)
 
 
 def test_a_paused_consumer_is_left_alone(scene: Scene) -> None:

@@ -127,6 +127,14 @@ class CursorFile:
         assert changed is not None
         return changed[1]
 
+    def amend(self, partition: int, epoch: int, left: bytes, sparse: bytes) -> bool:
+        """Replace the blob that the owner of this epoch left. False when it is another one now. The caller holds the group lock."""
+
+        def amended(current: Cursor) -> Cursor | None:
+            return current._replace(sparse=sparse) if (current.epoch, current.sparse) == (epoch, left) else None
+
+        return self._change(partition, amended) is not None
+
     def sync(self) -> None:
         """Wait until everything stored is on the medium. Any thread: it opens the file anew, since the owner may close or move on.
 

@@ -129,6 +129,17 @@ class Group:
             finally:
                 file.close()
 
+    def amend(self, topic: str, partition: int, epoch: int, left: bytes, sparse: bytes, patience_s: float = 5.0) -> bool:
+        """Replace the blob that the last owner of a partition left; False when it is another one now. Raises as `reset`."""
+        with self._empty(topic, patience_s):
+            file = self.cursors(topic)
+            try:
+                is_done = file.amend(partition, epoch, left, sparse)
+                file.sync()
+            finally:
+                file.close()
+        return is_done
+
     def delete(self, topic: str, patience_s: float = 5.0) -> None:
         """Forget the group's progress in a topic for ever. Raises as `reset`."""
         with self._empty(topic, patience_s):

@@ -190,6 +190,41 @@ class AdminScenarios(Stage):
             assert after.sparse == b""
             assert after.epoch > before.epoch
 
+    def saved_blob(self) -> str:
+        """A topic whose partition 0 was handed back with a blob above an unsettled record."""
+        topic = self.topic()
+        self.publish(topic, numbered(3))
+        reader = self.join(topic)
+        reader.take(3)
+        (partition,) = reader.owned
+        reader.answer(reader.send_settle(partition, sparse=b"left" if self.caps.sparse_bytes else b"", final=True))
+        reader.close()
+        return topic
+
+    def test_what_is_saved_is_seen_and_replaced_or_this_is_refused(self) -> None:
+        topic = self.saved_blob()
+        if not self.caps.amend:
+            return self.refused(lambda: self.admin.saved(topic, "g"))
+        (saved,) = self.admin.saved(topic, "g")
+        before = self.admin.progress(topic, "g")
+        assert (saved.partition, saved.sparse) == (0, b"left")
+        assert not self.admin.amend(topic, "g", saved._replace(sparse=b"other"), b"new")
+        assert not self.admin.amend(topic, "g", saved._replace(epoch=saved.epoch + 1), b"new")
+        assert self.admin.amend(topic, "g", saved, b"new")
+        assert self.admin.saved(topic, "g") == [saved._replace(sparse=b"new")]
+        assert self.admin.progress(topic, "g") == before
+        (assigned,) = self.join(topic).owned.values()
+        assert assigned.sparse == b"new"
+        return None
+
+    def test_what_is_saved_stays_while_the_group_has_members(self) -> None:
+        topic = self.saved_blob()
+        self.join(topic)
+        if self.caps.amend:
+            (saved,) = self.admin.saved(topic, "g")
+            with pytest.raises(StateError):
+                self.admin.amend(topic, "g", saved, b"new")
+
     def test_a_reset_is_refused_while_the_group_has_members(self) -> None:
         topic = self.topic()
         self.publish(topic, numbered(2))

@@ -28,6 +28,7 @@ FLAGS = (
     "companions",
     "broadcast",
     "retention",
+    "amend",
     "release",
     "extend",
     "exact_lag",
