@@ -76,10 +76,11 @@ def test_a_running_consumer_learns_that_its_letters_were_purged(process: Process
     process.start(handler, tuning=FOLLOW, ordered=True)
     process.publish("orders", "a1", key="a")
     process.wait(lambda: left(process) == [("a1", "exhausted")])
+    following = process.supervisor.loops[0][1]._machine._following
+    process.wait(lambda: bool(following._read))
     at = backend(process)
     Remover(at, "orders", "billing", lambda: 0).remove(list(letters(at.admin(), "orders", "billing")), BOUND_S)
-    told = process.supervisor.loops[0][1]._letters
-    process.wait(lambda: told._told == frozenset() and not told._keys and sum(told._read_to.values()) == 2)
+    process.wait(lambda: not following._read and not following._stored)
     process.publish("orders", "a2", key="a")
     assert handler.wait_for(2)[1] == (b"a2", 1)
 
