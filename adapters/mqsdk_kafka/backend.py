@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_PAYLOAD = (2 << 20) - (64 << 10)  # the message size of the topics that are made here, less room for key and headers
 CAPABILITIES = Capabilities(
-    settle="cursor", publish="async", companions=True, sparse_bytes=marks.room(marks.BROKER_LIMIT), max_payload=MAX_PAYLOAD
+    settle="cursor", publish="async", companions=True, delay="ladder", sparse_bytes=marks.room(marks.BROKER_LIMIT), max_payload=MAX_PAYLOAD
 )
 CLOSED = "kafka: what is acknowledged is held by the replicas that were in sync"
 
