@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,6 +20,10 @@ from mqsdk.spi import Backend, Capabilities, Consumer, Outcome, Rejected, Stored
 
 if TYPE_CHECKING:
     from mqsdk.runtime.supervisor import Supervisor
+
+# Unordered, where layer 2 delays: what waits longer for its next attempt costs two writes instead of memory. Twice what the default
+# policy waits at most, which so stays in memory.
+LONGEST_WAIT_S = 120.0
 
 
 class Launcher:
@@ -42,6 +44,8 @@ class Launcher:
         """behind: as in Spec. Raises CapabilityError, ConfigError or BackendError."""
         backend = self._owner.clusters.backend(cluster)
         check_capabilities(declared, backend.capabilities, cluster)
+        has_retries = backend.capabilities.companions and not declared.broadcast
+        parks = has_retries and not declared.ordered and backend.capabilities.delay == "ladder"
         return Spec(
             topic=declared.topic,
             group=declared.group,
@@ -52,7 +56,8 @@ class Launcher:
             is_async=declared.handler.is_async and declared.isolation is None,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
-            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
+            retry=composed(declared.topic, declared.group, RETRIES) if has_retries else None,
+            longest_wait_s=LONGEST_WAIT_S if parks else None,
             settle_every_s=self._environment.settle_every_s,
             behind=behind,
         )
@@ -69,7 +74,7 @@ class Launcher:
             broadcast=declared.broadcast,
             start=declared.start,
             lease_s=cluster.lease_s,
-            instance=f"{self._owner.app}@{socket.gethostname()}:{os.getpid()}",
+            instance=self._owner.instance,
         )
         return ConsumerLoop(
             name=declared.name,
@@ -130,8 +135,9 @@ class Launcher:
         return clock.wall_ms() / 1000 - clock.mono()
 
     def _copy(self, copy: Copy, spec: Spec, done: Callable[[Outcome], None]) -> None:
-        """Store a dead letter: in the topic's own cluster, or where `dead_letter=` is routed."""
-        publisher = self._owner.publisher(copy.topic) if spec.dead_letter is not None else self._owner.publisher_of(spec.cluster)
+        """Store a retry or a dead letter in the topic's own cluster, a dead letter with `dead_letter=` where that is routed."""
+        is_routed = copy.due_ms is None and spec.dead_letter is not None
+        publisher = self._owner.publisher(copy.topic) if is_routed else self._owner.publisher_of(spec.cluster)
         record = copy.record
         if not publisher.has_room(1, len(record.value)):  # this is the I/O thread: a wait here would cost it its leases
             done(Rejected("throttled", "the publish window is full", retryable=True))
@@ -143,6 +149,8 @@ class Launcher:
             content_type=record.content_type,
             headers=record.headers,
             extra=copy.extra,
+            due_ms=copy.due_ms,
+            attempt=copy.attempt,
         )
         future = publisher.submit(copy.topic, draft, self._owner.configuration.publish.timeout_s, block=False)
         future.add_done_callback(lambda ended: done(_outcome(ended.exception())))
