@@ -21,7 +21,10 @@ class Retried(NamedTuple):
 
 
 class DeadLettered(NamedTuple):
-    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable, crash_loop or followed."""
+    """A message is stored in the dead letters of its group. reason: exhausted, rejected, undecodable, crash_loop or followed.
+
+    Of a delayed message that its topic refuses for good: group `delay`, no attempts, and the code of the refusal as the reason.
+    """
 
     topic: str
     group: str

@@ -14,6 +14,8 @@ MAX_COMPOSED = 249
 RESERVED_PREFIX = "mq."
 DEAD_LETTERS, RETRIES, DELAYS = ".dlq", ".retry", ".delay"
 RESERVED_SUFFIXES = (DEAD_LETTERS, RETRIES, DELAYS)
+# Topics of messages that wait, where the backend itself cannot delay: `mq.delay.<step>`.
+DELAY_PREFIX = RESERVED_PREFIX + "delay."
 # In client ids and metrics of every backend.
 APP, APP_RULE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, `.`, `_`, `-`, at most 64"
 

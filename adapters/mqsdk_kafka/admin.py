@@ -30,7 +30,7 @@ from mqsdk_kafka.client import Client
 from mqsdk_kafka.errors import KIND
 from mqsdk_kafka.looking import Looking, heads, members_of, read
 from mqsdk_kafka.marks import Mark
-from mqsdk_kafka.names import check_name, group_id, group_of
+from mqsdk_kafka.names import DELAYS, check_name, group_id, group_of
 
 DEFAULT_PARTITIONS = 8
 MAX_PARTITIONS = 10_000
@@ -100,6 +100,10 @@ class KafkaAdmin(Admin):
             held[place.topic] = held.get(place.topic, 0) + ends[place] - starts[place]
         return [TopicInfo(name, count, tuple(sorted(groups.get(name, ()))), held[name]) for name, count in sorted(counts.items())]
 
+    def trim(self, topic: str, positions: dict[int, int]) -> None:
+        wanted = {TopicPartition(topic, number): position for number, position in positions.items()}
+        self._client.look(lambda admin: admin.delete_records(wanted))
+
     def delete_topic(self, topic: str) -> None:
         places = self._places(topic)
         infos = self.groups(topic)
@@ -146,7 +150,7 @@ class KafkaAdmin(Admin):
         self._ensure(identifier, self._of(first, found[first]), subscription.start)
         there = [first]
         for topic in others:
-            if topic not in found and not topic.endswith(f".{group}.retry"):
+            if topic not in found and not topic.endswith(f".{group}.retry") and not topic.startswith(DELAYS):
                 raise self._missing(topic)
             if topic in found:
                 self._ensure(identifier, self._of(topic, found[topic]), None)

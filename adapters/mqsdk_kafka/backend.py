@@ -32,6 +32,7 @@ CAPABILITIES = Capabilities(
     publish="async",
     companions=True,
     broadcast=True,
+    delay="ladder",
     amend=True,
     sparse_bytes=marks.room(marks.BROKER_LIMIT),
     max_payload=MAX_PAYLOAD,

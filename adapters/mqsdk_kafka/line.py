@@ -10,6 +10,7 @@ Uses parts of the client that it calls private (`_accumulator`, `_sender`, `_add
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -57,10 +58,12 @@ class Line:
         """Hand it over without waiting; False when the line is broken. Its topic is known. Raises KafkaError: then it was not sent."""
         topic, number = record.partition
         token = record.token
+        # The broker's clock for retention is this time: a message that was delayed is not as old as its publish.
+        stamp = record.timestamp_ms if record.due_ms is None else max(record.timestamp_ms, time.time_ns() // 1_000_000)
         with self._guard:
             if self.broken:
                 return False
-            future = self._raw.send(topic, record.value, record.key, headers_of(record), number, record.timestamp_ms)
+            future = self._raw.send(topic, record.value, record.key, headers_of(record), number, stamp)
         future._add_cb_eb(partial(self._told, token), partial(self._failed, token))
         return True
 

@@ -144,9 +144,9 @@ def _read(reader: KafkaConsumer, place: TopicPartition, position: int, end: int,
 
 
 def heads(client: Client, spans: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, int | None]:
-    """Publish time of the first record of each span of offsets."""
+    """When the first record of each span of offsets took its place."""
     found: dict[TopicPartition, int | None] = {}
     for place, (position, end) in spans.items():
         first = next(read(client, place, position, end, 1), None)
-        found[place] = first.timestamp_ms if first is not None else None
+        found[place] = first.placed_ms if first is not None else None
     return found

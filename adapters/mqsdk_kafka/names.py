@@ -7,6 +7,8 @@ import re
 from mqsdk.spi import ConfigError
 from mqsdk_kafka.options import SHARED
 
+# Topics of messages that wait, which are all read by one group.
+DELAYS = "mq.delay."
 # Kafka's own rule for topics: at most 249 of these characters.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,248}", re.ASCII)
 
@@ -19,9 +21,11 @@ def check_name(what: str, name: str) -> str:
 
 
 def group_id(template: str, topic: str, group: str) -> str:
-    """The id of the consumer group. A group's own retry topic is read in the group of the topic that it belongs to."""
+    """The id of the consumer group. A group's own retry topic is read in the group of the topic that it belongs to, delay topics in one."""
     if template == SHARED:
         return group
+    if topic.startswith(DELAYS):
+        return f"{DELAYS}{group}"
     return f"{topic.removesuffix(f'.{group}.retry')}.{group}"
 
 

@@ -209,13 +209,13 @@ class Outlet:
             cluster, kind, capabilities = self._supervisor.clusters.capabilities_of(topic)
         except BackendError as error:
             raise as_rejected(error, topic, "") from error
-        if capabilities.delay != "native":
+        if capabilities.delay == "none":
             raise PublishRejected(
                 f"cluster {cluster} ({kind}) cannot delay messages",
                 code="unsupported",
                 topic=topic,
                 where=f"cluster {cluster}",
-                fix="leave out `delay` and `at`, or route the topic to a cluster that can, for example a log or redis",
+                fix="leave out `delay` and `at`, or route the topic to a cluster that can, for example a log, kafka or redis",
             )
 
     def topics(self) -> list[str]:

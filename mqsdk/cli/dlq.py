@@ -16,10 +16,9 @@ from mqsdk.cli.exits import DONE, FOUND, NotFound, Refused
 from mqsdk.cli.look import body_fields
 from mqsdk.cli.output import Column, time_text
 from mqsdk.cli.session import Family, Place, Session, changing, check_names, pass_session
-from mqsdk.names import RETRIES, composed
 from mqsdk.runtime import deadletters, reading
 from mqsdk.runtime.deadletters import Chosen, DeadLetter
-from mqsdk.runtime.redrive import Moved, Redrive
+from mqsdk.runtime.redrive import Moved, Redrive, is_delayed, target_of
 
 if TYPE_CHECKING:
     from mqsdk.cli.drawing import Bar
@@ -221,6 +220,8 @@ def redrive(session: Session, /, yes: bool, dry_run: bool, rate: float | None, *
 def _check_redrive(session: Session, selection: Selection) -> None:
     """A group that reads them must exist, on a backend whose consumers read a retry topic. Raises NotFound, Refused."""
     cluster = selection.place.cluster
+    if is_delayed(selection.topic, selection.group):
+        return
     session.group(selection.topic, selection.group, cluster)
     if not session.backend(cluster).capabilities.companions:
         raise Refused(
@@ -231,7 +232,9 @@ def _check_redrive(session: Session, selection: Selection) -> None:
 
 
 def _redrive_plan(selection: Selection, total: int) -> list[str]:
-    target = composed(selection.topic, selection.group, RETRIES)
+    target = target_of(selection.topic, selection.group)
+    if is_delayed(selection.topic, selection.group):
+        return [f"move {total:,} dead letters of delayed messages to {target}, from where their topics are tried again"]
     creation = [f"create topic {target} on cluster {selection.place.cluster}"] if selection.place.admin.partitions(target) is None else []
     return [*creation, f"move {total:,} dead letters of {selection.topic}/{selection.group} to {target}, which only this group reads"]
 

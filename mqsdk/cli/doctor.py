@@ -37,8 +37,12 @@ def doctor(session: Session, cluster: str | None) -> int:
 
 
 def _examined(session: Session, cluster: Cluster) -> dict[str, Any]:
+    from mqsdk.runtime.overview import emulated
+
     try:
-        health = session.backend(cluster.name).health()
+        backend = session.backend(cluster.name)
+        health = backend.health()
+        health = health._replace(findings=(*health.findings, *emulated(backend.capabilities)))
     except BackendError as error:
         health = BackendHealth(ok=False, findings=(_refusal(error),))
     except MissingExtra as error:

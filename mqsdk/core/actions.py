@@ -39,6 +39,7 @@ class Spec:
 
     batch: messages per call, None = one by one. batch_wait_s: how long a batch may fill.
     retry: the group's own topic, read beside the topic: what was redriven. None where the backend reads one topic only.
+    longest_wait_s: what is to wait longer for its next attempt waits as a delayed copy in that topic, not here. None: all waits here.
     settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
     behind: of an ordered topic that was given another cluster, the number of its partitions on each older one (`core.cut`).
     """
@@ -53,6 +54,7 @@ class Spec:
     sparse_bytes: int = 0
     dead_letter: str | None = None
     retry: str | None = None
+    longest_wait_s: float | None = None
     settle_every_s: float = 0.01
     behind: tuple[int, ...] = ()
 
@@ -243,13 +245,18 @@ class Credit(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Store a copy of `record` in `topic`, partition chosen by key, with `extra` headers; answered by CopyDone(token)."""
+    """Store a copy of `record` in `topic`, partition chosen by key, with `extra` headers; answered by CopyDone(token).
+
+    attempt: its next one. due_ms: nobody gets it before, wall clock in milliseconds; None: a dead letter, or at once.
+    """
 
     token: int
     topic: str
     record: Record
     origin: Origin
     extra: tuple[tuple[str, str], ...]
+    attempt: int = 1
+    due_ms: int | None = None
 
 
 class Released(NamedTuple):

@@ -10,7 +10,7 @@ ERROR_BYTES = 1024
 PREFIX = "mq-dlq-"
 # On a record that removes dead letters: their positions in the same partition. It has no body.
 DONE = "mq-dlq-done"
-# On a redriven message: `<topic>:<partition>:<position>` of the original.
+# On a copy in a group's retry topic: `<topic>:<partition>:<position>` of the original.
 REDRIVE_OF = "mq-redrive-of"
 
 
@@ -31,6 +31,12 @@ def _original(origin: Origin, record: Record) -> tuple[str, str]:
     partition, _, position = place.partition(":")
     known = topic == origin.topic and partition.isascii() and partition.isdecimal() and len(partition) <= 9 and bool(position)
     return (partition, clean(position)) if known else (str(origin.partition), record.ref)
+
+
+def origin_of(origin: Origin, record: Record) -> tuple[tuple[str, str], ...]:
+    """The further `mq-*` headers of a copy for the group's retry topic: those of the record, and where it was first published."""
+    place = f"{origin.topic}:{':'.join(_original(origin, record))}"
+    return (*(pair for pair in record.extra if pair[0] != REDRIVE_OF), (REDRIVE_OF, place))
 
 
 def headers(

@@ -1,4 +1,7 @@
-"""What becomes of messages that failed: a retry after a wait, a dead letter confirmed before the settle, or nothing more."""
+"""What becomes of messages that failed: a retry after a wait, here or as a delayed copy, a dead letter, or nothing more.
+
+A copy, of either kind, is confirmed before the original is settled.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ CRASHED = "the process ended {} times while this message ran, the last time alon
 
 
 class _Copying:
-    """A dead letter on its way. tries: how often storing it was not confirmed."""
+    """A copy on its way: a dead letter, or, with a due time, a retry. tries: how often storing it was not confirmed."""
 
     __slots__ = ("attempts", "copy", "error", "ownership", "reason", "tries")
 
-    def __init__(self, ownership: Ownership, copy: Copy, failed: int, reason: str, error: str) -> None:
+    def __init__(self, ownership: Ownership, copy: Copy, failed: int, reason: str = "", error: str = "") -> None:
         self.ownership = ownership
         self.copy = copy
         self.attempts = failed
@@ -96,7 +99,21 @@ class Failing:
         desk.counters.retried += 1
         names = deadletter.names(ownership.origin, record)
         desk.report(Retried(*names, number, verdict.delay_s, failure.error, failure.place))
-        return True
+        if desk.spec.longest_wait_s is None or verdict.delay_s <= desk.spec.longest_wait_s or ownership.fenced:
+            return True
+        self._retry_elsewhere(now, ownership, record, attempt)
+        return False
+
+    def _retry_elsewhere(self, now: float, ownership: Ownership, record: Record, attempt: Attempt) -> None:
+        """As a copy that is due then, so that nothing is kept here meanwhile."""
+        desk = self._desk
+        assert desk.spec.retry is not None
+        assert attempt.retry_at is not None
+        extra, due_ms = deadletter.origin_of(ownership.origin, record), desk.wall_ms(attempt.retry_at)
+        self._park(now, ownership, record)
+        ownership.copying += 1
+        copy = Copy(0, desk.spec.retry, record, ownership.origin, extra, attempt.failed + 1, due_ms)
+        self._copy(_Copying(ownership, copy, attempt.failed))
 
     def take_due(self, now: float, ownership: Ownership) -> None:
         """Records with failed attempts whose turn in the queue has come."""
@@ -193,7 +210,13 @@ class Failing:
                 self._following.stored_elsewhere()
             return
         ownership, record = copying.ownership, copying.copy.record
-        if isinstance(event.outcome, Stored):
+        if copying.copy.due_ms is not None:
+            ownership.copying -= 1
+            if isinstance(event.outcome, Stored):
+                self._settle(now, ownership, record)
+            else:
+                self.wait(now, ownership, record)  # it is still here
+        elif isinstance(event.outcome, Stored):
             ownership.copying -= 1
             self._desk.counters.dead_lettered += 1
             names = deadletter.names(ownership.origin, record)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from mqsdk.runtime.clock import Clock
-from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.spi import Backend
 
 log = logging.getLogger("mqsdk.app")
 
 CLOSE_S = 5.0
+
+
+class Reader(Protocol):
+    """A consumer loop, or a mover."""
+
+    def exchange(self, deadline: float, done: Callable[[], None], /) -> None: ...
 
 
 class Retired:
@@ -26,7 +32,7 @@ class Retired:
         self._hurried = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, loops: Sequence[ConsumerLoop], handed_back_by: float, calls_s: float) -> None:
+    def begin(self, loops: Sequence[Reader], handed_back_by: float, calls_s: float) -> None:
         """handed_back_by: monotonic seconds. calls_s: how long a publish that has begun may still take."""
         self._consumers = len(loops)
         for loop in loops:

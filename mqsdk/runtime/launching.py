@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -27,6 +25,10 @@ if TYPE_CHECKING:
     from mqsdk.runtime.inbox import Inbox
     from mqsdk.runtime.supervisor import Supervisor
 
+# Unordered, where layer 2 delays: what waits longer for its next attempt costs two writes instead of memory. Twice what the default
+# policy waits at most, which so stays in memory.
+LONGEST_WAIT_S = 120.0
+
 
 class Launcher:
     """Makes the consumers of one supervisor, which owns and runs them."""
@@ -48,6 +50,8 @@ class Launcher:
         check_capabilities(declared, backend.capabilities, cluster)
         self._check_inbox(declared)
         check_retries(declared, self._owner.whole_tuning(declared), backend.capabilities, cluster)
+        has_retries = backend.capabilities.companions and not declared.broadcast
+        parks = has_retries and not declared.ordered and backend.capabilities.delay == "ladder"
         return Spec(
             topic=declared.topic,
             group=declared.group,
@@ -58,7 +62,8 @@ class Launcher:
             is_async=declared.handler.is_async and declared.isolation is None,
             sparse_bytes=backend.capabilities.sparse_bytes,
             dead_letter=declared.dead_letter,
-            retry=composed(declared.topic, declared.group, RETRIES) if backend.capabilities.companions and not declared.broadcast else None,
+            retry=composed(declared.topic, declared.group, RETRIES) if has_retries else None,
+            longest_wait_s=LONGEST_WAIT_S if parks else None,
             settle_every_s=self._environment.settle_every_s,
             behind=behind,
         )
@@ -91,7 +96,7 @@ class Launcher:
             broadcast=declared.broadcast,
             start=declared.start,
             lease_s=cluster.lease_s,
-            instance=f"{self._owner.app}@{socket.gethostname()}:{os.getpid()}",
+            instance=self._owner.instance,
         )
         return ConsumerLoop(
             name=declared.name,
@@ -170,8 +175,9 @@ class Launcher:
         return clock.wall_ms() / 1000 - clock.mono()
 
     def _copy(self, copy: Copy, spec: Spec, done: Callable[[Outcome], None]) -> None:
-        """Store a dead letter: in the topic's own cluster, or where `dead_letter=` is routed."""
-        publisher = self._owner.publisher(copy.topic) if spec.dead_letter is not None else self._owner.publisher_of(spec.cluster)
+        """Store a retry or a dead letter in the topic's own cluster, a dead letter with `dead_letter=` where that is routed."""
+        is_routed = copy.due_ms is None and spec.dead_letter is not None
+        publisher = self._owner.publisher(copy.topic) if is_routed else self._owner.publisher_of(spec.cluster)
         record = copy.record
         if not publisher.has_room(1, len(record.value)):  # this is the I/O thread: a wait here would cost it its leases
             done(Rejected("throttled", "the publish window is full", retryable=True))
@@ -183,6 +189,8 @@ class Launcher:
             content_type=record.content_type,
             headers=record.headers,
             extra=copy.extra,
+            due_ms=copy.due_ms,
+            attempt=copy.attempt,
         )
         future = publisher.submit(copy.topic, draft, self._owner.configuration.publish.timeout_s, block=False)
         future.add_done_callback(lambda ended: done(_outcome(ended.exception())))

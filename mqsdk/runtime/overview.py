@@ -17,7 +17,7 @@ from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.inspection import ConsumerInfo, HaltedMessage, Health, Lag, Oldest, State, progress_of
 from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.observe import runs_text
-from mqsdk.spi import Backend, BackendHealth, Finding
+from mqsdk.spi import Backend, BackendHealth, Capabilities, Finding
 
 log = logging.getLogger("mqsdk.app")
 
@@ -155,7 +155,7 @@ def is_accepted(cluster: Cluster, finding: Finding) -> bool:
 def tell_what_holds(cluster: Cluster, backend: Backend) -> None:
     """What survives which failure on a cluster, and what puts it at risk: nobody runs a weaker one unknowingly."""
     try:
-        lines = told_at_start(cluster, backend.health())
+        lines = told_at_start(cluster, backend.health(), backend.capabilities)
     except MqError as error:
         log.warning("cluster %s: what holds there is not known: %s", cluster.name, type(error).__name__)
         return
@@ -163,9 +163,18 @@ def tell_what_holds(cluster: Cluster, backend: Backend) -> None:
         log.log(level, "%s", line)
 
 
-def told_at_start(cluster: Cluster, health: BackendHealth) -> list[tuple[int, str]]:
-    """(log level, line) of what holds on a cluster, and of each warning that it does not accept."""
-    lines = [(logging.INFO, f"cluster {cluster.name}: {health.guarantee}")] if health.guarantee else []
+def emulated(capabilities: Capabilities) -> tuple[Finding, ...]:
+    """What a backend cannot do by itself and layer 2 does in its place."""
+    if capabilities.delay != "ladder":
+        return ()
+    what = "delay is emulated: delayed messages wait in topics `mq.delay.*`, and processes that run consumers move them"
+    return (Finding("info", "delay_emulated", what),)
+
+
+def told_at_start(cluster: Cluster, health: BackendHealth, capabilities: Capabilities) -> list[tuple[int, str]]:
+    """(log level, line) of what holds on a cluster, what is emulated there, and each warning that it does not accept."""
+    holds = [health.guarantee] if health.guarantee else []
+    lines = [(logging.INFO, f"cluster {cluster.name}: {what}") for what in (*holds, *(one.what for one in emulated(capabilities)))]
     worries = [finding for finding in health.findings if finding.level in ("warn", "refuse") and not is_accepted(cluster, finding)]
     for finding in worries:
         fix = f" ({finding.fix})" if finding.fix else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
@@ -21,11 +22,14 @@ from mqsdk.core import window
 from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
+from mqsdk.names import RETRIES
 from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.clusters import owner_topic
+from mqsdk.runtime.ladder import Ladder
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
 from mqsdk.runtime.sender import Answer, Draft, Sender, as_rejected
 from mqsdk.runtime.topics import Topic, ensure_topic
-from mqsdk.spi import Backend, NewRecord, Outcome, Producer, Rejected, Stored
+from mqsdk.spi import Admin, Backend, NewRecord, Outcome, Producer, Rejected, Stored
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
 _new_record = cast("Callable[[Any], NewRecord]", partial(tuple.__new__, NewRecord))
@@ -58,7 +62,9 @@ class Publisher:
         limits: PublishLimits,
         topic_rule: Callable[[str], TopicRule],
         threaded: bool = True,
+        delays: Callable[[], None] = lambda: None,
     ) -> None:
+        """delays: called when messages wait in delay topics of this cluster, which somebody has to move."""
         self._cluster = cluster
         self._backend = backend
         self._clock = clock
@@ -74,8 +80,12 @@ class Publisher:
         self._topics: dict[str, Topic] = {}
         self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
+        self._ladder = Ladder(cluster, self._admin, clock, delays) if backend.capabilities.delay == "ladder" else None
         self._sender = Sender(self._send_now, clock, limits, cluster.name) if threaded else None
         self._closed = False
+
+    def _admin(self) -> Admin:
+        return self._backend.admin()
 
     def exchange(self, backend: Backend) -> None:
         """Publish through another client of the same cluster from now on; calls under way end where they began."""
@@ -98,12 +108,15 @@ class Publisher:
         if self._closed:
             raise StateError("the publisher is closed", where=f"cluster {self._cluster.name}", state="CLOSED")
         deadline = self._clock.mono() + timeout_s
+        if self._ladder is not None and self._waits(drafts):
+            self._ladder.prepare()
         return self._send_many(self._topics.get(topic) or self._prepare(topic), drafts, deadline)
 
     def send_one(self, topic: str, draft: Draft, timeout_s: float) -> Answer:
         """As `send` for one draft. Written out flat: at 60,000 a second every call and list of the general way shows."""
         known, sender = self._topics.get(topic), self._sender
-        if known is None or known.repairing or not self._direct or (sender is not None and sender.records):
+        is_busy = sender is not None and sender.records
+        if known is None or known.repairing or not self._direct or is_busy or (self._ladder is not None and draft[5] is not None):
             return self.send(topic, [draft], timeout_s)[0]
         key, clock = draft[0], self._clock
         number = known.sticky_partition(1) if key is None else partition_of(key, len(known.partitions))
@@ -178,7 +191,7 @@ class Publisher:
         if refused is not None:
             return [self._answer(topic, number, draft, refused, 0) for draft in drafts]
         outcomes = self._results.take(records[0].token, len(records), deadline)
-        if len(outcomes) == 1 and type(outcomes[0][0]) is Stored:
+        if len(outcomes) == 1 and type(outcomes[0][0]) is Stored and not self._waits(drafts):
             return self._receipts(topic, number, drafts, outcomes[0][0])
         flat = [(outcome, offset) for outcome, length in outcomes for offset in range(length)]
         if any(window.repeatable(outcome) for outcome, _ in flat):
@@ -199,7 +212,12 @@ class Publisher:
             range(token, token + count), repeat(partition), keys, values, ids, repeat(now_ms), types, headers, repeat(producer),
             range(sequence, sequence + count), attempts, dues, extras, durables,
         )  # fmt: skip
-        return list(map(_new_record, rows))
+        records = list(map(_new_record, rows))
+        return records if self._ladder is None or not self._waits(drafts) else self._ladder.turned(records)
+
+    def _waits(self, drafts: Sequence[Draft]) -> bool:
+        """Whether any of them goes to a delay topic."""
+        return self._ladder is not None and set(map(_DUE_OF, drafts)) != {None}
 
     def _hand_over(self, records: Sequence[NewRecord], deadline: float) -> None:
         token, count = records[0].token, len(records)
@@ -252,8 +270,10 @@ class Publisher:
         admin = self._backend.admin()
         rule = self._topic_rule(name)
         if self._cluster.create:
-            count = ensure_topic(self._backend, self._cluster.name, name, rule)
-            for group in rule.groups:
+            is_retry = name.endswith(RETRIES)  # a group's own, as wide as its topic: their partitions have one owner
+            wanted = admin.partitions(owner_topic(name)) if is_retry else rule.partitions
+            count = ensure_topic(self._backend, self._cluster.name, name, replace(rule, partitions=wanted))
+            for group in (name.split(".")[-2],) if is_retry else rule.groups:
                 admin.ensure_group(name, group)
         else:
             found = admin.partitions(name)
@@ -282,7 +302,8 @@ class Publisher:
     def _answer(self, topic: Topic, number: int, draft: Draft, outcome: Outcome, offset: int) -> Answer:
         if isinstance(outcome, Stored):
             topic.stored.add(1)
-            position = None if outcome.position is None else self._ref(outcome.position + offset)
+            is_elsewhere = draft.due_ms is not None and self._ladder is not None
+            position = None if outcome.position is None or is_elsewhere else self._ref(outcome.position + offset)
             return Receipt(draft.id, topic.name, self._cluster.name, number, position, _due_at(draft.due_ms))
         where = f"topic {topic.name}, partition {number}, cluster {self._cluster.name}"
         if isinstance(outcome, Rejected):

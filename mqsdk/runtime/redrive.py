@@ -3,6 +3,8 @@
 Each is copied to `<topic>.<group>.retry`, which that group alone reads beside the topic, into the partition that messages of its key come
 from; when the copy is confirmed the letter is marked as done. What ends in between, by whatever cause, is both a copy and a letter: at
 most one chunk of letters. The retry topic and the group's progress in it are made by the first redrive, before anything is copied.
+
+Messages that were delayed and that their topic refused (`core.delay`) go back to the smallest step instead: who moves tries them once more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
-from mqsdk.core.deadletter import REDRIVE_OF
+from mqsdk.core import delay
+from mqsdk.core.deadletter import PREFIX, REDRIVE_OF
 from mqsdk.core.partitioner import partition_of
 from mqsdk.names import RETRIES, composed
 from mqsdk.runtime import reading
@@ -24,6 +27,16 @@ from mqsdk.spi import Admin, Backend, NewRecord, Partition
 CHUNK = 200
 # With a rate: how much time's worth of letters goes out at once.
 RATE_CHUNK_S = 0.1
+
+
+def is_delayed(topic: str, group: str) -> bool:
+    """Whether this pair names the dead letters of what was delayed."""
+    return (topic, group) == (delay.DEAD_TOPIC, delay.DEAD_GROUP)
+
+
+def target_of(topic: str, group: str) -> str:
+    """Where letters are copied to."""
+    return delay.TOPICS[0] if is_delayed(topic, group) else composed(topic, group, RETRIES)
 
 
 class Moved(NamedTuple):
@@ -48,9 +61,11 @@ class Redrive:
         """
         admin = backend.admin()
         self._topic, self._group = topic, group
-        self._target = composed(topic, group, RETRIES)
-        self._partitions = admin.ensure_topic(self._target, admin.partitions(topic))
-        admin.ensure_group(self._target, group)
+        self._is_delayed = is_delayed(topic, group)
+        self._target = target_of(topic, group)
+        self._partitions = admin.ensure_topic(self._target, admin.partitions(self._target if self._is_delayed else topic))
+        if not self._is_delayed:
+            admin.ensure_group(self._target, group)
         self._answers = Answers()
         self._producer = backend.producer(self._answers)
         self._remover = Remover(backend, topic, group, clock.wall_ms)
@@ -94,9 +109,16 @@ class Redrive:
             timestamp_ms=self._clock.wall_ms(),
             content_type=record.content_type,
             headers=record.headers,
-            extra=((REDRIVE_OF, f"{self._topic}:{letter.origin_partition}:{letter.origin_position}"),) if letter.has_origin else (),
+            due_ms=record.due_ms if self._is_delayed else None,
+            extra=self._extra_of(letter),
             durable=True,
         )
+
+    def _extra_of(self, letter: DeadLetter) -> tuple[tuple[str, str], ...]:
+        if self._is_delayed:
+            kept = tuple(pair for pair in letter.record.extra if not pair[0].startswith(PREFIX))
+            return (*kept, (delay.UNTIL, str(self._clock.wall_ms())))
+        return ((REDRIVE_OF, f"{self._topic}:{letter.origin_partition}:{letter.origin_position}"),) if letter.has_origin else ()
 
     def _partition_of(self, letter: DeadLetter) -> int:
         """Where the original was, so that it shares an owner with new messages of its key, whoever's partitioner chose it."""

@@ -6,6 +6,8 @@ The API's App holds one; nothing here knows decorators or payload types.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +24,7 @@ from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.inspection import ConsumerInfo, Health, Lag, StopReport
 from mqsdk.runtime.launching import Launcher
 from mqsdk.runtime.loop import ConsumerLoop
+from mqsdk.runtime.movers import Movers
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.readers import Readers
 from mqsdk.runtime.switching import Switching
@@ -62,6 +65,8 @@ class Supervisor:
         self.guard = Guard(
             lambda: self.loops, self.clusters, environment.clock, environment.observe, lambda: self.configuration.no_progress_s
         )
+        self.instance = f"{app}@{socket.gethostname()}:{os.getpid()}"  # name of this process in member lists
+        self.movers = Movers(self.clusters, environment, lambda: self.configuration, self.instance)
         self._draining = False
         self.launcher = Launcher(self)
         self.switching = Switching(self)
@@ -89,6 +94,7 @@ class Supervisor:
                     limits=self.configuration.publish,
                     topic_rule=lambda topic: self.configuration.topic_rule(topic),
                     threaded=self.environment.threaded,
+                    delays=self.movers.look,
                 )
                 self._publishers[cluster] = publisher
             return publisher
@@ -124,6 +130,8 @@ class Supervisor:
             self.switching.go_on()
             if self.environment.threaded:
                 self.guard.start()
+            if plans:
+                self.movers.start()
         except BaseException:
             self.stop(0.0)
             raise
@@ -218,7 +226,9 @@ class Supervisor:
                 retired = Retired(old, clock)
                 self._retired.append(retired)
                 loops = [loop for _, loop in self.loops if loop.spec.cluster == name]
-                retired.begin(loops, clock.mono() + configuration.drain_timeout_s, configuration.publish.timeout_s)
+                retired.begin(
+                    [*loops, *self.movers.exchange(name)], clock.mono() + configuration.drain_timeout_s, configuration.publish.timeout_s
+                )
 
     def pause(self, topic: str, group: str, paused: bool) -> None:
         """Stop or resume starting handlers of one consumer. Raises StateError when it does not run here."""
@@ -277,7 +287,8 @@ class Supervisor:
 
     def health(self, running: bool) -> Health:
         """running: the App's state is RUNNING."""
-        return overview.health(self.clusters, self.loops, running, self.guard.given_up)
+        found = overview.health(self.clusters, self.loops, running, self.guard.given_up)
+        return found._replace(problems=(*found.problems, *self.movers.problems()))
 
     # --- stop -------------------------------------------------------------------------------------------------------------------
 
@@ -290,6 +301,7 @@ class Supervisor:
         deadline = clock.mono() + timeout_s
         for _, loop in self.loops:
             loop.drain(deadline)  # all at once, so that they share the time
+        self.movers.drain(deadline)
         unfinished, clean = 0, True
         for _, loop in self.loops:
             self._finish(loop, deadline)
@@ -297,6 +309,7 @@ class Supervisor:
             unfinished += cut
             clean = clean and settled
         self.loops = []
+        self.movers.stop(deadline)
         return StopReport(unfinished, clean)
 
     def _closed(self, loop: ConsumerLoop, deadline: float) -> tuple[int, bool]:
@@ -311,6 +324,7 @@ class Supervisor:
         """End a running stop now: a second signal came. Settles that were sent already get a moment to be answered."""
         for _, loop in self.loops:
             loop.drain(self.environment.clock.mono() + LAST_SETTLE_S)
+        self.movers.drain(self.environment.clock.mono() + LAST_SETTLE_S)
 
     def _finish(self, loop: ConsumerLoop, deadline: float) -> None:
         if self.environment.threaded:

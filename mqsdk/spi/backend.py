@@ -185,6 +185,12 @@ class Admin:
         """First position whose publish time is at or after `time_ms`; the end if there is none."""
         raise NotSupported("by_time")
 
+    def trim(self, topic: str, positions: dict[int, int]) -> None:
+        """Records below these positions (partition -> position) will not be read again by anybody: their room may be freed.
+
+        Called for topics of the SDK's own alone. A hint; what a backend cannot do, or does by itself, it leaves.
+        """
+
     def delete_topic(self, topic: str) -> None:
         """Delete a topic with all its groups. StateError while any group has members."""
         raise NotSupported("delete_topic")

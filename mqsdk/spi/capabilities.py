@@ -14,7 +14,8 @@ class Capabilities:
     sparse_bytes: room for the sparse blob, 0 = none. history: a late group sees the past. replay: positions can be reset.
     read_by_position: `Admin.read` works. delay: "native": a record with `due_ms` in the future is as durable at its publish as any, and
     takes its place at the end of its partition at that time, within a second; until then it is in nobody's way: no position, no lag. One
-    whose time has passed is as one without. "ladder" offers queues of fixed delay, "none".
+    whose time has passed is as one without. "ladder": layer 2 delays, through topics that it makes and reads as any other; `due_ms` comes
+    back and means nothing to the adapter, and `Admin.trim` frees what was read. "none": a delay is refused.
     publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.

@@ -82,7 +82,9 @@ class VirtualStage(Stage):
     def __init__(self, like: str | None, seed: int) -> None:
         self.clock = VirtualClock()
         self.store = SimLog(self.clock)
-        self._capabilities = MEMORY if like is None else capabilities_of(like)
+        claimed = MEMORY if like is None else capabilities_of(like)
+        # What layer 2 emulates with threads of its own the in-memory log does by itself: to an application it is the same.
+        self._capabilities = replace(claimed, delay="native") if claimed.delay == "ladder" else claimed
         self._rng = random.Random(seed) if seed else NoJitter(0)
         self._backends: list[SimBackend] = []
         self._loop: VirtualLoop | None = None

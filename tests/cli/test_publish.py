@@ -157,7 +157,7 @@ def test_a_delay_is_kept_and_shown(broker: Broker) -> None:
 
 def test_a_delay_is_refused_where_the_cluster_cannot_keep_it(tmp_path: Path) -> None:
     # Refused by what it claims: nothing listens there.
-    (tmp_path / "mqsdk.yaml").write_text('version: 1\nclusters: {local: {backend: kafka, servers: ["127.0.0.1:1"]}}\n')
+    (tmp_path / "mqsdk.yaml").write_text('version: 1\nclusters: {local: {backend: rabbitmq, servers: ["127.0.0.1:1"]}}\n')
     found = mqsdk(tmp_path, "publish", "orders", "x", "--delay", "30s", "--json")
     assert found.returncode == 1
     error = json.loads(found.stdout)["error"]

@@ -24,6 +24,11 @@ NOTHING = Capabilities(
     settle="receipt", publish="async", ordered=False, history=False, replay=False, read_by_position=False, by_time=False,
     keeps_topic=False, attempts=False, rejects_in_order=False, exact_lag=False,
 )  # fmt: skip
+# Of a backend that does not delay by itself.
+WHERE_LAYER_2_DELAYS = (
+    "test_what_layer_2_delays_is_stored_like_any_other_and_keeps_its_due_time",
+    "test_what_is_settled_may_be_trimmed_and_the_rest_is_there",
+)
 EVERYTHING = replace(MEMORY, broadcast=True, release=True, extend=True, delay="native", max_payload=1 << 20)
 
 
@@ -80,7 +85,7 @@ def test_with_all_claims_and_hooks_everything_is_shown_but_the_refusal_of_what_i
     hooks = {hook: lambda self, *given: None for hook in HOOKS}
     full = type("Full", (BackendConformance,), hooks)
     not_shown = {name for name in scenarios() if verdict_of(full, name, EVERYTHING) != Verdict("passed")}
-    assert not_shown <= {"test_broadcast_is_refused_where_it_is_not_claimed"}
+    assert not_shown <= {"test_broadcast_is_refused_where_it_is_not_claimed", *WHERE_LAYER_2_DELAYS}
 
 
 def test_scenarios_that_say_refused_in_their_name_are_refused_without_the_claim() -> None:

@@ -244,3 +244,70 @@ def test_a_carried_attempt_and_a_restored_count_are_not_added_up() -> None:
 def test_limits_that_let_nothing_through_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Driver(tuning=act.Tuning(**limits))  # type: ignore[arg-type]
+
+
+# --- long waits where layer 2 delays --------------------------------------------------------------------------------------------------
+
+
+def parking() -> Driver:
+    """Waits of more than 10 s are not kept in memory."""
+    policy = RetryPolicy(attempts=3, backoff=Backoff(20, factor=2, max=60, jitter=0.0))
+    return Driver(tuning=act.Tuning(concurrency=1, retry=policy), retry="orders.billing.retry", longest_wait_s=10.0)
+
+
+def test_a_long_wait_is_a_delayed_copy_for_the_group_confirmed_before_the_settle() -> None:
+    driver = parking()
+    [job] = driver.deliver(record(0, "k", extra=(("mq-x", "y"),)))
+    fail(driver, job)
+    [copy] = driver.of(act.Copy)
+    assert (copy.topic, copy.attempt, copy.record.position) == ("orders.billing.retry", 2, 0)
+    assert copy.extra == (("mq-x", "y"), ("mq-redrive-of", "orders:0:0"))
+    assert copy.due_ms == round((1_000_000.0 + driver.now + 20) * 1000)
+    driver.feed(after=5)
+    assert [action.progress.watermark for action in driver.log if isinstance(action, act.Settle)] in ([], [0])
+    driver.feed(act.CopyDone(copy.token, spi.Stored()))
+    driver.feed(after=1)
+    assert [action.progress.watermark for action in driver.log if isinstance(action, act.Settle)][-1] == 1
+    driver.feed(after=60)
+    assert driver.jobs() == []
+    assert [(event.attempt, event.delay_s) for event in driver.reported(Retried)] == [(1, 20)]
+    assert driver.reported(DeadLettered) == []
+
+
+@pytest.mark.parametrize("outcome", [spi.Rejected("throttled", "full", True), spi.Unknown("no answer")])
+def test_a_long_wait_whose_copy_is_not_confirmed_is_waited_for_here(outcome: spi.Outcome) -> None:
+    driver = parking()
+    [job] = driver.deliver(record(0))
+    fail(driver, job)
+    [copy] = driver.of(act.Copy)
+    driver.feed(act.CopyDone(copy.token, outcome), after=1)
+    assert driver.jobs() == []
+    driver.feed(after=18.9)
+    assert driver.jobs() == []
+    driver.feed(after=0.1)
+    [again] = driver.jobs()
+    assert again.attempt == 2
+    assert driver.reported(DeadLetterDelayed) == []
+
+
+def test_a_short_wait_stays_here_and_the_last_attempt_is_a_dead_letter() -> None:
+    short = parking()
+    [job] = short.deliver(record(0))
+    fail(short, job, "retry", after_s=10.0)
+    assert short.of(act.Copy) == []
+    short.feed(after=10)
+    assert short.started() == [0]
+    last = parking()
+    [job] = last.deliver(record(0, attempt=3))
+    fail(last, job)
+    assert [(copy.topic, copy.due_ms) for copy in last.of(act.Copy)] == [("orders.billing.dlq", None)]
+
+
+def test_a_long_wait_of_a_partition_that_is_handed_back_stays_with_it() -> None:
+    """A copy would race with the next owner, who is given the message anyway."""
+    driver = parking()
+    [job] = driver.deliver(record(0))
+    driver.feed(act.Drain(driver.now + 30))
+    fail(driver, job)
+    assert driver.of(act.Copy) == []
+    assert [action.progress.watermark for action in driver.log if isinstance(action, act.Settle)][-1] == 0

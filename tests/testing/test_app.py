@@ -802,11 +802,25 @@ def test_delays_survive_a_crash_and_come_in_the_order_of_their_times() -> None:
 
 def test_a_backend_that_cannot_delay_refuses_it() -> None:
     app = App()
-    with TestApp(app, like="kafka") as t:
+    with TestApp(app, like="rabbitmq") as t:
         with pytest.raises(PublishRejected) as refused:
             app.publish("t", "x", delay="1s")
         assert refused.value.code == "unsupported"
         assert t.published("t") == []
+
+
+def test_what_layer_2_does_for_a_backend_the_in_memory_log_does_by_itself() -> None:
+    app = App()
+
+    @app.consumer("orders", group="g")
+    def take(payload: str) -> None: ...
+
+    with TestApp(app, like="kafka") as t:
+        app.publish("orders", "later", delay="30m")
+        t.advance("29m")
+        assert t.handled("orders", "g") == []
+        t.advance("1m")
+        assert [message.payload for message in t.handled("orders", "g")] == ["later"]
 
 
 def test_an_app_that_is_open_is_refused_and_left_alone() -> None:

@@ -145,7 +145,7 @@ class Stage:
     def missing(self) -> list[str]:
         """What this class leaves untested or its backend does not claim, for the listing."""
         flags = [flag for flag in FLAGS if not getattr(self.caps, flag)]
-        delay = [] if self.caps.delay == "native" else ["delay"]
+        delay = ["delay"] if self.caps.delay == "none" else []
         return flags + delay + [f"hook {hook}" for hook in HOOKS if not self.gives(hook)]
 
     # --- arranging --------------------------------------------------------------------------------------------------------------

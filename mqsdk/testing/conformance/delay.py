@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from mqsdk.spi import NewRecord, Partition, Record, Stored
+from mqsdk.spi import Gap, NewRecord, Partition, Record, Stored
 from mqsdk.testing.conformance.base import Stage, numbered
 from mqsdk.testing.conformance.reader import Reader, values
 
@@ -273,6 +273,33 @@ class DelayScenarios(Stage):
             reader = self.join(topic)
             assert values(reader.take(1)) == [b"of the new topic"]
             reader.quiet()
+
+    # --- where layer 2 delays -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_delayed_by_layer_2(self) -> bool:
+        return self.caps.delay == "ladder"
+
+    def test_what_layer_2_delays_is_stored_like_any_other_and_keeps_its_due_time(self) -> None:
+        if self.is_delayed_by_layer_2:
+            topic = self.topic()
+            tomorrow = now_ms() + DAY_MS
+            positions = self.store([self.record(topic, b"a"), self.record(topic, b"b", due_ms=tomorrow), self.record(topic, b"c")])
+            assert positions[1:] == [(positions[0] or 0) + 1, (positions[0] or 0) + 2]
+            assert [(record.value, record.due_ms) for record in self.join(topic).take(3)] == [(b"a", None), (b"b", tomorrow), (b"c", None)]
+
+    def test_what_is_settled_may_be_trimmed_and_the_rest_is_there(self) -> None:
+        if self.is_delayed_by_layer_2:
+            topic, partition = self.topic(), 0
+            positions = self.publish(topic, numbered(10))
+            first = self.join(topic)
+            first.take(10)
+            first.settle(Partition(topic, partition), positions[5])
+            self.admin.trim(topic, {partition: positions[5] or 0})
+            first.close()
+            reader = self.join(topic)
+            assert values(reader.take(5)) == numbered(10)[5:]
+            assert reader.seen(Gap) == []
 
 
 def now_ms() -> int:
