@@ -28,6 +28,7 @@ from mqsdk_rabbitmq.browse import browse
 from mqsdk_rabbitmq.catalog import Catalog, Held, Topic, held
 from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.names import check_group, check_topic
+from mqsdk_rabbitmq.peers import BEGUN, Note
 from mqsdk_rabbitmq.roll import roll_call
 from mqsdk_rabbitmq.session import Dialer, Session
 
@@ -36,6 +37,7 @@ MAX_PARTITIONS = 1024  # each costs two queues per group, and a member one chann
 CALL_S = 30.0
 # A dead letter is stored before its original is settled, whether anybody reads dead letters yet or not: their topics begin with a group.
 DEAD_LETTERS, KEPT = ".dlq", "kept"
+RETRIES = ".retry"
 
 
 class RabbitAdmin(Admin):
@@ -133,6 +135,7 @@ class RabbitAdmin(Admin):
             if not is_known:
                 found.groups.add(group)
                 holder.save()
+            _tell_members(session, holder.catalog, topic, group)
             return found.partitions
 
     def groups(self, topic: str) -> list[GroupInfo]:
@@ -200,6 +203,15 @@ class RabbitAdmin(Admin):
             raise StateError(
                 f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members"
             )
+
+
+def _tell_members(session: Session, catalog: Catalog, topic: str, group: str) -> None:
+    """Where the topic is a companion: its members look for it when they hear that the group has begun there."""
+    chief = topic.removesuffix(f".{group}{RETRIES}")
+    if chief != topic and chief in catalog.topics and group in catalog.topics[chief].groups:
+        exchange = names.members(chief, group)
+        if session.exists(lambda channel: channel.exchange_declare(exchange, "fanout", passive=True)) is not None:
+            session.channel.basic_publish(exchange, "", Note(BEGUN, topic).encode())
 
 
 def _members(session: Session, topic: str, group: str) -> tuple[Member, ...]:

@@ -36,6 +36,7 @@ CAPABILITIES = Capabilities(
     read_by_position=False,
     by_time=False,
     keeps_topic=False,
+    companions=True,
     attempts=False,
     rejects_in_order=False,
     exact_lag=False,
@@ -102,13 +103,11 @@ class RabbitBackend(Backend):
         from mqsdk_rabbitmq.consumer import RabbitConsumer
 
         dialer = self._opened()
-        admin = self._admin(dialer)
         check_group(subscription.group)
-        topics: dict[str, int] = {}
         for topic in subscription.topics:
             check_topic(topic)
-            topics[topic] = admin.ensure_group_of(topic, subscription.group, subscription.start)
-        consumer = RabbitConsumer(dialer, subscription, topics, self._consumers.discard)
+        partitions = self._admin(dialer).ensure_group_of(subscription.topics[0], subscription.group, subscription.start)
+        consumer = RabbitConsumer(dialer, subscription, partitions, self._consumers.discard)
         self._consumers.add(consumer)
         return consumer
 

@@ -25,7 +25,7 @@ Forget = Callable[["RabbitConsumer"], None]
 class RabbitConsumer(Consumer):
     """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
 
-    def __init__(self, dialer: Dialer, subscription: Subscription, topics: dict[str, int], forget: Forget) -> None:
+    def __init__(self, dialer: Dialer, subscription: Subscription, partitions: int, forget: Forget) -> None:
         self._cluster = dialer.cluster
         self._forget = forget
         self._lease_s = subscription.lease_s
@@ -39,7 +39,7 @@ class RabbitConsumer(Consumer):
         self._heartbeat_s = max(1, min(MAX_HEARTBEAT_S, int(subscription.lease_s / HEARTBEATS_PER_LEASE)))
         name = f"mqsdk {subscription.topics[0]}/{subscription.group} {subscription.instance}".strip()
         targets = parameters(dialer.settings, self._heartbeat_s, name)
-        self._hub = Hub(dialer, subscription, topics, self, targets, self._heartbeat_s)
+        self._hub = Hub(dialer, subscription, partitions, self, targets, self._heartbeat_s)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class RabbitServer:
         (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
         (folder / "plugins").write_text("[].\n")
         self._shell: subprocess.Popen[bytes] | None = None
-        self._machine = 0
+        self._machine = self._vhosts = 0
         self._epmd: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -177,6 +177,15 @@ class RabbitServer:
     def channel(self) -> Iterator[BlockingChannel]:
         with self.connection() as connection:
             yield connection.channel()
+
+    def new_vhost(self) -> str:
+        """One that is empty, for the user of these tests; its name."""
+        self._vhosts += 1
+        name = f"v{self._vhosts}"
+        add = f'rabbit_vhost:add(<<"{name}">>, <<"test">>)'
+        allow = f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>)'
+        self.ctl("eval", f"{add}, {allow}.")  # one call: its start is what costs
+        return name
 
     def ctl(self, *command: str) -> str:
         """rabbitmqctl; its start costs a second or two."""

@@ -1,4 +1,4 @@
-"""Redrive on the log and on Redis with real processes: the consumer runs on, the redrive is killed in the middle and repeated."""
+"""Redrive with real processes on the backends of `shop`: the consumer runs on, the redrive is killed in the middle and repeated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
@@ -58,6 +60,7 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         threading.Event().wait(0.01)
 
 
+@pytest.mark.parametrize("shop", ["log", "redis", "rabbitmq"], indirect=True)
 def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(shop: Path) -> None:
     folder = shop
     (folder / "billing.py").write_text(APP)
