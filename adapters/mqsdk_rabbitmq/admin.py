@@ -43,9 +43,11 @@ RETRIES = ".retry"
 class RabbitAdmin(Admin):
     """Thread-safe: every call has a connection of its own."""
 
-    def __init__(self, dialer: Dialer, check: Callable[[], None]) -> None:
+    def __init__(self, dialer: Dialer, check: Callable[[], None], deleted: Callable[[str], None]) -> None:
+        """check: raises where the backend is closed. deleted: called with the name of a topic that is no more."""
         self._dialer = dialer
         self._check = check
+        self._deleted = deleted
         self._type = dialer.settings.own.queues
 
     @contextmanager
@@ -76,7 +78,7 @@ class RabbitAdmin(Admin):
                 topology.make_topic(session, topic)
                 made = Topic(wanted)
                 if topic.endswith(DEAD_LETTERS):
-                    topology.make_group(session, topic, KEPT, wanted, self._type, is_known=False)
+                    topology.make_group(session, topic, made, KEPT, self._type, is_known=False)
                     made.groups.add(KEPT)
                 holder.catalog.topics[topic] = made
                 holder.save()
@@ -108,7 +110,8 @@ class RabbitAdmin(Admin):
                 self._check_idle(session, topic, group)
             del holder.catalog.topics[topic]
             holder.save()
-            topology.drop_topic(session, topic)
+            topology.drop_topic(session, topic, found.mark)
+            self._deleted(topic)
             for group in found.groups:
                 topology.drop_group(session, topic, group, found.partitions)
 
@@ -131,7 +134,7 @@ class RabbitAdmin(Admin):
                     capability="history",
                     cluster=self._dialer.cluster,
                 )
-            topology.make_group(session, topic, group, found.partitions, self._type, is_known)
+            topology.make_group(session, topic, found, group, self._type, is_known)
             if not is_known:
                 found.groups.add(group)
                 holder.save()
@@ -164,6 +167,8 @@ class RabbitAdmin(Admin):
             self._check_idle(session, topic, group)
             found.groups.discard(group)
             holder.save()
+            if found.mark and not found.groups:
+                topology.close_delays(session, topic, found.mark)
             topology.drop_group(session, topic, group, found.partitions)
 
     # --- dead letters -------------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ CAPABILITIES = Capabilities(
     attempts=False,
     rejects_in_order=False,
     exact_lag=False,
+    delay="native",
+    exact_delay=False,
     max_payload=16 << 20,
 )
 UNKNOWN_GUARANTEE = "rabbitmq: what is confirmed survives as long as the queues' nodes do"
@@ -92,9 +94,9 @@ class RabbitBackend(Backend):
         from mqsdk_rabbitmq.producer import Publisher
         from mqsdk_rabbitmq.wire import parameters
 
-        self._opened()
+        dialer = self._opened()
         if self._publisher is None:
-            self._publisher = Publisher(self.name, self._settings, parameters(self._settings, PUBLISH_HEARTBEAT_S, "mqsdk publish"))
+            self._publisher = Publisher(dialer, parameters(self._settings, PUBLISH_HEARTBEAT_S, "mqsdk publish"))
         return self._publisher.producer(events)
 
     def consumer(self, subscription: Subscription) -> Consumer:
@@ -125,7 +127,11 @@ class RabbitBackend(Backend):
     def _admin(self, dialer: Dialer) -> RabbitAdmin:
         from mqsdk_rabbitmq.admin import RabbitAdmin
 
-        return RabbitAdmin(dialer, self._check)
+        return RabbitAdmin(dialer, self._check, self._deleted)
+
+    def _deleted(self, topic: str) -> None:
+        if self._publisher is not None:
+            self._publisher.forget(topic)
 
     def _check(self) -> None:
         if self._state != "open":

@@ -25,8 +25,11 @@ HOLD_S = 20.0  # how long another one's look at the catalog is waited for: a fro
 
 @dataclass(slots=True)
 class Topic:
+    """mark: names the exchanges of what is delayed for it, "" before anything was."""
+
     partitions: int
     groups: set[str] = field(default_factory=set)
+    mark: str = ""
 
 
 @dataclass(slots=True)
@@ -39,11 +42,16 @@ class Catalog:
     @classmethod
     def parse(cls, body: bytes) -> Catalog:
         found = json.loads(body)
-        topics = {name: Topic(int(about["partitions"]), set(about["groups"])) for name, about in found["topics"].items()}
+        topics = {
+            name: Topic(int(about["partitions"]), set(about["groups"]), about.get("mark", "")) for name, about in found["topics"].items()
+        }
         return cls(int(found["version"]), topics)
 
     def encode(self) -> bytes:
-        topics = {name: {"partitions": about.partitions, "groups": sorted(about.groups)} for name, about in self.topics.items()}
+        topics = {
+            name: {"partitions": about.partitions, "groups": sorted(about.groups), "mark": about.mark}
+            for name, about in self.topics.items()
+        }
         return json.dumps({"version": self.version, "topics": topics}).encode()
 
 

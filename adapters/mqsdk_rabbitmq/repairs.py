@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mqsdk.spi import BackendError, Partition
 from mqsdk_rabbitmq import topology
+from mqsdk_rabbitmq.catalog import held
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.slot import Slot
 from mqsdk_rabbitmq.wire import Loop
@@ -39,7 +40,11 @@ class Repairs:
         failure: BackendError | None = None
         try:
             with self._dialer.session(time.monotonic() + REPAIR_S) as session:
-                topology.make_partition(session, slot.partition, self._group, self._dialer.settings.own.queues, is_known=True)
+                kind = self._dialer.settings.own.queues
+                with held(session, kind) as holder:
+                    about = holder.catalog.topics.get(slot.partition.topic)
+                mark = "" if about is None else about.mark
+                topology.make_partition(session, slot.partition, self._group, mark, kind, is_known=True)
         except BackendError as error:
             failure = error
         self._loop.call(lambda: self._declared(slot, failure))

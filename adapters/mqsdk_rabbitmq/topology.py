@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mqsdk.spi import Partition, UnsafeBackend
-from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq import ladder, names
+from mqsdk_rabbitmq.catalog import Topic
 from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 from mqsdk_rabbitmq.token import SEED, Token
@@ -32,30 +33,36 @@ def make_topic(session: Session, topic: str) -> None:
     session.channel.exchange_declare(names.exchange(topic), "direct", durable=True)
 
 
-def make_group(session: Session, topic: str, group: str, partitions: int, queue_type: str, is_known: bool) -> None:
+def make_dead(session: Session, queue_type: str) -> None:
+    session.channel.exchange_declare(names.DEAD, "fanout", durable=True)
+    if session.queue(names.DEAD) is None:
+        session.channel.queue_declare(names.DEAD, durable=True, arguments={"x-queue-type": queue_type})
+        session.channel.queue_bind(names.DEAD, names.DEAD)
+
+
+def make_group(session: Session, topic: str, about: Topic, group: str, queue_type: str, is_known: bool) -> None:
     """is_known: the group was there before, so that a queue which is missing now has taken its messages with it."""
     if not is_known:
-        session.channel.exchange_declare(names.DEAD, "fanout", durable=True)
-        if session.queue(names.DEAD) is None:
-            session.channel.queue_declare(names.DEAD, durable=True, arguments={"x-queue-type": queue_type})
-            session.channel.queue_bind(names.DEAD, names.DEAD)
+        make_dead(session, queue_type)
     members = names.members(topic, group)
     if not is_known or session.queue(members) is None:
         session.channel.queue_declare(members, durable=True, arguments={"x-queue-type": queue_type})
         session.channel.exchange_declare(members, "fanout", durable=True)
-    for number in range(partitions):
-        make_partition(session, Partition(topic, number), group, queue_type, is_known)
+    for number in range(about.partitions):
+        make_partition(session, Partition(topic, number), group, about.mark, queue_type, is_known)
+    if about.mark:
+        _open_delays(session, topic, about.mark)
 
 
-def make_partition(session: Session, partition: Partition, group: str, queue_type: str, is_known: bool) -> None:
-    """Raises UnsafeBackend where one of the queues is there and is not as it has to be."""
+def make_partition(session: Session, partition: Partition, group: str, mark: str, queue_type: str, is_known: bool) -> None:
+    """mark: of the topic. Raises UnsafeBackend where one of the queues is there and is not as it has to be."""
     queue, owner = names.queue(partition, group), names.owner(partition, group)
     token = SEED
     if session.queue(queue) is not None:
         _check(session, queue, [queue_arguments(kind) for kind in _types(queue_type)])
     else:
         session.channel.queue_declare(queue, durable=True, arguments=queue_arguments(queue_type))
-        session.channel.queue_bind(queue, names.exchange(partition.topic), str(partition.number))
+        bind_partition(session, queue, partition, mark)
         token = Token(gap=is_known)
     found = session.queue(owner)
     if found is not None:
@@ -64,6 +71,34 @@ def make_partition(session: Session, partition: Partition, group: str, queue_typ
         session.channel.queue_declare(owner, durable=True, arguments=owner_arguments(queue_type))
     if found in (None, (0, 0)) or token.gap:
         session.put(owner, token.encode())
+
+
+def bind_partition(session: Session, queue: str, partition: Partition, mark: str) -> None:
+    """Let the queue have what is published, and what was delayed."""
+    session.channel.queue_bind(queue, names.exchange(partition.topic), str(partition.number))
+    if mark:
+        session.channel.queue_bind(queue, names.due(partition.topic, mark), str(partition.number))
+
+
+def make_delays(session: Session, topic: str, about: Topic, queue_type: str) -> None:
+    """The way to the ladder and from it, for a topic with a new mark. What comes from it to no queue goes where somebody sees it."""
+    make_dead(session, queue_type)
+    ladder.make(session)
+    due = names.due(topic, about.mark)
+    session.channel.exchange_declare(due, "direct", durable=True, arguments={"alternate-exchange": names.DEAD})
+    session.channel.exchange_bind(due, names.DUE, about.mark)
+    for group in about.groups:
+        for number in range(about.partitions):
+            partition = Partition(topic, number)
+            bind_partition(session, names.queue(partition, group), partition, about.mark)
+    session.channel.exchange_declare(names.delayed(topic, about.mark), "fanout", durable=True)
+    if about.groups:
+        _open_delays(session, topic, about.mark)
+
+
+def _open_delays(session: Session, topic: str, mark: str) -> None:
+    """There is somebody to delay for; without this a publish is returned, as one that is not delayed."""
+    session.channel.exchange_bind(names.LADDER, names.delayed(topic, mark))
 
 
 def _types(first: str) -> tuple[str, str]:
@@ -90,5 +125,13 @@ def drop_group(session: Session, topic: str, group: str, partitions: int) -> Non
     session.channel.exchange_delete(names.members(topic, group))
 
 
-def drop_topic(session: Session, topic: str) -> None:
+def close_delays(session: Session, topic: str, mark: str) -> None:
+    """The last group is gone."""
+    session.channel.exchange_unbind(names.LADDER, names.delayed(topic, mark))
+
+
+def drop_topic(session: Session, topic: str, mark: str) -> None:
     session.channel.exchange_delete(names.exchange(topic))
+    if mark:
+        session.channel.exchange_delete(names.delayed(topic, mark))
+        session.channel.exchange_delete(names.due(topic, mark))

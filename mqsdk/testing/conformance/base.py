@@ -31,6 +31,7 @@ FLAGS = (
     "release",
     "extend",
     "exact_lag",
+    "exact_delay",
 )
 
 
