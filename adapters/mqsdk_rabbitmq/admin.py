@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -26,7 +27,9 @@ from mqsdk.spi import (
 from mqsdk_rabbitmq import names, topology
 from mqsdk_rabbitmq.browse import browse
 from mqsdk_rabbitmq.catalog import Catalog, Held, Topic, held
+from mqsdk_rabbitmq.delays import can_delay
 from mqsdk_rabbitmq.errors import KIND
+from mqsdk_rabbitmq.feed import Feed
 from mqsdk_rabbitmq.names import check_group, check_topic
 from mqsdk_rabbitmq.peers import BEGUN, Note
 from mqsdk_rabbitmq.roll import roll_call
@@ -170,6 +173,28 @@ class RabbitAdmin(Admin):
             if found.mark and not found.groups:
                 topology.close_delays(session, topic, found.mark)
             topology.drop_group(session, topic, group, found.partitions)
+
+    def make_feeds(self, topic: str, left: Mapping[int, Feed]) -> list[Feed]:
+        """What a new instance of a broadcast receives from now on. left: what an earlier one has left, by partition.
+
+        The way of what is delayed is made too: once there is an instance, nobody else could bind its queues.
+        """
+        instance = f"{time.time_ns() // 1_000_000:013x}-{secrets.token_hex(4)}"
+        with self._catalog() as (session, holder):
+            found = self._found(holder.catalog, topic)
+            if not found.mark and can_delay(session):
+                topology.make_delays(session, topic, found, self._type)
+                holder.save()
+            partitions = [Partition(topic, number) for number in range(found.partitions)]
+            feeds = [left.get(one.number) or Feed(one, names.feed(one, instance)) for one in partitions]
+            for feed in feeds:
+                topology.make_feed(session, feed.partition, feed.queue, found.mark, self._type)
+        return feeds
+
+    def drop_feeds(self, feeds: Iterable[Feed]) -> None:
+        with self._dialer.session(time.monotonic() + CALL_S) as session:
+            for feed in feeds:
+                session.channel.queue_delete(feed.queue)
 
     # --- dead letters -------------------------------------------------------------------------------------------------------------------
 

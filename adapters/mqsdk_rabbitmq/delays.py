@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from typing import NamedTuple
@@ -87,9 +86,13 @@ class Delays:
         self._ask()
 
 
+def can_delay(session: Session) -> bool:
+    return numbers_of(version_of(session)) >= ladder.OLDEST
+
+
 def way_of(session: Session, topic: str) -> Way | Rejected:
     """Make what is not there of a topic's way to the ladder and back, and of the ladder. Raises UnsafeBackend."""
-    if numbers_of(version_of(session)) < ladder.OLDEST:
+    if not can_delay(session):
         return _TOO_OLD
     queue_type = session.dialer.settings.own.queues
     with held(session, queue_type) as holder:
@@ -99,7 +102,6 @@ def way_of(session: Session, topic: str) -> Way | Rejected:
         if about.mark:
             ladder.make(session)
         else:
-            about.mark = secrets.token_hex(8)
             topology.make_delays(session, topic, about, queue_type)
             holder.save()
     return Way(names.delayed(topic, about.mark), about.mark)

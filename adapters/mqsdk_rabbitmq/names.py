@@ -54,6 +54,11 @@ def members(topic: str, group: str) -> str:
     return f"mq.{_base(topic, group)}..m"
 
 
+def feed(partition: Partition, instance: str) -> str:
+    """Queue of one instance of a broadcast."""
+    return f"mq.{_base(partition.topic, f'~{instance}')}..{partition.number}"
+
+
 def step(level: int) -> str:
     """Queue of one step of the ladder of delays, and the exchange before it."""
     return f"mq..delay.{level}"

@@ -199,7 +199,7 @@ class Slot:
             channel.close()
             return
         self._data = channel
-        self._prefetch = self._window()
+        self._prefetch = window(self._hub.prefetch, self._largest)
         buffer = owned.buffer
 
         def came(delivery: Delivery) -> None:
@@ -211,11 +211,7 @@ class Slot:
         channel.add_on_cancel_callback(lambda _: self._hub.repair(self))
         channel.basic_qos(prefetch_count=self._prefetch)
         channel.connection.deliver_to(channel.channel_number, Assembly(came))
-        channel.basic_consume(self._queue, _never)
-
-    def _window(self) -> int:
-        """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
-        return max(1, min(self._hub.prefetch, WINDOW_BYTES // max(1, self._largest)))
+        channel.basic_consume(self._queue, never)
 
     def _larger(self, size: int) -> None:
         """A window that turns out too wide is only narrowed by a new consumer: the partition is handed back in order, and taken again."""
@@ -333,5 +329,10 @@ class Slot:
         self._hub.dropped(owned, is_lost)
 
 
-def _never(*_: object) -> None:
+def window(prefetch: int, largest: int) -> int:
+    """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
+    return max(1, min(prefetch, WINDOW_BYTES // max(1, largest)))
+
+
+def never(*_: object) -> None:
     """The client asks for a callback; deliveries go past it."""

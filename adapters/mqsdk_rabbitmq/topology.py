@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from mqsdk.spi import Partition, UnsafeBackend
@@ -10,6 +11,8 @@ from mqsdk_rabbitmq.catalog import Topic
 from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 from mqsdk_rabbitmq.token import SEED, Token
+
+EXPIRES_MS = 300_000  # how long an instance of a broadcast may be cut off from the server
 
 
 def queue_arguments(queue_type: str) -> dict[str, Any]:
@@ -23,6 +26,11 @@ def queue_arguments(queue_type: str) -> dict[str, Any]:
     if queue_type == "quorum":
         arguments["x-dead-letter-strategy"] = "at-least-once"
     return arguments
+
+
+def feed_arguments(queue_type: str) -> dict[str, Any]:
+    """Of the queue of an instance, which nobody deletes when its process dies. One consumer at a time: a cut one may stay for a while."""
+    return {**queue_arguments(queue_type), "x-expires": EXPIRES_MS}
 
 
 def owner_arguments(queue_type: str) -> dict[str, Any]:
@@ -80,8 +88,17 @@ def bind_partition(session: Session, queue: str, partition: Partition, mark: str
         session.channel.queue_bind(queue, names.due(partition.topic, mark), str(partition.number))
 
 
+def make_feed(session: Session, partition: Partition, queue: str, mark: str, queue_type: str) -> None:
+    """The queue of one instance of a broadcast."""
+    session.channel.queue_declare(queue, durable=True, arguments=feed_arguments(queue_type))
+    bind_partition(session, queue, partition, mark)
+    if mark:
+        _open_delays(session, partition.topic, mark)
+
+
 def make_delays(session: Session, topic: str, about: Topic, queue_type: str) -> None:
-    """The way to the ladder and from it, for a topic with a new mark. What comes from it to no queue goes where somebody sees it."""
+    """The way to the ladder and from it, and the mark. What comes from it to no queue goes where somebody sees it."""
+    about.mark = secrets.token_hex(8)
     make_dead(session, queue_type)
     ladder.make(session)
     due = names.due(topic, about.mark)

@@ -36,7 +36,7 @@ def broker() -> Broker:
     return Broker()
 
 
-@pytest.fixture(params=["log", "redis"])
+@pytest.fixture(params=["log", "redis", "rabbitmq"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A folder for processes, on a backend: the log needs no configuration."""
     if request.param == "log":

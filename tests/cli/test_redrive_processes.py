@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
 COUNT = 400  # two seconds of redrive: a consumer on Redis takes the retry topic up within one
@@ -60,7 +58,6 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         threading.Event().wait(0.01)
 
 
-@pytest.mark.parametrize("shop", ["log", "redis", "rabbitmq"], indirect=True)
 def test_a_redrive_that_is_killed_loses_nothing_and_doubles_one_chunk_at_most(shop: Path) -> None:
     folder = shop
     (folder / "billing.py").write_text(APP)
