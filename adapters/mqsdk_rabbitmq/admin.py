@@ -183,7 +183,7 @@ class RabbitAdmin(Admin):
         with self._catalog() as (session, holder):
             found = self._found(holder.catalog, topic)
             if not found.mark and can_delay(session):
-                topology.make_delays(session, topic, found, self._type)
+                topology.make_delays(session, holder.catalog, topic, self._type)
                 holder.save()
             partitions = [Partition(topic, number) for number in range(found.partitions)]
             feeds = [left.get(one.number) or Feed(one, names.feed(one, instance)) for one in partitions]

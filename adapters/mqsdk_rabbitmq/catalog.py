@@ -34,10 +34,11 @@ class Topic:
 
 @dataclass(slots=True)
 class Catalog:
-    """version: of the last writing."""
+    """version: of the last writing. has_ladder: the ladder of delays was made."""
 
     version: int = 0
     topics: dict[str, Topic] = field(default_factory=dict)
+    has_ladder: bool = False
 
     @classmethod
     def parse(cls, body: bytes) -> Catalog:
@@ -45,14 +46,14 @@ class Catalog:
         topics = {
             name: Topic(int(about["partitions"]), set(about["groups"]), about.get("mark", "")) for name, about in found["topics"].items()
         }
-        return cls(int(found["version"]), topics)
+        return cls(int(found["version"]), topics, found.get("has_ladder") is True)
 
     def encode(self) -> bytes:
         topics = {
             name: {"partitions": about.partitions, "groups": sorted(about.groups), "mark": about.mark}
             for name, about in self.topics.items()
         }
-        return json.dumps({"version": self.version, "topics": topics}).encode()
+        return json.dumps({"version": self.version, "topics": topics, "has_ladder": self.has_ladder}).encode()
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Delays:
         self._refused = refused
         self._waiting: dict[str, list[Entry]] = {}
         self._is_asking = False
+        self._is_checked = False  # the ladder is as it has to be
 
     def add(self, entry: Entry) -> None:
         """The entry comes back by `found`, in order with the others of its topic, or is `refused`."""
@@ -54,6 +55,7 @@ class Delays:
 
     def take_all(self) -> list[Entry]:
         self.known.clear()
+        self._is_checked = False
         found = self.waiting()
         self._waiting.clear()
         return found
@@ -69,7 +71,8 @@ class Delays:
         try:
             with self._dialer.session(time.monotonic() + MAKE_S) as session:
                 for topic in topics:
-                    answers[topic] = way_of(session, topic)
+                    answers[topic] = way_of(session, topic, self._is_checked)
+                    self._is_checked = self._is_checked or isinstance(answers[topic], Way)
         except BackendError as error:
             answers = {topic: answers.get(topic, rejection(error)) for topic in topics}
         self._loop.call(lambda: self._answered(answers))
@@ -90,8 +93,11 @@ def can_delay(session: Session) -> bool:
     return numbers_of(version_of(session)) >= ladder.OLDEST
 
 
-def way_of(session: Session, topic: str) -> Way | Rejected:
-    """Make what is not there of a topic's way to the ladder and back, and of the ladder. Raises UnsafeBackend."""
+def way_of(session: Session, topic: str, is_checked: bool) -> Way | Rejected:
+    """Make what is not there of a topic's way to the ladder and back, and of the ladder. Raises UnsafeBackend.
+
+    is_checked: the ladder needs no look.
+    """
     if not can_delay(session):
         return _TOO_OLD
     queue_type = session.dialer.settings.own.queues
@@ -99,9 +105,10 @@ def way_of(session: Session, topic: str) -> Way | Rejected:
         about = holder.catalog.topics.get(topic)
         if about is None:
             return NO_TOPIC
-        if about.mark:
-            ladder.make(session)
-        else:
-            topology.make_delays(session, topic, about, queue_type)
+        is_checked = is_checked or not holder.catalog.has_ladder
+        if not about.mark:
+            topology.make_delays(session, holder.catalog, topic, queue_type)
             holder.save()
+    if not is_checked:
+        ladder.check(session)
     return Way(names.delayed(topic, about.mark), about.mark)

@@ -56,19 +56,38 @@ def _below(level: int) -> str:
 
 
 def make(session: Session) -> None:
-    """Declare what is not there. Raises UnsafeBackend for a queue that is there and is another one."""
+    """Declare it. Raises UnsafeBackend for a queue that is there and is another one."""
     session.channel.exchange_declare(names.DUE, "direct", durable=True, arguments={"alternate-exchange": names.DEAD})
     session.channel.exchange_declare(names.LADDER, "direct", durable=True)
     for level in range(len(STEPS)):
-        name = names.step(level)
-        session.channel.exchange_declare(name, "direct", durable=True, arguments={"alternate-exchange": _below(level)})
-        if not session.fits(name, [step_arguments(level)]):
-            raise UnsafeBackend(
-                f"the queue `{name}` was declared by somebody else with other arguments: what is delayed would come at another time",
-                finding="queue_arguments",
-                cluster=session.dialer.cluster,
-                backend=KIND,
-                fix="wait until it is empty and delete it on the server; it is declared again as docs/rabbitmq.md says",
-            )
-        session.channel.queue_bind(name, name, names.step_key(level, is_first=False))
-        session.channel.queue_bind(name, names.LADDER, names.step_key(level, is_first=True))
+        _make_step(session, level)
+
+
+def check(session: Session) -> None:
+    """Of one that was made: declare again what is gone, for a message passes by a step that is not there. Raises as `make`."""
+    for level in range(len(STEPS)):
+        if session.queue(names.step(level)) is None:
+            _make_step(session, level)
+        else:
+            _check_step(session, level)
+
+
+def _make_step(session: Session, level: int) -> None:
+    name = names.step(level)
+    session.channel.exchange_declare(name, "direct", durable=True, arguments={"alternate-exchange": _below(level)})
+    _check_step(session, level)
+    session.channel.queue_bind(name, name, names.step_key(level, is_first=False))
+    session.channel.queue_bind(name, names.LADDER, names.step_key(level, is_first=True))
+
+
+def _check_step(session: Session, level: int) -> None:
+    """It also declares one that is not there."""
+    name = names.step(level)
+    if not session.fits(name, [step_arguments(level)]):
+        raise UnsafeBackend(
+            f"the queue `{name}` was declared by somebody else with other arguments: what is delayed would come at another time",
+            finding="queue_arguments",
+            cluster=session.dialer.cluster,
+            backend=KIND,
+            fix="wait until it is empty and delete it on the server; it is declared again as docs/rabbitmq.md says",
+        )

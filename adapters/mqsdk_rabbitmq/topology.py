@@ -7,7 +7,7 @@ from typing import Any
 
 from mqsdk.spi import Partition, UnsafeBackend
 from mqsdk_rabbitmq import ladder, names
-from mqsdk_rabbitmq.catalog import Topic
+from mqsdk_rabbitmq.catalog import Catalog, Topic
 from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 from mqsdk_rabbitmq.token import SEED, Token
@@ -96,11 +96,17 @@ def make_feed(session: Session, partition: Partition, queue: str, mark: str, que
         _open_delays(session, partition.topic, mark)
 
 
-def make_delays(session: Session, topic: str, about: Topic, queue_type: str) -> None:
-    """The way to the ladder and from it, and the mark. What comes from it to no queue goes where somebody sees it."""
+def make_delays(session: Session, catalog: Catalog, topic: str, queue_type: str) -> None:
+    """The way of a topic to the ladder and from it, and the ladder where there is none; the catalog is to be saved then.
+
+    What comes from the ladder to no queue goes where somebody sees it.
+    """
+    if not catalog.has_ladder:
+        make_dead(session, queue_type)
+        ladder.make(session)
+        catalog.has_ladder = True
+    about = catalog.topics[topic]
     about.mark = secrets.token_hex(8)
-    make_dead(session, queue_type)
-    ladder.make(session)
     due = names.due(topic, about.mark)
     session.channel.exchange_declare(due, "direct", durable=True, arguments={"alternate-exchange": names.DEAD})
     session.channel.exchange_bind(due, names.DUE, about.mark)

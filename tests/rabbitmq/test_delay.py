@@ -170,6 +170,21 @@ class TestLadder(DelayStage):
         self.store([self.delayed("t", b"in time")], backend)
         assert values(self.join("t", backend=backend).take(1)) == [b"in time"]
 
+    def test_a_step_that_was_deleted_is_made_again_before_it_is_missed(self) -> None:
+        """Without its queue a message would pass the step by, and come early."""
+        topic = self.topic()
+        reader = self.join(topic)
+        self.store([self.delayed(topic, b"warm")])
+        reader.take(1)
+        with self.server.channel() as channel:
+            for level in range(4):
+                channel.queue_delete(names.step(level))
+        backend = self.connect()
+        record = self.delayed(topic, b"in time", 15 * ladder.TICK_MS)
+        self.store([record], backend)
+        reader.take(1)
+        assert now_ms() >= (record.due_ms or 0) - CLOCK_MS
+
     def test_a_message_that_climbed_down_is_an_ordinary_one(self) -> None:
         """It comes again and is dead-lettered like any, and what the server wrote into it is no header."""
         topic = self.topic()
