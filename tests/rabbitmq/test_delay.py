@@ -15,6 +15,7 @@ from mqsdk.testing.conformance.delay import CLOCK_MS, DAY_MS, LATE_MS, SOON_MS, 
 from mqsdk.testing.conformance.reader import Reader, values
 from tests.rabbitmq.stage import RabbitStage
 
+ENOUGH_MS = 3000  # for a busy machine to do something before it is due
 LONGEST_TIMER_MS = (1 << 32) - 1  # of the server's
 
 
@@ -49,7 +50,7 @@ class TestFaults(DelayStage):
         self.until(readers, lambda: come(400), "all of them")
 
     def reader_with_delayed(self, queues: str, payloads: list[bytes]) -> Reader:
-        """Of a topic with queues of this type, for which these have just been stored, due 5 ms after each other."""
+        """Of a topic with queues of this type, for which these have just been stored; the last quarter is due when the server is down."""
         backend = self.make_backend(queues=queues)
         self._backends.append(backend)
         backend.open(self.deadline())
@@ -57,7 +58,8 @@ class TestFaults(DelayStage):
         backend.admin().ensure_topic(topic, 4)
         backend.admin().ensure_group(topic, "g")
         reader = self.join(topic, 4, backend=backend)
-        self.store([self.delayed(topic, value, 200 + 5 * number, number % 4) for number, value in enumerate(payloads)], backend)
+        waits = [5 * number + (1000 if number < 300 else 10_000) for number in range(len(payloads))]
+        self.store([self.delayed(topic, value, waits[number], number % 4) for number, value in enumerate(payloads)], backend)
         return reader
 
     def test_a_publisher_that_is_cut_has_no_doubt_about_what_was_confirmed(self) -> None:
@@ -87,7 +89,7 @@ class TestTopicsAndGroups(DelayStage):
 
     def test_after_its_last_group_a_topic_refuses_it_and_what_waits_is_not_gone_unseen(self) -> None:
         topic = self.topic()
-        self.store([self.delayed(topic, b"for nobody")])
+        self.store([self.delayed(topic, b"for nobody", ENOUGH_MS)])
         self.admin.delete_group(topic, "g")
         (refused,) = self.outcomes([self.delayed(topic, b"refused")])
         assert isinstance(refused, Rejected)
@@ -96,7 +98,7 @@ class TestTopicsAndGroups(DelayStage):
 
     def test_what_waits_for_a_topic_that_is_deleted_is_not_gone_unseen(self) -> None:
         topic = self.topic()
-        self.store([self.delayed(topic, b"for no topic")])
+        self.store([self.delayed(topic, b"for no topic", ENOUGH_MS)])
         self.admin.delete_topic(topic)
         self._assert_dead([b"for no topic"])
 

@@ -152,7 +152,7 @@ class DelayScenarios(Stage):
     def test_a_group_that_begins_before_it_is_due_gets_it(self) -> None:
         if self.delays:
             topic = self.undecided()
-            self.delay(topic, b"later")
+            self.delay(topic, b"later", 3 * SOON_MS)  # the group has to be there before
             self.admin.ensure_group(topic, "late", "latest")
             assert values(self.taken(self.join(topic, group="late"))) == [b"later"]
 
@@ -224,7 +224,7 @@ class DelayScenarios(Stage):
     def test_what_is_due_counts_although_nobody_runs(self) -> None:
         if self.delays:
             topic = self.topic()
-            due_ms = self.delay(topic, b"later")
+            due_ms = self.delay(topic, b"later", 3 * SOON_MS)
             assert self.messages(topic) == 0
             self.wait_for_place(due_ms)
             (progress,) = self.admin.progress(topic, "g")
