@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -26,8 +27,11 @@ from mqsdk.spi import (
 from mqsdk_rabbitmq import names, topology
 from mqsdk_rabbitmq.browse import browse
 from mqsdk_rabbitmq.catalog import Catalog, Held, Topic, held
+from mqsdk_rabbitmq.delays import can_delay
 from mqsdk_rabbitmq.errors import KIND
+from mqsdk_rabbitmq.feed import Feed
 from mqsdk_rabbitmq.names import check_group, check_topic
+from mqsdk_rabbitmq.peers import BEGUN, Note
 from mqsdk_rabbitmq.roll import roll_call
 from mqsdk_rabbitmq.session import Dialer, Session
 
@@ -36,14 +40,17 @@ MAX_PARTITIONS = 1024  # each costs two queues per group, and a member one chann
 CALL_S = 30.0
 # A dead letter is stored before its original is settled, whether anybody reads dead letters yet or not: their topics begin with a group.
 DEAD_LETTERS, KEPT = ".dlq", "kept"
+RETRIES = ".retry"
 
 
 class RabbitAdmin(Admin):
     """Thread-safe: every call has a connection of its own."""
 
-    def __init__(self, dialer: Dialer, check: Callable[[], None]) -> None:
+    def __init__(self, dialer: Dialer, check: Callable[[], None], deleted: Callable[[str], None]) -> None:
+        """check: raises where the backend is closed. deleted: called with the name of a topic that is no more."""
         self._dialer = dialer
         self._check = check
+        self._deleted = deleted
         self._type = dialer.settings.own.queues
 
     @contextmanager
@@ -74,7 +81,7 @@ class RabbitAdmin(Admin):
                 topology.make_topic(session, topic)
                 made = Topic(wanted)
                 if topic.endswith(DEAD_LETTERS):
-                    topology.make_group(session, topic, KEPT, wanted, self._type, is_known=False)
+                    topology.make_group(session, topic, made, KEPT, self._type, is_known=False)
                     made.groups.add(KEPT)
                 holder.catalog.topics[topic] = made
                 holder.save()
@@ -106,7 +113,8 @@ class RabbitAdmin(Admin):
                 self._check_idle(session, topic, group)
             del holder.catalog.topics[topic]
             holder.save()
-            topology.drop_topic(session, topic)
+            topology.drop_topic(session, topic, found.mark)
+            self._deleted(topic)
             for group in found.groups:
                 topology.drop_group(session, topic, group, found.partitions)
 
@@ -129,10 +137,11 @@ class RabbitAdmin(Admin):
                     capability="history",
                     cluster=self._dialer.cluster,
                 )
-            topology.make_group(session, topic, group, found.partitions, self._type, is_known)
+            topology.make_group(session, topic, found, group, self._type, is_known)
             if not is_known:
                 found.groups.add(group)
                 holder.save()
+            _tell_members(session, holder.catalog, topic, group)
             return found.partitions
 
     def groups(self, topic: str) -> list[GroupInfo]:
@@ -161,7 +170,31 @@ class RabbitAdmin(Admin):
             self._check_idle(session, topic, group)
             found.groups.discard(group)
             holder.save()
+            if found.mark and not found.groups:
+                topology.close_delays(session, topic, found.mark)
             topology.drop_group(session, topic, group, found.partitions)
+
+    def make_feeds(self, topic: str, left: Mapping[int, Feed]) -> list[Feed]:
+        """What a new instance of a broadcast receives from now on. left: what an earlier one has left, by partition.
+
+        The way of what is delayed is made too: once there is an instance, nobody else could bind its queues.
+        """
+        instance = f"{time.time_ns() // 1_000_000:013x}-{secrets.token_hex(4)}"
+        with self._catalog() as (session, holder):
+            found = self._found(holder.catalog, topic)
+            if not found.mark and can_delay(session):
+                topology.make_delays(session, holder.catalog, topic, self._type)
+                holder.save()
+            partitions = [Partition(topic, number) for number in range(found.partitions)]
+            feeds = [left.get(one.number) or Feed(one, names.feed(one, instance)) for one in partitions]
+            for feed in feeds:
+                topology.make_feed(session, feed.partition, feed.queue, found.mark, self._type)
+        return feeds
+
+    def drop_feeds(self, feeds: Iterable[Feed]) -> None:
+        with self._dialer.session(time.monotonic() + CALL_S) as session:
+            for feed in feeds:
+                session.channel.queue_delete(feed.queue)
 
     # --- dead letters -------------------------------------------------------------------------------------------------------------------
 
@@ -200,6 +233,15 @@ class RabbitAdmin(Admin):
             raise StateError(
                 f"group `{group}` of topic `{topic}` has members", where=self._where, fix="stop its consumers", state="members"
             )
+
+
+def _tell_members(session: Session, catalog: Catalog, topic: str, group: str) -> None:
+    """Where the topic is a companion: its members look for it when they hear that the group has begun there."""
+    chief = topic.removesuffix(f".{group}{RETRIES}")
+    if chief != topic and chief in catalog.topics and group in catalog.topics[chief].groups:
+        exchange = names.members(chief, group)
+        if session.exists(lambda channel: channel.exchange_declare(exchange, "fanout", passive=True)) is not None:
+            session.channel.basic_publish(exchange, "", Note(BEGUN, topic).encode())
 
 
 def _members(session: Session, topic: str, group: str) -> tuple[Member, ...]:

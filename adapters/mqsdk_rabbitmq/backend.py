@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import weakref
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from mqsdk.spi import (
     Admin,
     Backend,
+    BackendError,
     BackendHealth,
     Capabilities,
     Consumer,
     EventSink,
     Finding,
     MissingExtra,
-    NotSupported,
     Producer,
     Subscription,
 )
@@ -25,6 +29,7 @@ from mqsdk_rabbitmq.options import Settings
 if TYPE_CHECKING:
     from mqsdk_rabbitmq.admin import RabbitAdmin
     from mqsdk_rabbitmq.consumer import RabbitConsumer
+    from mqsdk_rabbitmq.feed import Feed
     from mqsdk_rabbitmq.producer import Publisher
     from mqsdk_rabbitmq.session import Dialer
 
@@ -36,9 +41,13 @@ CAPABILITIES = Capabilities(
     read_by_position=False,
     by_time=False,
     keeps_topic=False,
+    companions=True,
+    broadcast=True,
     attempts=False,
     rejects_in_order=False,
     exact_lag=False,
+    delay="native",
+    exact_delay=False,
     max_payload=16 << 20,
 )
 UNKNOWN_GUARANTEE = "rabbitmq: what is confirmed survives as long as the queues' nodes do"
@@ -56,6 +65,9 @@ class RabbitBackend(Backend):
         self._dialer: Dialer | None = None
         self._publisher: Publisher | None = None
         self._consumers: set[RabbitConsumer] = set()  # strong: one that nobody holds any more still owns partitions
+        # Of broadcasts that have ended in this process: those of the last one by topic and group, and those of earlier ones.
+        self._left: dict[tuple[str, str], list[Feed]] = {}
+        self._unwanted: list[Feed] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -80,6 +92,7 @@ class RabbitBackend(Backend):
     def close(self, deadline: float) -> None:
         for consumer in list(self._consumers):
             consumer.close(deadline)
+        self._drop_feeds(deadline)
         if self._publisher is not None:
             self._publisher.close(deadline)
         if self._state == "open":
@@ -91,26 +104,59 @@ class RabbitBackend(Backend):
         from mqsdk_rabbitmq.producer import Publisher
         from mqsdk_rabbitmq.wire import parameters
 
-        self._opened()
+        dialer = self._opened()
         if self._publisher is None:
-            self._publisher = Publisher(self.name, self._settings, parameters(self._settings, PUBLISH_HEARTBEAT_S, "mqsdk publish"))
+            self._publisher = Publisher(dialer, parameters(self._settings, PUBLISH_HEARTBEAT_S, "mqsdk publish"))
         return self._publisher.producer(events)
 
     def consumer(self, subscription: Subscription) -> Consumer:
-        if subscription.broadcast:
-            raise NotSupported("broadcast")
-        from mqsdk_rabbitmq.consumer import RabbitConsumer
-
         dialer = self._opened()
-        admin = self._admin(dialer)
         check_group(subscription.group)
-        topics: dict[str, int] = {}
         for topic in subscription.topics:
             check_topic(topic)
-            topics[topic] = admin.ensure_group_of(topic, subscription.group, subscription.start)
-        consumer = RabbitConsumer(dialer, subscription, topics, self._consumers.discard)
+        consumer = self._instance(dialer, subscription) if subscription.broadcast else self._member(dialer, subscription)
         self._consumers.add(consumer)
         return consumer
+
+    def _member(self, dialer: Dialer, subscription: Subscription) -> RabbitConsumer:
+        from mqsdk_rabbitmq.consumer import RabbitConsumer
+        from mqsdk_rabbitmq.member import Hub
+
+        partitions = self._admin(dialer).ensure_group_of(subscription.topics[0], subscription.group, subscription.start)
+        return RabbitConsumer(dialer, subscription, partial(Hub, dialer, subscription, partitions), self._consumers.discard)
+
+    def _instance(self, dialer: Dialer, subscription: Subscription) -> RabbitConsumer:
+        """Its queues outlive it, for a consumer that takes its place in this process; those that nobody wants go with the backend."""
+        from mqsdk_rabbitmq.consumer import RabbitConsumer
+        from mqsdk_rabbitmq.instance import Instance
+
+        topic, positions = subscription.topics[0], dict(subscription.positions)
+        left = self._left.get((topic, subscription.group), [])
+        wanted = {feed.partition.number: feed for feed in left if feed.partition.number in positions}
+        feeds = self._admin(dialer).make_feeds(topic, wanted)
+        self._left.pop((topic, subscription.group), None)  # only now: a failed attempt is repeated
+        self._unwanted += [feed for feed in left if feed not in feeds]
+
+        def forget(consumer: RabbitConsumer) -> None:
+            self._consumers.discard(consumer)
+            self._left.setdefault((topic, subscription.group), []).extend(feeds)
+
+        return RabbitConsumer(dialer, subscription, partial(Instance, dialer, feeds, positions), forget)
+
+    def _drop_feeds(self, deadline: float) -> None:
+        """On a thread of its own, for it waits for answers; those whose deletion does not succeed expire."""
+        feeds = [*self._unwanted, *(feed for left in self._left.values() for feed in left)]
+        self._unwanted, self._left = [], {}
+        if feeds and self._dialer is not None and self._state == "open":
+            admin = self._admin(self._dialer)
+
+            def drop() -> None:
+                with suppress(BackendError):
+                    admin.drop_feeds(feeds)
+
+            thread = threading.Thread(target=drop, name="mqsdk-rabbitmq-drop", daemon=True)
+            thread.start()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def admin(self) -> Admin:
         return self._admin(self._opened())
@@ -126,7 +172,11 @@ class RabbitBackend(Backend):
     def _admin(self, dialer: Dialer) -> RabbitAdmin:
         from mqsdk_rabbitmq.admin import RabbitAdmin
 
-        return RabbitAdmin(dialer, self._check)
+        return RabbitAdmin(dialer, self._check, self._deleted)
+
+    def _deleted(self, topic: str) -> None:
+        if self._publisher is not None:
+            self._publisher.forget(topic)
 
     def _check(self) -> None:
         if self._state != "open":

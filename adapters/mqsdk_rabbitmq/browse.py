@@ -18,6 +18,7 @@ from mqsdk_rabbitmq.session import FAILURES, Session
 from mqsdk_rabbitmq.slot import NO_SUCH_TAG
 
 BROWSE_S = 10.0
+BACK_S, PAUSE_S = 2.0, 0.002  # fewer are back for good where somebody has removed some meanwhile
 MAX_WINDOW = 65_535
 
 
@@ -45,4 +46,12 @@ def browse(session: Session, partition: Partition, group: str, position: int, li
     channel.basic_ack(NO_SUCH_TAG)
     with suppress(client.AMQPChannelError, *FAILURES):
         channel.basic_qos(prefetch_count=wanted)
+    _wait_until_back(session, queue, ready)
     return got
+
+
+def _wait_until_back(session: Session, queue: str, ready: int) -> None:
+    """The server puts them back behind the channel's back: who counts what is there before that, finds too few."""
+    deadline = time.monotonic() + BACK_S
+    while (session.queue(queue) or (ready, 0))[0] < ready and time.monotonic() < deadline:
+        session.connection.sleep(PAUSE_S)

@@ -25,26 +25,35 @@ HOLD_S = 20.0  # how long another one's look at the catalog is waited for: a fro
 
 @dataclass(slots=True)
 class Topic:
+    """mark: names the exchanges of what is delayed for it, "" before anything was."""
+
     partitions: int
     groups: set[str] = field(default_factory=set)
+    mark: str = ""
 
 
 @dataclass(slots=True)
 class Catalog:
-    """version: of the last writing."""
+    """version: of the last writing. has_ladder: the ladder of delays was made."""
 
     version: int = 0
     topics: dict[str, Topic] = field(default_factory=dict)
+    has_ladder: bool = False
 
     @classmethod
     def parse(cls, body: bytes) -> Catalog:
         found = json.loads(body)
-        topics = {name: Topic(int(about["partitions"]), set(about["groups"])) for name, about in found["topics"].items()}
-        return cls(int(found["version"]), topics)
+        topics = {
+            name: Topic(int(about["partitions"]), set(about["groups"]), about.get("mark", "")) for name, about in found["topics"].items()
+        }
+        return cls(int(found["version"]), topics, found.get("has_ladder") is True)
 
     def encode(self) -> bytes:
-        topics = {name: {"partitions": about.partitions, "groups": sorted(about.groups)} for name, about in self.topics.items()}
-        return json.dumps({"version": self.version, "topics": topics}).encode()
+        topics = {
+            name: {"partitions": about.partitions, "groups": sorted(about.groups), "mark": about.mark}
+            for name, about in self.topics.items()
+        }
+        return json.dumps({"version": self.version, "topics": topics, "has_ladder": self.has_ladder}).encode()
 
 
 @contextmanager

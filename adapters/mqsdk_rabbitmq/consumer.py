@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from pika import ConnectionParameters
 
 from mqsdk.spi import Assigned, Consumer, ConsumerEvent, Lost, Partition, Progress, Renewed, Revoking, Settled, Subscription
 from mqsdk_rabbitmq.errors import closed
+from mqsdk_rabbitmq.instance import Instance
 from mqsdk_rabbitmq.member import Hub, gap
-from mqsdk_rabbitmq.owned import FIRST, Gained, Owned
+from mqsdk_rabbitmq.owned import Gained, Owned
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.wire import parameters
 
@@ -20,12 +23,13 @@ MAX_HEARTBEAT_S = 60
 LEAST_CLOSE_S = 0.5  # a close whose deadline has passed still tells the group
 
 Forget = Callable[["RabbitConsumer"], None]
+MakeHub = Callable[["RabbitConsumer", Sequence[ConnectionParameters], int], Hub | Instance]  # inbox, where to connect, heartbeat
 
 
 class RabbitConsumer(Consumer):
     """`poll`, `credit` and `settle` by one thread; `wake` and `close` by any."""
 
-    def __init__(self, dialer: Dialer, subscription: Subscription, topics: dict[str, int], forget: Forget) -> None:
+    def __init__(self, dialer: Dialer, subscription: Subscription, make_hub: MakeHub, forget: Forget) -> None:
         self._cluster = dialer.cluster
         self._forget = forget
         self._lease_s = subscription.lease_s
@@ -39,7 +43,8 @@ class RabbitConsumer(Consumer):
         self._heartbeat_s = max(1, min(MAX_HEARTBEAT_S, int(subscription.lease_s / HEARTBEATS_PER_LEASE)))
         name = f"mqsdk {subscription.topics[0]}/{subscription.group} {subscription.instance}".strip()
         targets = parameters(dialer.settings, self._heartbeat_s, name)
-        self._hub = Hub(dialer, subscription, topics, self, targets, self._heartbeat_s)
+        self._is_alone = subscription.broadcast
+        self._hub = make_hub(self, targets, self._heartbeat_s)
 
     # --- what layer 2 calls -------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +187,7 @@ class RabbitConsumer(Consumer):
         owned = gained.owned
         self._owned[owned.partition] = owned
         valid_until = self._valid_until(time.monotonic())
-        first = 0 if gained.has_gap else FIRST
+        first = 0 if gained.has_gap else owned.first
         assigned = Assigned(owned.partition, owned.epoch, first, b"", valid_until, gained.is_clean)
         return [assigned, gap(owned)] if gained.has_gap else [assigned]
 
@@ -199,7 +204,12 @@ class RabbitConsumer(Consumer):
     # --- how long an ownership is good --------------------------------------------------------------------------------------------------
 
     def _valid_until(self, now: float) -> float:
-        """The server cuts nobody off before a heartbeat has passed since it was heard last; this side gives up after a lease."""
+        """The server cuts nobody off before a heartbeat has passed since it was heard last; this side gives up after a lease.
+
+        What a broadcast has is nobody else's.
+        """
+        if self._is_alone:
+            return float("inf")
         connection = self._hub.connection
         heard = connection.heard if connection is not None else 0.0
         return min(heard + self._heartbeat_s, now + self._lease_s * (1 - MARGIN))

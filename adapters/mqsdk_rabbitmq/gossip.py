@@ -7,31 +7,33 @@ import socket
 from collections.abc import Callable, Mapping
 
 from mqsdk_rabbitmq import names
-from mqsdk_rabbitmq.peers import BYE, HELLO, HERE, WHO, Note, Peers
+from mqsdk_rabbitmq.peers import BEGUN, BYE, HELLO, HERE, WHO, Note, Peers
 from mqsdk_rabbitmq.teller import Teller
 
 Owned = Callable[[str], Mapping[int, int]]
 
 
 class Gossip:
-    """me: id of this member. owned: of a topic, partition -> deliveries held. is_quiet: it takes no part for now."""
+    """me: id of this member. owned: of a topic, partition -> deliveries held. is_quiet: it takes no part for now.
 
-    def __init__(self, me: str, instance: str, group: str, topics: Mapping[str, int], teller: Teller, owned: Owned) -> None:
+    peers: of the topic; the companions follow it, so nobody tells of them unasked. beside: the companions.
+    """
+
+    def __init__(self, me: str, instance: str, group: str, topic: str, partitions: int, teller: Teller, owned: Owned) -> None:
         self.is_quiet = False
+        self.peers = Peers(me, partitions)
+        self.beside: set[str] = set()
         self._me = me
         self._instance = instance
         self._group = group
+        self._topic = topic
         self._teller = teller
         self._owned = owned
-        self._peers = {topic: Peers(me, count) for topic, count in topics.items()}
-
-    def peers(self, topic: str) -> Peers:
-        return self._peers[topic]
 
     def forget(self) -> None:
         """The connection is gone; whoever is there will say so again."""
-        for peers in self._peers.values():
-            peers.others.clear()
+        self.peers.others.clear()
+        self.beside.clear()
 
     def hello(self) -> None:
         self._tell_all(HELLO)
@@ -39,25 +41,29 @@ class Gossip:
     def bye(self) -> None:
         self._tell_all(BYE)
 
-    def changed(self, topic: str) -> None:
+    def changed(self) -> None:
         """Tell every known member what this one owns; those whose queue is gone are forgotten."""
         if not self.is_quiet:
-            for member in list(self._peers[topic].others):
-                self._tell(member, topic)
+            for member in list(self.peers.others):
+                self._tell(member)
 
     def heard(self, body: bytes) -> str | None:
-        """Take a note in; the topic that it changes something for."""
+        """Take a note in; its kind where it changes something."""
         note = Note.parse(body)
-        if note is None or note.topic not in self._peers or note.member == self._me:
+        if note is None or note.member == self._me:
             return None
         if note.kind == WHO:
-            if note.reply.startswith(names.inbox("")):
+            if note.reply.startswith(names.inbox("")) and (note.topic == self._topic or note.topic in self.beside):
                 self._teller.tell("", note.reply, self._note(HERE, note.topic).encode(), lambda _: None)
             return None
-        self._peers[note.topic].heard(note)
+        if note.kind == BEGUN:
+            return BEGUN
+        if note.topic != self._topic:
+            return None
+        self.peers.heard(note)
         if note.kind == HELLO and not self.is_quiet:
-            self._tell(note.member, note.topic)
-        return note.topic
+            self._tell(note.member)
+        return note.kind
 
     def _note(self, kind: str, topic: str) -> Note:
         owned = dict(sorted(self._owned(topic).items()))
@@ -65,12 +71,11 @@ class Gossip:
 
     def _tell_all(self, kind: str) -> None:
         """By the group's exchange: also to members that are not known yet."""
-        for topic in self._peers:
-            self._teller.tell(names.members(topic, self._group), "", self._note(kind, topic).encode(), lambda _: None)
+        self._teller.tell(names.members(self._topic, self._group), "", self._note(kind, self._topic).encode(), lambda _: None)
 
-    def _tell(self, member: str, topic: str) -> None:
+    def _tell(self, member: str) -> None:
         def told(result: str) -> None:
             if result == "returned":  # its queue went with its connection
-                self._peers[topic].gone(member)
+                self.peers.gone(member)
 
-        self._teller.tell("", names.inbox(member), self._note(HERE, topic).encode(), told)
+        self._teller.tell("", names.inbox(member), self._note(HERE, self._topic).encode(), told)

@@ -22,7 +22,7 @@ def check(dialer: Dialer, deadline: float) -> None:
     """Raises Unavailable, AccessDenied or UnsupportedFormat."""
     with dialer.session(deadline) as session:
         version = version_of(session)
-        if _numbers(version) < OLDEST:
+        if numbers_of(version) < OLDEST:
             raise UnsupportedFormat(
                 f"the server is RabbitMQ {version}",
                 found=version,
@@ -56,8 +56,9 @@ def health(dialer: Dialer) -> BackendHealth:
             Finding("warn", "classic_queues", "queues are on one node each", "set `queues: quorum` on a cluster of three nodes")
         )
     if dead is not None and dead[0] > 0:
-        what = f"the server itself has given up {dead[0]} messages: they are in the queue `{names.DEAD}`"
-        findings.append(Finding("warn", "dead", what, "look for a policy with a delivery limit or a length, and move them back"))
+        what = f"{dead[0]} messages are in the queue `{names.DEAD}`: the server gave them up, or nobody was there when their delay was over"
+        fix = "their headers `x-death` say whence they come; look for a policy with a delivery limit or a length, and move them back"
+        findings.append(Finding("warn", "dead", what, fix))
     return BackendHealth(True, version, latency_ms, guarantee, tuple(findings))
 
 
@@ -68,7 +69,7 @@ def version_of(session: Session) -> str:
     return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers_of(version: str) -> tuple[int, ...]:
     """Of the first two parts; a server that does not tell is taken."""
     parts = version.split(".")[:2]
     return tuple(int(part) for part in parts) if len(parts) == 2 and all(part.isdecimal() for part in parts) else OLDEST

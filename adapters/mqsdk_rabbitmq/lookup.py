@@ -12,7 +12,7 @@ from mqsdk_rabbitmq.outbox import Entry
 from mqsdk_rabbitmq.wire import Connection
 
 NOWHERE = "mq..look"  # a routing key that is bound to nothing
-_NO_TOPIC = Rejected("no_route", "there is no such topic", fix="create the topic first")
+NO_TOPIC = Rejected("no_route", "there is no such topic", fix="create the topic first")
 
 Found = Callable[[list[Entry]], None]
 Refused = Callable[[list[Entry], Rejected], None]
@@ -67,7 +67,7 @@ class Lookup:
         def refused(channel: Any, error: Exception) -> None:
             if topic in self._waiting and topic not in self.known and channel.connection.is_open:
                 code = getattr(error, "reply_code", 0)
-                outcome = _NO_TOPIC if code == NOT_FOUND else rejection(translate(error, self._cluster, self._address))
+                outcome = NO_TOPIC if code == NOT_FOUND else rejection(translate(error, self._cluster, self._address))
                 self._refused(self._waiting.pop(topic), outcome)
 
         connection.channel(on_open_callback=opened)

@@ -1,6 +1,7 @@
 """One consumer as the server sees it: a connection, a slot for every partition, and what it knows of the group's other members.
 
-Everything runs on the loop's thread; what layer 2 is to hear goes into the inbox.
+Partition p of the topic and of its companions go as one: shares are counted in the topic's alone. Everything runs on the loop's thread;
+what layer 2 is to hear goes into the inbox.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, Protocol
 import pika
 
 from mqsdk.spi import BackendError, ConsumerEvent, Gap, Link, Partition, Revoking, Subscription
-from mqsdk_rabbitmq import names, topology
+from mqsdk_rabbitmq import names
+from mqsdk_rabbitmq.companions import Companions
 from mqsdk_rabbitmq.errors import NOT_FOUND
 from mqsdk_rabbitmq.gossip import Gossip
 from mqsdk_rabbitmq.owned import Gained, Owned
+from mqsdk_rabbitmq.peers import BEGUN
+from mqsdk_rabbitmq.repairs import Repairs
 from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.slot import AGAIN_S, Slot
 from mqsdk_rabbitmq.teller import Teller
@@ -27,7 +31,6 @@ TICK_S = 0.1
 NOTE_EVERY_S = 1.0
 HANDOVER_LEASES = 3  # how many leases a revoked owner may take to finish what runs
 MAX_PASSES = 20  # a token nobody takes is taken, whatever the shares say
-REPAIR_S = 10.0
 CLEAN_CLOSE_S = 3.0
 
 
@@ -42,13 +45,13 @@ class Inbox(Protocol):
 
 
 class Hub:
-    """targets: where to connect, with `heartbeat_s`."""
+    """partitions: of the topic. targets: where to connect, with `heartbeat_s`."""
 
     def __init__(
         self,
         dialer: Dialer,
         subscription: Subscription,
-        topics: Mapping[str, int],
+        partitions: int,
         inbox: Inbox,
         targets: Sequence[pika.ConnectionParameters],
         heartbeat_s: int,
@@ -60,15 +63,12 @@ class Hub:
         self.heartbeat_s = heartbeat_s
         self.done = threading.Event()
         self._id = f"{time.time_ns() // 1_000_000:013x}-{secrets.token_hex(4)}"  # in order of joining
-        self._dialer = dialer
         self._inbox = inbox
         self._lease_s = subscription.lease_s
-        self._topics = dict(topics)
-        self._slots = {
-            Partition(topic, number): Slot(self, Partition(topic, number)) for topic, count in topics.items() for number in range(count)
-        }
+        self._topic = subscription.topics[0]
+        self._chiefs = [Slot(self, Partition(self._topic, number)) for number in range(partitions)]
+        self._slots = {slot.partition: slot for slot in self._chiefs}  # also of companions, once they were found
         self._passes: dict[Partition, int] = {}
-        self._repairing: set[Partition] = set()
         self._control: Any = None
         self._is_leaving = self._is_closing = self._is_frozen = False
         self._is_up = True
@@ -77,7 +77,9 @@ class Hub:
         self.loop.broken = self._broken
         self._wire = Wire(self.loop, dialer.cluster, settings, targets, self._connected, self._went_down)
         self.teller = Teller(self.loop, dialer.cluster, settings, targets)
-        self._gossip = Gossip(self._id, subscription.instance, self.group, topics, self.teller, self._held_of)
+        self._gossip = Gossip(self._id, subscription.instance, self.group, self._topic, partitions, self.teller, self._held_of)
+        self._repairs = Repairs(dialer, self.loop, self.group, self._repaired)
+        self._companions = Companions(dialer, self.loop, self.group, subscription.topics[1:], self._found)
         self.loop.call(self._begin)
         self.loop.start()
 
@@ -101,7 +103,7 @@ class Hub:
     def gained(self, owned: Owned, is_clean: bool, has_gap: bool) -> None:
         self._passes.pop(owned.partition, None)
         self._inbox.gained(Gained(owned, is_clean, has_gap))
-        self._gossip.changed(owned.partition.topic)
+        self._gossip.changed()
 
     def dropped(self, owned: Owned, is_lost: bool) -> None:
         self._inbox.dropped(owned, is_lost)
@@ -113,19 +115,19 @@ class Hub:
         if self._is_leaving or self._is_frozen:
             slot.pass_on()
             return
-        topic = slot.partition.topic
-        peers, owned = self._gossip.peers(topic), self._owned_of(topic)
-        if owned < peers.share(owned) or not peers.somebody_wants(owned) or self._passes.get(slot.partition, 0) >= MAX_PASSES:
+        peers, owned = self._gossip.peers, sum(chief.is_busy for chief in self._chiefs)
+        passes = self._passes.get(slot.partition, 0)
+        if slot.chief is not None or owned < peers.share(owned) or not peers.somebody_wants(owned) or passes >= MAX_PASSES:
             slot.claim()
         else:
-            self._passes[slot.partition] = self._passes.get(slot.partition, 0) + 1
+            self._passes[slot.partition] = passes + 1
             slot.pass_on()
 
     def is_out(self, slot: Slot) -> None:
-        self._gossip.changed(slot.partition.topic)
+        self._gossip.changed()
         if self._is_closing:
             self._close_when_out()
-        elif not (self._is_leaving or self._is_frozen) and slot.partition not in self._repairing:
+        elif not (self._is_leaving or self._is_frozen) and slot.partition not in self._repairs:
             passes = self._passes.get(slot.partition, 0)
             self.later(min(AGAIN_S, 0.005 * passes), slot.join)
 
@@ -141,26 +143,10 @@ class Hub:
 
     def repair(self, slot: Slot) -> None:
         """A queue of the partition is not there any more: declare it again, and let whoever owns the partition know what that means."""
-        partition = slot.partition
-        if partition in self._repairing or self._is_closing:
-            return
-        self._repairing.add(partition)
-        slot.end(hand_back=False, is_lost=True)
-        slot.leave()
-        threading.Thread(target=self._declare_again, args=(slot,), name="mqsdk-rabbitmq-repair", daemon=True).start()
+        if slot.partition not in self._repairs and not self._is_closing:
+            self._repairs.begin(slot)
 
-    def _declare_again(self, slot: Slot) -> None:
-        """On a thread of its own: it waits for answers."""
-        failure: BackendError | None = None
-        try:
-            with self._dialer.session(time.monotonic() + REPAIR_S) as session:
-                topology.make_partition(session, slot.partition, self.group, self._dialer.settings.own.queues, is_known=True)
-        except BackendError as error:
-            failure = error
-        self.loop.call(lambda: self._declared(slot, failure))
-
-    def _declared(self, slot: Slot, failure: BackendError | None) -> None:
-        self._repairing.discard(slot.partition)
+    def _repaired(self, slot: Slot, failure: BackendError | None) -> None:
         if failure is not None and self._wire.connection is not None:
             self._wire.cut(failure)
         elif slot.state == "out" and not self._is_leaving and not self._is_frozen:
@@ -231,15 +217,14 @@ class Hub:
         inbox = names.inbox(self._id)
         channel.add_on_close_callback(self._control_closed)
         channel.queue_declare(inbox, exclusive=True, auto_delete=False)
-        for topic in self._topics:
-            channel.queue_bind(inbox, names.members(topic, self.group))
         channel.basic_consume(inbox, self._note_came, auto_ack=True, exclusive=True)
-        last = list(self._topics)[-1]
-        for topic in self._topics:
-            ready = (lambda _: self._ready(channel)) if topic == last else None
-            channel.basic_consume(
-                names.members(topic, self.group), lambda *_: None, consumer_tag=f"{self._id}.{topic}"[:255], callback=ready
-            )
+        self._enlist(channel, self._topic, lambda _: self._ready(channel))
+
+    def _enlist(self, channel: Any, topic: str, done: Callable[[Any], None] | None = None) -> None:
+        """Be a member of the group in this topic: to be counted, and to be told what is told to all."""
+        members = names.members(topic, self.group)
+        channel.queue_bind(names.inbox(self._id), members)
+        channel.basic_consume(members, lambda *_: None, consumer_tag=f"{self._id}.{topic}"[:255], callback=done)
 
     def _ready(self, channel: Any) -> None:
         self._control = channel
@@ -251,8 +236,23 @@ class Hub:
     def _begin_anew(self) -> None:
         if not (self._is_leaving or self._is_frozen):
             self._gossip.hello()
-            for slot in self._slots.values():
+            for slot in self._chiefs:
                 slot.join()
+            self._companions.look()
+
+    def _found(self, topics: Mapping[str, int]) -> bool:
+        """The group has begun in companions."""
+        if self._control is None or self._is_closing:
+            return False
+        for topic, count in topics.items():
+            self._gossip.beside.add(topic)
+            self._enlist(self._control, topic)
+            for chief in self._chiefs[:count]:
+                slot = self._slots.setdefault(where := Partition(topic, chief.partition.number), Slot(self, where, chief))
+                chief.beside.append(slot)
+                if not (self._is_leaving or self._is_frozen):
+                    slot.join()
+        return True
 
     def _control_closed(self, _: Any, error: Exception) -> None:
         self._control = None
@@ -263,7 +263,9 @@ class Hub:
         self._control = None
         for slot in self._slots.values():
             slot.reset()
+            slot.beside.clear()
         self._gossip.forget()
+        self._companions.forget()
         if self._is_closing:
             self.done.set()
         elif self._is_up:
@@ -276,25 +278,24 @@ class Hub:
 
     # --- the group ----------------------------------------------------------------------------------------------------------------------
 
-    def _owned_of(self, topic: str) -> int:
-        return sum(slot.is_busy for partition, slot in self._slots.items() if partition.topic == topic)
-
     def _held_of(self, topic: str) -> dict[int, int]:
         """Partition -> deliveries held, of those that it owns."""
         mine = [slot for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
         return {slot.partition.number: slot.owned.unsettled if slot.owned is not None else 0 for slot in mine}
 
     def _note_came(self, _: Any, __: Any, ___: Any, body: bytes) -> None:
-        topic = self._gossip.heard(body)
-        if topic is not None:
-            self._balance(topic)
+        kind = self._gossip.heard(body)
+        if kind == BEGUN:
+            self._companions.look()
+        elif kind is not None:
+            self._balance()
 
-    def _balance(self, topic: str) -> None:
+    def _balance(self) -> None:
         """Ask layer 2 for what is over this member's share, if another one is short of it."""
         if self._is_leaving or self._is_frozen:
             return
-        peers = self._gossip.peers(topic)
-        mine = [slot for partition, slot in self._slots.items() if partition.topic == topic and slot.is_busy]
+        peers = self._gossip.peers
+        mine = [slot for slot in self._chiefs if slot.is_busy]
         kept = [slot for slot in mine if slot.revoke_by is None]
         surplus = len(kept) - peers.share(len(mine))
         if surplus > 0 and peers.somebody_wants(len(mine)):
@@ -302,10 +303,15 @@ class Hub:
                 self.revoke(slot)
 
     def revoke(self, slot: Slot) -> None:
-        """Ask layer 2 to hand the partition back."""
-        if slot.owned is not None:
-            slot.revoke_by = time.monotonic() + HANDOVER_LEASES * self._lease_s
-            self.put(Revoking(slot.partition, slot.owned.epoch, slot.revoke_by))
+        """Ask layer 2 to hand the partition back, with that of the topic or of the companions."""
+        chief = slot.chief or slot
+        revoke_by = time.monotonic() + HANDOVER_LEASES * self._lease_s
+        for one in (chief, *chief.beside):
+            if one.owned is not None:
+                one.revoke_by = revoke_by
+                self.put(Revoking(one.partition, one.owned.epoch, revoke_by))
+            else:
+                one.leave()
 
     # --- time ---------------------------------------------------------------------------------------------------------------------------
 
@@ -325,9 +331,8 @@ class Hub:
                 slot.end(hand_back=False, is_lost=True)
         if now >= self._note_at:
             self._note_at = now + NOTE_EVERY_S
-            for topic in self._topics:
-                self._gossip.changed(topic)
-                self._balance(topic)
+            self._gossip.changed()
+            self._balance()
 
     def _freeze(self) -> None:
         """Layer 2 shows no life: what it owns goes to others."""

@@ -12,8 +12,11 @@ from mqsdk.spi import ConfigError, Partition
 
 CATALOG = "mq..catalog"  # holds one message: all topics, their partitions and groups
 DEAD = "mq..dead"  # exchange and queue of what the broker itself gives up; nothing should ever be there
+LADDER = "mq..delay"  # exchange before the ladder of delays
+DUE = "mq..due"  # exchange behind the ladder of delays; the key of a topic leads to its own exchange of what is due
 MAX_SHORT = 255  # bytes of a name in AMQP 0-9-1
 _LONGEST_BASE = 240
+_LONGEST_TOPIC = 200
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,248}", re.ASCII)
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}", re.ASCII)
 
@@ -49,6 +52,31 @@ def owner(partition: Partition, group: str) -> str:
 def members(topic: str, group: str) -> str:
     """Queue on which every member keeps an idle consumer, and the fanout exchange by which they tell each other what they own."""
     return f"mq.{_base(topic, group)}..m"
+
+
+def feed(partition: Partition, instance: str) -> str:
+    """Queue of one instance of a broadcast."""
+    return f"mq.{_base(partition.topic, f'~{instance}')}..{partition.number}"
+
+
+def step(level: int) -> str:
+    """Queue of one step of the ladder of delays, and the exchange before it."""
+    return f"mq..delay.{level}"
+
+
+def step_key(level: int, is_first: bool) -> str:
+    """Routing key of a message that is to wait there, before all else or after other steps."""
+    return f"{'f' if is_first else 'd'}{level}"
+
+
+def delayed(topic: str, mark: str) -> str:
+    """Exchange for what is to be delayed. mark: of this topic, and of no other one that ever has its name."""
+    return f"mq.{topic[:_LONGEST_TOPIC]}..d{mark}"
+
+
+def due(topic: str, mark: str) -> str:
+    """Exchange to which that comes when it is due; the routing key is the number of the partition."""
+    return f"mq.{topic[:_LONGEST_TOPIC]}..u{mark}"
 
 
 def inbox(member: str) -> str:

@@ -15,9 +15,12 @@ RECORD_BYTES = 500  # what a record costs beside its body
 
 
 class Entry:
-    """One record under way. call: which publish it came by. returned: no queue took it, and the confirmation is still to come."""
+    """One record under way. call: which publish it came by. exchange: where it was sent.
 
-    __slots__ = ("answered", "call", "deadline", "record", "returned", "sink", "size", "tag")
+    returned: no queue took it, and the confirmation is still to come.
+    """
+
+    __slots__ = ("answered", "call", "deadline", "exchange", "record", "returned", "sink", "size", "tag")
 
     def __init__(self, record: NewRecord, sink: EventSink, deadline: float, call: object = None) -> None:
         self.record = record
@@ -26,6 +29,7 @@ class Entry:
         self.deadline = deadline
         self.size = len(record.value) + RECORD_BYTES
         self.tag = 0
+        self.exchange = ""
         self.returned = self.answered = False
 
 
@@ -131,7 +135,7 @@ class Unconfirmed:
             if entry.tag <= self._returned_up_to or entry.returned:
                 continue
             record = entry.record
-            if record.id == message_id and f"mq.{record.partition.topic}" == exchange and str(record.partition.number) == routing_key:
+            if record.id == message_id and entry.exchange == exchange and str(record.partition.number) == routing_key:
                 self._returned_up_to = entry.tag
                 return entry
         return None

@@ -27,11 +27,15 @@ class Gained:
 
 
 class Owned:
-    """records, bytes: credit, of the thread that polls. is_alive: the ownership is not over, of the loop's thread."""
+    """records, bytes: credit, of the thread that polls. is_alive: the ownership is not over, of the loop's thread.
 
-    def __init__(self, partition: Partition, epoch: int) -> None:
+    first: position of the first delivery.
+    """
+
+    def __init__(self, partition: Partition, epoch: int, first: int = FIRST) -> None:
         self.partition = partition
         self.epoch = epoch
+        self.first = first
         self.buffer: deque[Delivery] = deque()
         self.records = self.bytes = 0
         self.delivered = 0  # the highest position handed out

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-HELLO, HERE, BYE, WHO = "hello", "here", "bye", "who"
+HELLO, HERE, BYE, WHO, BEGUN = "hello", "here", "bye", "who", "begun"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a member tells: kind is one of the four above. partitions: owned by it. held: how much it has received of each and not settled.
+    """What a member tells: kind is one of those above. partitions: owned by it. held: how much it has received of each and not settled.
 
-    reply: queue to answer to (WHO).
+    BEGUN: not of a member: the group begins in a topic of its own. reply: queue to answer to (WHO).
     """
 
     kind: str

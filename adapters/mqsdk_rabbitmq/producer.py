@@ -10,17 +10,15 @@ from typing import Any
 
 from pika import ConnectionParameters, spec
 
-from mqsdk.spi import BackendError, EventSink, Flow, Link, NewRecord, Outcome, Partition, Producer, Rejected, Stored, Unknown
-from mqsdk_rabbitmq import names
+from mqsdk.spi import BackendError, EventSink, Flow, Link, NewRecord, Outcome, Producer, Rejected, Stored, Unknown
 from mqsdk_rabbitmq.errors import closed, is_fatal, rejection
-from mqsdk_rabbitmq.lookup import Lookup
-from mqsdk_rabbitmq.options import Settings
 from mqsdk_rabbitmq.outbox import Answerer, Entry, Unconfirmed, Window
-from mqsdk_rabbitmq.records import FRAME_OVERHEAD, TooLarge, content_frames, publish_frame
+from mqsdk_rabbitmq.records import TooLarge
+from mqsdk_rabbitmq.routes import CHANNEL, Routes
+from mqsdk_rabbitmq.session import Dialer
 from mqsdk_rabbitmq.wire import Connection, Loop, Wire
 
 MAX_PAYLOAD = 16 << 20  # `max_message_size` of RabbitMQ 4; 128 MiB before
-CHANNEL = 1
 WRITE_BYTES = 1 << 16
 TURN_RECORDS = 500  # sent in one go, then the loop reads confirmations
 SLACK_S = 0.002
@@ -52,19 +50,17 @@ class RabbitProducer(Producer):
 class Publisher:
     """One per opened cluster. `publish` is for any thread; everything else runs on the loop's."""
 
-    def __init__(self, cluster: str, settings: Settings, targets: Sequence[ConnectionParameters]) -> None:
+    def __init__(self, dialer: Dialer, targets: Sequence[ConnectionParameters]) -> None:
+        cluster, settings = dialer.cluster, dialer.settings
         self._cluster = cluster
         self.state = "open"
         self._done = threading.Event()
         self._window = Window()
         self._answerer = Answerer(self._window)
-        self._lookup = Lookup(cluster, settings.address, self._found, self._answerer.answer)
         self._sinks: list[EventSink] = []
         self._outbox: deque[Entry] = deque()
-        self._frames: dict[Partition, bytes] = {}
         self._sent = Unconfirmed()
         self._channel: Any = None
-        self._payload_max = 0
         self._is_blocked = self._is_flushing = False
         self._is_up = True
         self._timer: object | None = None
@@ -72,6 +68,7 @@ class Publisher:
         self._loop = Loop(f"publish-{cluster}")
         self._wire: Wire = Wire(self._loop, cluster, settings, targets, self._connected, self._went_down, self._blocked)
         self._loop.broken = self._wire.cut
+        self._routes = Routes(dialer, self._loop, self._found, self._answerer.answer)
         self._loop.call(self._wire.open)
         self._loop.start()
 
@@ -102,6 +99,10 @@ class Publisher:
         if self.state != "open":
             raise closed(self._cluster, self.state)
         Answerer(Window()).answer(entries, _BLOCKED if self._is_blocked else _FULL_WINDOW)
+
+    def forget(self, topic: str) -> None:
+        """It was deleted: another one may have its name by now."""
+        self._loop.call(lambda: self._routes.forget(topic))
 
     def close(self, deadline: float) -> None:
         """What has no answer by the deadline is answered: in doubt where it was sent. Idempotent."""
@@ -167,7 +168,6 @@ class Publisher:
     def _frames_of(self, entry: Entry, connection: Connection, now: float) -> tuple[bytes, bytes] | None:
         """What goes over the wire for an entry; None where it is answered here, or has to wait for a look at the server."""
         record = entry.record
-        partition = record.partition
         outcome: Rejected
         if entry.answered:
             return None
@@ -175,16 +175,9 @@ class Publisher:
             outcome = _LATE
         elif len(record.value) > MAX_PAYLOAD:
             outcome = _TOO_LARGE
-        elif partition.topic not in self._lookup.known:
-            self._lookup.add(entry, connection)
-            return None
         else:
-            head = self._frames.get(partition)
-            if head is None:
-                head = publish_frame(CHANNEL, names.exchange(partition.topic), str(partition.number))
-                self._frames[partition] = head
             try:
-                return head, content_frames(CHANNEL, record, self._payload_max)
+                return self._routes.frames(entry, connection)
             except TooLarge as error:
                 outcome = Rejected("too_large", str(error))
             except ValueError as error:
@@ -234,12 +227,11 @@ class Publisher:
         self._wake_at(min(unsent_next, self._sent.next_deadline()))
 
     def _waiting(self) -> list[Entry]:
-        return [*self._outbox, *self._lookup.waiting()]
+        return [*self._outbox, *self._routes.waiting()]
 
     # --- the link -----------------------------------------------------------------------------------------------------------------------
 
     def _connected(self, connection: Connection) -> None:
-        self._payload_max = connection.params.frame_max - FRAME_OVERHEAD
         self._open_channel(connection)
 
     def _open_channel(self, connection: Connection) -> None:
@@ -258,7 +250,7 @@ class Publisher:
         def ended(_: Any, __: Exception) -> None:
             # A topic was deleted while it was published to: what is unconfirmed may be stored or not.
             self._channel = None
-            self._lookup.known.clear()
+            self._routes.clear()
             self._doubt()
             if self._wire.connection is connection and connection.is_open:
                 self._loop.later(SLACK_S, lambda: self._reopen(connection))
@@ -272,7 +264,7 @@ class Publisher:
     def _went_down(self, error: BackendError, was_open: bool) -> None:
         self._channel = None
         self._doubt()
-        self._outbox.extendleft(reversed(self._lookup.take_all()))
+        self._outbox.extendleft(reversed(self._routes.take_all()))
         if self._is_blocked:
             self._blocked(False)
         if is_fatal(error):
@@ -324,4 +316,4 @@ class Publisher:
         self._answerer.answer(self._sent.take_all(), outcome)
         self._answerer.answer(self._waiting(), Rejected("throttled", "the producer was closed before it was sent", retryable=True))
         self._outbox.clear()
-        self._lookup.take_all()
+        self._routes.take_all()

@@ -7,7 +7,7 @@ user's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pika import spec
@@ -16,6 +16,8 @@ from mqsdk.spi import NewRecord, Record, decode_headers
 from mqsdk.spi import envelope as headers
 
 KEY, FOREIGN_KEY = "mq-key", "key"
+ROUTE = "CC"  # further routing keys of a message, which the server reads: those of delays are written here
+_SERVERS_TO_READ = frozenset({ROUTE, "BCC"})
 PERSISTENT = 2
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8
@@ -94,8 +96,9 @@ def _quick_key(properties: bytes) -> tuple[bytes | None, bool]:
 
 def _pairs(table: dict[str, Any], own_key: str) -> Iterator[tuple[str, bytes]]:
     """Headers as the envelope reads them; an array is a name that stands there several times."""
+    hidden = _SERVERS | {own_key, ROUTE} if headers.TIMESTAMP in table else _SERVERS | {own_key}
     for name, value in table.items():
-        if name == own_key or name in _SERVERS:
+        if name in hidden:
             continue
         for item in value if isinstance(value, list) else (value,):
             yield name, _raw(item)
@@ -123,10 +126,10 @@ def publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:
     return struct.pack(">BHI", 1, channel, len(method)) + method + FRAME_END
 
 
-def content_frames(channel: int, record: NewRecord, payload_max: int) -> bytes:
+def content_frames(channel: int, record: NewRecord, payload_max: int, route: Sequence[str] = ()) -> bytes:
     """Header and body frames of a record, as AMQP 0-9-1 (2.3.5) lays them out. Raises TooLarge, or ValueError for a name of a header.
 
-    payload_max: bytes that fit into one frame.
+    payload_max: bytes that fit into one frame. route: further routing keys.
 
     Written out because pika's own way costs three writes and 40 us per message.
     """
@@ -136,6 +139,8 @@ def content_frames(channel: int, record: NewRecord, payload_max: int) -> bytes:
         content_type = _short(record.content_type)
         flags |= _CONTENT_TYPE
     table = _table(record)
+    if route:
+        table += _ROUTE_NAME + _array(route)
     value = record.value
     properties = b"".join(
         (
@@ -168,18 +173,21 @@ def _table(record: NewRecord) -> bytes:
     if record.extra or record.headers:
         for name, values in _grouped(record).items():
             parts.append(_short(name))
-            if len(values) == 1:
-                parts.append(_long(values[0].encode()))
-            else:
-                array = b"".join(_long(value.encode()) for value in values)
-                parts += (b"A", struct.pack(">I", len(array)), array)
+            parts.append(_long(values[0].encode()) if len(values) == 1 else _array(values))
     return b"".join(parts)
+
+
+def _array(values: Sequence[str]) -> bytes:
+    array = b"".join(_long(value.encode()) for value in values)
+    return b"A" + struct.pack(">I", len(array)) + array
 
 
 def _grouped(record: NewRecord) -> dict[str, list[str]]:
     """A table holds a name once: values of one name become an array."""
     found: dict[str, list[str]] = {}
     for name, value in (*record.extra, *record.headers):
+        if name in _SERVERS_TO_READ:
+            raise ValueError("the headers CC and BCC are RabbitMQ's own: it would route by them")
         found.setdefault(name, []).append(value)
     return found
 
@@ -195,7 +203,7 @@ def _long(raw: bytes) -> bytes:
     return b"S" + struct.pack(">I", len(raw)) + raw
 
 
-_TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME = (
-    _short(name) for name in (headers.TIMESTAMP, KEY, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE)
+_TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME, _ROUTE_NAME = (
+    _short(name) for name in (headers.TIMESTAMP, KEY, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, ROUTE)
 )
 _TS_TEXT, _KEY_BYTES = _TS_NAME + b"S", _KEY_NAME + b"x"

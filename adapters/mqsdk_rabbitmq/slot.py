@@ -1,7 +1,8 @@
 """One partition as one member sees it: waiting for its token, claiming it, owning the partition, handing it back.
 
 Everything runs on the loop's thread. An ownership ends in one order, whatever ends it: the channel of deliveries first, so that what is
-unsettled stands in the queue again, then the token.
+unsettled stands in the queue again, then the same partition of the companions, which only who owns the topic's stands in line for, then the
+token.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ State = Literal["out", "waiting", "claiming", "owned", "ending"]
 
 
 class Slot:
-    def __init__(self, hub: Hub, partition: Partition) -> None:
+    """chief: of a companion, the slot of the topic's partition. beside: of the topic's partition, those of the companions."""
+
+    def __init__(self, hub: Hub, partition: Partition, chief: Slot | None = None) -> None:
         self.partition = partition
+        self.chief = chief
+        self.beside: list[Slot] = []
         self.state: State = "out"
         self.owned: Owned | None = None
         self.revoke_by: float | None = None
@@ -42,8 +47,9 @@ class Slot:
         self._data: Any = None  # of the deliveries
         self._tokens: list[tuple[int, Token]] = []  # held, unacknowledged
         self._written: Token | None = None  # the newest that this member has put
+        self._line = 0  # counts how often it has stood in line
         self._is_stored = self._has_come = False
-        self._hand_back = False
+        self._hand_back = self._has_data_ended = False
         self._acked_at = 0.0
         self._largest = 0  # body seen, also by earlier ownerships
         self._prefetch = 0
@@ -55,6 +61,11 @@ class Slot:
         return self.state in ("claiming", "owned")
 
     @property
+    def is_kept(self) -> bool:
+        """Owned, and nobody has asked for it: companions may follow."""
+        return self.state == "owned" and self.revoke_by is None
+
+    @property
     def has_token(self) -> bool:
         return bool(self._tokens)
 
@@ -63,14 +74,16 @@ class Slot:
     def join(self) -> None:
         """Stand in line for the token."""
         connection = self._hub.connection
-        if self.state != "out" or connection is None:
+        if self.state != "out" or connection is None or (self.chief is not None and not self.chief.is_kept):
             return
         self.state = "waiting"
         self._tokens, self._written = [], None
-        connection.channel(on_open_callback=self._opened)
+        self._line += 1
+        line = self._line
+        connection.channel(on_open_callback=lambda channel: self._opened(channel, line))
 
-    def _opened(self, channel: Any) -> None:
-        if self.state != "waiting":
+    def _opened(self, channel: Any, line: int) -> None:
+        if self.state != "waiting" or line != self._line:
             channel.close()
             return
         self._channel = channel
@@ -153,6 +166,8 @@ class Slot:
             self.owned = Owned(self.partition, mine.epoch)
             is_clean = max(others, key=lambda token: token.rank).clean
             self._hub.gained(self.owned, is_clean, any(token.gap for token in others))
+            for companion in self.beside:
+                companion.join()
         elif self.state == "ending":
             self._leave_line()
 
@@ -184,7 +199,7 @@ class Slot:
             channel.close()
             return
         self._data = channel
-        self._prefetch = self._window()
+        self._prefetch = window(self._hub.prefetch, self._largest)
         buffer = owned.buffer
 
         def came(delivery: Delivery) -> None:
@@ -196,11 +211,7 @@ class Slot:
         channel.add_on_cancel_callback(lambda _: self._hub.repair(self))
         channel.basic_qos(prefetch_count=self._prefetch)
         channel.connection.deliver_to(channel.channel_number, Assembly(came))
-        channel.basic_consume(self._queue, _never)
-
-    def _window(self) -> int:
-        """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
-        return max(1, min(self._hub.prefetch, WINDOW_BYTES // max(1, self._largest)))
+        channel.basic_consume(self._queue, never)
 
     def _larger(self, size: int) -> None:
         """A window that turns out too wide is only narrowed by a new consumer: the partition is handed back in order, and taken again."""
@@ -236,12 +247,17 @@ class Slot:
     # --- ending -------------------------------------------------------------------------------------------------------------------------
 
     def end(self, hand_back: bool, is_lost: bool) -> None:
-        """hand_back: in order, so that the next owner is told so. is_lost: layer 2 does not know yet."""
+        """hand_back: in order, so that the next owner is told so. is_lost: layer 2 does not know yet, and loses the companions too."""
         if self.state != "owned":
             return
         self.state = "ending"
-        self._hand_back = hand_back
+        self._hand_back, self._has_data_ended = hand_back, False
         self._drop(is_lost)
+        for companion in self.beside:
+            if is_lost:
+                companion.end(hand_back, is_lost)
+            if companion.state != "owned":
+                companion.leave()
         wait_s = self._acked_at + QUORUM_ACK_S - time.monotonic() if hand_back and self._hub.is_quorum else 0.0
         if wait_s > 0:
             self._hub.later(wait_s, self._end_data)
@@ -270,6 +286,10 @@ class Slot:
             self._hub.failed(self, error)
 
     def _end_token(self) -> None:
+        """Not before the companions are out: who gets the token may take them."""
+        self._has_data_ended = True
+        if any(companion.state != "out" for companion in self.beside):
+            return
         if self._hand_back and self._written is not None and self._channel is not None:
             self._write(self._written.handed_back())
         else:
@@ -287,6 +307,8 @@ class Slot:
             self.state = "out"
             self._written = None
             self._hub.is_out(self)
+            if self.chief is not None and self.chief.state == "ending" and self.chief._has_data_ended:
+                self.chief._end_token()
 
     def reset(self) -> None:
         """The connection is gone, and everything with it."""
@@ -307,5 +329,10 @@ class Slot:
         self._hub.dropped(owned, is_lost)
 
 
-def _never(*_: object) -> None:
+def window(prefetch: int, largest: int) -> int:
+    """The server counts deliveries and knows no bytes: so many of the largest seen fit into the bound."""
+    return max(1, min(prefetch, WINDOW_BYTES // max(1, largest)))
+
+
+def never(*_: object) -> None:
     """The client asks for a callback; deliveries go past it."""

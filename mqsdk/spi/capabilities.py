@@ -16,6 +16,8 @@ class Capabilities:
     takes its place at the end of its partition at that time, within a second; until then it is in nobody's way: no position, no lag. One
     whose time has passed is as one without. "ladder": layer 2 delays, through topics that it makes and reads as any other; `due_ms` comes
     back and means nothing to the adapter, and `Admin.trim` frees what was read. "none": a delay is refused.
+    exact_delay: it takes its place at its due time and not some time later: delayed ones stand in the order of their due times, before all
+    that is published after. Without it, what is due or published within a second of another may stand on either side.
     publish: "inline" stores before `publish` returns, so the caller's own thread may carry it; "async" answers later.
     rejects_in_order: a failed publish never lets a newer one of the partition pass it.
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
@@ -42,6 +44,7 @@ class Capabilities:
     attempts: bool = True
     rejects_in_order: bool = True
     exact_lag: bool = True
+    exact_delay: bool = True
     delay: Literal["native", "ladder", "none"] = "none"
     sparse_bytes: int = 0
     max_payload: int | None = None

@@ -324,7 +324,7 @@ class PartitionProgress(NamedTuple):
     """Progress of a group in one partition.
 
     messages: not settled yet, delayed ones from their due time on. oldest_ms: `Record.placed_ms` of the oldest of them, if that is known.
-    delayed: of the partition, not due yet.
+    delayed: of the partition, not due yet; 0 where that is not known, which only `exact_lag=False` allows.
     """
 
     partition: int

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.rabbitmq import RabbitServer
 from tests.brokers.redis import RedisServer
 from tests.cli.harness import Broker
 
-REDIS = """
+CONFIG = """
 version: 1
 app: shop
-clusters: {{main: {{backend: redis, servers: ["{address}"]}}}}
+clusters: {{main: {{backend: {backend}, servers: ["{address}"]{more}}}}}
 routes: [{{topics: ["*"], cluster: main}}]
 """
 
@@ -35,15 +36,24 @@ def broker() -> Broker:
     return Broker()
 
 
-@pytest.fixture(params=["log", "redis"])
+@pytest.fixture(params=["log", "redis", "rabbitmq"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder for processes, on each backend that ships: the log needs no configuration."""
+    """A folder for processes, on a backend: the log needs no configuration."""
     if request.param == "log":
+        yield tmp_path
+        return
+    if request.param == "rabbitmq":
+        rabbitmq: RabbitServer = request.getfixturevalue("rabbitmq")
+        configure(tmp_path, "rabbitmq", rabbitmq.address, f", vhost: {rabbitmq.new_vhost()}")
         yield tmp_path
         return
     (tmp_path / "server").mkdir()
     server = RedisServer(tmp_path / "server")
-    (tmp_path / "mqsdk.yaml").write_text(REDIS.format(address=server.address))
-    (tmp_path / "mqsdk.yaml").chmod(0o600)
+    configure(tmp_path, "redis", server.address)
     yield tmp_path
     server.stop()
+
+
+def configure(folder: Path, backend: str, address: str, more: str = "") -> None:
+    (folder / "mqsdk.yaml").write_text(CONFIG.format(backend=backend, address=address, more=more))
+    (folder / "mqsdk.yaml").chmod(0o600)

@@ -34,7 +34,7 @@ def test_every_process_gets_everything_from_its_start_on(shop: Path) -> None:
     start = [*MQSDK, "run", "screens:app"]
     with Running(start, shop) as first, Running(start, shop) as second:
         for process in (first, second):
-            process.wait_for("news/screens")
+            process.wait_for("mqsdk.app: running")
         publish(shop, "one")
         for process in (first, second):
             process.wait_for("shown one")
@@ -42,7 +42,7 @@ def test_every_process_gets_everything_from_its_start_on(shop: Path) -> None:
         publish(shop, "two")
         first.wait_for("shown two")
         with Running(start, shop) as third:
-            third.wait_for("news/screens")
+            third.wait_for("mqsdk.app: running")
             publish(shop, "bad")
             publish(shop, "three")
             for process in (first, third):

@@ -1,4 +1,4 @@
-"""Redrive on the log and on Redis with real processes: the consumer runs on, the redrive is killed in the middle and repeated."""
+"""Redrive with real processes on the backends of `shop`: the consumer runs on, the redrive is killed in the middle and repeated."""
 
 from __future__ import annotations
 

@@ -30,12 +30,14 @@ def backend_over(server: RabbitServer, **options: Any) -> RabbitBackend:
 
 def hub_of(reader: Reader) -> Hub:
     assert isinstance(reader.consumer, RabbitConsumer)
+    assert isinstance(reader.consumer._hub, Hub)
     return reader.consumer._hub
 
 
 def cut(reader: Reader) -> None:
     """Cut the socket under a consumer, as a network does."""
-    hub = hub_of(reader)
+    assert isinstance(reader.consumer, RabbitConsumer)
+    hub = reader.consumer._hub
     hub.loop.call(lambda: hub._wire.cut(ConnectionError("cut by the test")))
 
 

@@ -185,6 +185,7 @@ def test_returns_and_confirmations_find_their_entries() -> None:
     answerer, sent = Answerer(Window()), Unconfirmed()
     entries = [Entry(made(token=token, id="same"), answers, 0.0) for token in range(1, 7)]
     for entry in entries:
+        entry.exchange = "mq.t"
         sent.add(entry)
     assert sent.confirmed(2, multiple=False) == [entries[1]]
     assert sent.returned("same", "mq.t", "0") is entries[0]

@@ -50,6 +50,9 @@ def test_a_killed_consumer_is_replaced_and_dead_letters_are_kept(folder: Path, r
         second.wait_for("billed 2")
         second.wait_for("billed 4")
         assert not [line for line in second.lines if "billed 1" in line]
+        delayed = mqsdk(folder, "publish", "orders", '{"id": 5}', "--key", "k", "--delay", "200ms")
+        assert delayed.returncode == 0, delayed.stderr
+        second.wait_for("billed 5")
         assert second.stop() == 0
     lag = mqsdk(folder, "lag", "--json")
     assert lag.returncode == 0, lag.stderr

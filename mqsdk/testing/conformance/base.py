@@ -32,6 +32,7 @@ FLAGS = (
     "release",
     "extend",
     "exact_lag",
+    "exact_delay",
 )
 
 
