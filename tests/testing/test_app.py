@@ -800,15 +800,6 @@ def test_delays_survive_a_crash_and_come_in_the_order_of_their_times() -> None:
         assert came == [(text, start + timedelta(minutes=minutes)) for text, minutes in (("a", 1), ("b", 2), ("c", 3))]
 
 
-def test_a_backend_that_cannot_delay_refuses_it() -> None:
-    app = App()
-    with TestApp(app, like="rabbitmq") as t:
-        with pytest.raises(PublishRejected) as refused:
-            app.publish("t", "x", delay="1s")
-        assert refused.value.code == "unsupported"
-        assert t.published("t") == []
-
-
 def test_what_layer_2_does_for_a_backend_the_in_memory_log_does_by_itself() -> None:
     app = App()
 
