@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mqsdk.spi import Batch, Consumer, ConsumerEvent, Partition, Progress, Renewed, Settled, Subscription
@@ -145,8 +146,9 @@ class KafkaConsumer(Consumer):
         with self._desk as desk:
             desk.closing = True
             desk.tell()
-        self._raw._coordinator._close_heartbeat()
-        self._raw._client.close()
+        with suppress(RuntimeError):  # its own thread has closed it meanwhile
+            self._raw._coordinator._close_heartbeat()
+            self._raw._client.close()
 
     def _check_stale(self) -> None:
         if self._client.state == "stale":

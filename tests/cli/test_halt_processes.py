@@ -45,6 +45,7 @@ def release(folder: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shop", ["log", "redis"], indirect=True)  # RabbitMQ refuses halts
 def test_a_halted_key_outlives_its_process_and_is_released_by_name(shop: Path) -> None:
     play(shop)
 

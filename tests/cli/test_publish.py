@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 from contextlib import suppress
@@ -15,7 +14,7 @@ import pytest
 
 from mqsdk.cli.publish import chunks
 from tests.cli.harness import Broker
-from tests.processes import MQSDK, PATIENCE_S, environment, mqsdk
+from tests.processes import MQSDK, PATIENCE_S, environment
 
 
 def stored(broker: Broker, topic: str = "orders") -> list[dict[str, Any]]:
@@ -153,16 +152,6 @@ def test_a_delay_is_kept_and_shown(broker: Broker) -> None:
     assert done["stored"] == 2
     assert broker.mqsdk("tail", "orders", "-n", "10").out == ""
     assert broker.store.delayed.due_ms() is not None
-
-
-def test_a_delay_is_refused_where_the_cluster_cannot_keep_it(tmp_path: Path) -> None:
-    # Refused by what it claims: nothing listens there.
-    (tmp_path / "mqsdk.yaml").write_text('version: 1\nclusters: {local: {backend: rabbitmq, servers: ["127.0.0.1:1"]}}\n')
-    found = mqsdk(tmp_path, "publish", "orders", "x", "--delay", "30s", "--json")
-    assert found.returncode == 1
-    error = json.loads(found.stdout)["error"]
-    assert (error["type"], error["where"]) == ("PublishRejected", "cluster local")
-    assert "cannot delay messages" in error["what"]
 
 
 def test_an_error_never_shows_what_was_to_be_published(broker: Broker) -> None:
