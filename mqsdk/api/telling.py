@@ -60,7 +60,7 @@ def ready(app: App) -> Page:
 
 
 def consumers(app: App, session: Session, lags: Lags) -> Page:
-    """As `mqsdk ps --json` tells them, with what became of their messages and their lag."""
+    """As `mqsdk ps --json` tells them but for keys, with what became of their messages and their lag."""
     status = dict(controlling.status(app))
     told = []
     for shown, one in zip(status["consumers"], session.supervisor.consumers(with_lag=False), strict=True):
@@ -70,6 +70,7 @@ def consumers(app: App, session: Session, lags: Lags) -> Page:
             {
                 **shown,
                 "cluster": one.cluster,
+                "halted": [{name: value for name, value in halted.items() if name != "key"} for halted in shown["halted"]],
                 "lag": None if lag is None else {"messages": lag.messages, "seconds": round(lag.seconds, 3)},
                 "handled": one.handled,
                 "failed": one.failed,

@@ -42,13 +42,16 @@ def halted_in(admin: Admin, topic: str, group: str) -> Sequence[SavedHalt]:
 @click.argument("topic")
 @click.argument("group")
 @click.option("--key", metavar="K", help="Only what this key stands behind; an empty one means messages without key.")
+@click.option("--cluster", help="Look on this cluster; else where the route leads, then where the topic was within the last day.")
 @click.option("--as", "outcome", type=click.Choice(list(PLANS)), required=True, help="What becomes of the halted message.")
 @changing
 @pass_session
-def release(session: Session, topic: str, group: str, key: str | None, outcome: ReleaseAs, yes: bool, dry_run: bool) -> int:
+def release(
+    session: Session, topic: str, group: str, key: str | None, cluster: str | None, outcome: ReleaseAs, yes: bool, dry_run: bool
+) -> int:
     """Free what is halted in GROUP: run it again, make it a dead letter, or let it go. What stood still behind it goes on."""
-    place = session.group(topic, group)
     keys = None if key is None else _keys(key)
+    place = _place(session, topic, group, cluster, keys)
     chosen = _chosen(place, topic, group, keys)
     if not chosen:
         what = "nothing is halted" if key is None else "nothing of this key is halted"
@@ -59,6 +62,15 @@ def release(session: Session, topic: str, group: str, key: str | None, outcome: 
     if not members:
         return _release_saved(session, place, topic, group, chosen, outcome)
     return _ask_owners(session, place, topic, group, keys, outcome, members, len(chosen))
+
+
+def _place(session: Session, topic: str, group: str, cluster: str | None, keys: Sequence[bytes | None] | None) -> Place:
+    """While a topic changes its cluster, what is halted on the old one keeps the change from ending."""
+    place = session.group(topic, group, cluster)
+    if cluster is not None or _chosen(place, topic, group, keys):
+        return place
+    older = (Place(name, admin, admin.partitions(topic) or 0) for name, admin in session.older(topic))
+    return next((one for one in older if _chosen(one, topic, group, keys)), place)
 
 
 def _keys(key: str) -> list[bytes | None]:

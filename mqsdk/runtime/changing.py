@@ -18,7 +18,7 @@ from mqsdk.spi import Admin, Backend
 if TYPE_CHECKING:
     from mqsdk.runtime.supervisor import Supervisor
 
-FIX = "undo the change, or restart"
+FIX = "undo the change, or restart; where an earlier one is unfinished: when `mqsdk ps` shows one cluster, `mqsdk reload`"
 
 
 # What says where a cluster is, whatever its adapter: the rest of its options says how to use it.

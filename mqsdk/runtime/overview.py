@@ -138,8 +138,9 @@ def _halts(declared: Declared, loop: ConsumerLoop) -> str | None:
     if not halted:
         return None
     partitions = runs_text(one.origin.partition for one in halted)
-    fix = f"mqsdk groups release {declared.topic} {declared.group}"
-    return f"consumer {declared.name} has {len(halted)} halted messages in partitions {partitions}: {fix}"
+    what = "1 halted message" if len(halted) == 1 else f"{len(halted)} halted messages"
+    fix = f"mqsdk groups release {declared.topic} {declared.group} --as retry|dead_letter|drop"
+    return f"consumer {declared.name} has {what} (partitions {partitions}): {fix}"
 
 
 def code_of(cluster: Cluster, finding: Finding) -> str:

@@ -178,6 +178,22 @@ def test_no_page_shows_a_payload_a_key_or_a_secret(told: App, until: Callable[[C
         assert SECRET not in ask(told, path)[1]
 
 
+def test_a_halted_message_is_shown_without_its_key(open_app: Opener, until: Callable[[Callable[[], bool]], None]) -> None:
+    app = App()
+
+    @app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=1, on_exhausted="halt_key"))
+    def bill(order: str) -> None:
+        raise ValueError(SECRET)
+
+    open_app(app, LISTENING)
+    app.start()
+    receipt = app.publish("orders", "x", key=SECRET)
+    until(lambda: bool(app.consumers()[0].halted))
+    _, page = ask(app, "/consumers")
+    assert SECRET not in page
+    assert [one["id"] for one in json.loads(page)["consumers"][0]["halted"]] == [receipt.id]
+
+
 def test_the_token_is_asked_for_and_may_change(open_app: Opener, store: Any) -> None:
     app = open_app(App(), replace(MEMORY_ONLY, observability=Observability(listen="127.0.0.1:0", token="first")))
     app.start()

@@ -50,6 +50,29 @@ def test_a_halted_key_outlives_its_process_and_is_released_by_name(shop: Path) -
     play(shop)
 
 
+@pytest.mark.slow
+def test_what_is_halted_on_the_old_cluster_of_a_topic_is_found_there(tmp_path: Path) -> None:
+    config = (
+        "clusters: {{old: {{backend: log, path: ./old}}, new: {{backend: log, path: ./new}}}}\nroutes: [{{topics: ['*'], cluster: {}}}]\n"
+    )
+    file = tmp_path / "mqsdk.yaml"
+    file.write_text(config.format("old"))
+    file.chmod(0o600)
+    (tmp_path / "hello.py").write_text(APP)
+    (tmp_path / "bad a1").touch()
+    publish(tmp_path, "a1")
+    with Running(RUN, tmp_path) as consumer:
+        consumer.wait_for("is halted after 1 attempts: ValueError at hello.py")
+        file.write_text(config.format("new"))
+        assert mqsdk(tmp_path, "reload").returncode == 0
+        consumer.wait_for("orders/billing: reads cluster old and cluster new")
+        publish(tmp_path, "a2")
+        assert release(tmp_path, "--as", "drop", "--dry-run") != {}
+        assert release(tmp_path, "--as", "drop", "--cluster", "old")["released"] == 1
+        consumer.wait_for("billed a2")
+        assert consumer.stop() == 0
+
+
 def play(shop: Path) -> None:
     """Kill the owner of a halted key, start another one, release; then once more with nobody running. In a folder for processes."""
     (shop / "hello.py").write_text(APP)

@@ -68,7 +68,7 @@ def test_a_halt_is_told_shown_and_released(process: Process, caplog: pytest.LogC
     [halted] = process.supervisor.consumers()[0].halted
     assert (halted.id, halted.key, halted.attempts, halted.scope, halted.redriven) == ("a1", "a", 2, "key", False)
     [problem] = [one for one in process.supervisor.health(True).problems if "halted" in one]
-    assert problem.endswith(": mqsdk groups release orders billing")
+    assert problem.endswith(": mqsdk groups release orders billing --as retry|dead_letter|drop")
     assert process.supervisor.health(True).ready
     assert (b"a2", 1) not in handler.seen
 
