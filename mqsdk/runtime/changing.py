@@ -11,6 +11,7 @@ from mqsdk.config.model import Cluster, Configuration
 from mqsdk.errors import BackendError, CapabilityError, ConfigError, Problem
 from mqsdk.runtime.clusters import cluster_in
 from mqsdk.runtime.environment import Declared
+from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.launching import check_capabilities
 from mqsdk.runtime.unfinished import Place
 from mqsdk.spi import Admin, Backend
@@ -87,6 +88,7 @@ class Preparation:
         source, target = self._owner.clusters.backend(before), self._backend(after)
         for declared in readers:
             check_capabilities(declared, target.capabilities, after)
+            check_retries(declared, self._new.tuning(declared.topic, declared.group, declared.tuning), target.capabilities, after)
         if any(declared.ordered for declared in readers):
             self._check_order(topic, before, source, readers)
         count, target_count = self._ensure(topic, source.admin(), target.admin(), after)

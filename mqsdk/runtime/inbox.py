@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mqsdk.config.model import InboxRule
@@ -37,6 +38,12 @@ CREATE INDEX IF NOT EXISTS handled_at ON handled (at_ms);
 """
 
 
+def _make(path: str) -> None:
+    """For this user alone. One that exists is left alone: closing any descriptor of it would drop the locks that SQLite has on it here."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 class Inbox:
     """Of one consumer. Any thread. Every method but `close` raises sqlite3.Error when the file cannot be used."""
 
@@ -48,7 +55,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._purged_ms = 0
         try:
-            os.close(os.open(rule.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _make(rule.path)
             self._file = sqlite3.connect(rule.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._file.executescript(_SETUP)
         except (OSError, sqlite3.Error) as error:

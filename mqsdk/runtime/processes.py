@@ -73,6 +73,9 @@ class RemoteRunning(Running):
         except OSError:
             failure = self._ended(worker, call)
             return [(index, failure) for index in range(len(records))]
+        except BaseException:
+            self._ended(worker, call)  # its answer, still to come, would be taken for that of the next call
+            raise
         finally:
             with self._lock:
                 self._current = None

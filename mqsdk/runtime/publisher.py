@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
@@ -22,13 +21,11 @@ from mqsdk.core import window
 from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
 from mqsdk.message import Receipt
-from mqsdk.names import RETRIES
 from mqsdk.runtime.clock import Clock
-from mqsdk.runtime.clusters import owner_topic
 from mqsdk.runtime.ladder import Ladder
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
 from mqsdk.runtime.sender import Answer, Draft, Sender, as_rejected
-from mqsdk.runtime.topics import Topic, ensure_topic
+from mqsdk.runtime.topics import Topic, ensure_with_groups
 from mqsdk.spi import Admin, Backend, NewRecord, Outcome, Producer, Rejected, Stored
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
@@ -270,11 +267,7 @@ class Publisher:
         admin = self._backend.admin()
         rule = self._topic_rule(name)
         if self._cluster.create:
-            is_retry = name.endswith(RETRIES)  # a group's own, as wide as its topic: their partitions have one owner
-            wanted = admin.partitions(owner_topic(name)) if is_retry else rule.partitions
-            count = ensure_topic(self._backend, self._cluster.name, name, replace(rule, partitions=wanted))
-            for group in (name.split(".")[-2],) if is_retry else rule.groups:
-                admin.ensure_group(name, group)
+            count = ensure_with_groups(self._backend, self._cluster.name, name, rule)
         else:
             found = admin.partitions(name)
             if found is None:

@@ -27,6 +27,8 @@ log = logging.getLogger("mqsdk.move")
 WRITERS_EVERY_S = 0.002
 CLOSE_S = AFTER_ERROR_S = 1.0
 CLOSING_EVERY_S = 0.02
+KEEP_EVERY_S = 3600.0
+UNFINISHED_S = 30 * 86_400.0  # how long a process may be away that still read an older cluster
 
 
 class Switching:
@@ -44,6 +46,7 @@ class Switching:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._kept_ms = 0
 
     # --- a new configuration --------------------------------------------------------------------------------------------------------
 
@@ -59,17 +62,19 @@ class Switching:
         for name, backend in prepared.opened.items():
             self.owner.clusters.adopt(name, backend)
             tell_what_holds(self.owner.clusters.cluster(name), backend)
-        with self._lock:
-            for change in prepared.changes:
-                if change.older.partitions:
-                    self._remember(change.topic, change.older, change.target)
-                for readers in self._readers_at(change.topic, change.older.cluster):
-                    readers.follow(change.older, change.target, now, settle_s)
-                    readers.reconcile(now)
-            changes = [ClusterChanged(one.topic, "", one.older.cluster, one.target.cluster, "writing") for one in prepared.changes]
-            self._writers.append((changes, are_written))
-        self._let_write()
-        self.go_on()
+        changes = [ClusterChanged(one.topic, "", one.older.cluster, one.target.cluster, "writing") for one in prepared.changes]
+        try:
+            with self._lock:
+                self._writers.append((changes, are_written))  # first: publishes wait for it, whatever becomes of the readers
+                for change in prepared.changes:
+                    if change.older.partitions:
+                        self._remember(change.topic, change.older, change.target)
+                    for readers in self._readers_at(change.topic, change.older.cluster):
+                        readers.follow(change.older, change.target, now, settle_s)
+                        readers.reconcile(now)
+        finally:
+            self._let_write()
+            self.go_on()
 
     def _readers_at(self, topic: str, cluster: str) -> list[Readers]:
         """Of every running consumer of the topic."""
@@ -210,7 +215,18 @@ class Switching:
                     moved |= judge(clock.mono()) | readers.reconcile(clock.mono())
                     if len(readers.sides) == 1:
                         self._readers = [one for one in self._readers if one is not readers]
+        self._keep_in_mind()
         return moved
+
+    def _keep_in_mind(self) -> None:
+        """What is on disk must outlast what is still read there: a halted or delayed message may stay for long."""
+        now_ms = self.owner.environment.clock.wall_ms()
+        if now_ms < self._kept_ms + round(KEEP_EVERY_S * 1000):
+            return
+        self._kept_ms = now_ms
+        known = self._memory.entries(now_ms)
+        for topic in {readers.declared.topic for readers in self._readers if readers.is_unfinished}.intersection(known):
+            self._memory.put(known[topic]._replace(until_ms=now_ms + round(UNFINISHED_S * 1000)), now_ms)
 
     def _let_write(self) -> bool:
         with self._lock:

@@ -17,7 +17,7 @@ from mqsdk.errors import AccessDenied, MqError, PublishRejected
 from mqsdk.runtime import ladder
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.clusters import Clusters
-from mqsdk.runtime.topics import ensure_topic
+from mqsdk.runtime.topics import ensure_with_groups
 from mqsdk.spi import Backend, EventSink, NewRecord, Producer, Published, Rejected, Unknown
 
 log = logging.getLogger("mqsdk.delay")
@@ -141,10 +141,7 @@ class Targets:
         count = admin.partitions(topic)
         if count is None and create and (not is_own or topic == delay.DEAD_LETTERS):
             # It was there when the message was published: here it has been deleted since, elsewhere its route has changed.
-            rule = self._topic_rule(topic)
-            count = ensure_topic(backend, cluster, topic, rule)
-            for group in rule.groups:
-                admin.ensure_group(topic, group)
+            count = ensure_with_groups(backend, cluster, topic, self._topic_rule(topic))
         if count is None:
             return _Refused(Rejected("no_route", f"there is no topic {topic} in cluster {cluster}"), self._clock.mono() + RETRY_S)
         kind = backend.capabilities.delay

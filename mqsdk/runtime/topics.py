@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from mqsdk.config.model import TopicRule
 from mqsdk.errors import ConfigError
+from mqsdk.names import RETRIES
 from mqsdk.runtime.cells import Cells
 from mqsdk.runtime.clock import Clock
+from mqsdk.runtime.clusters import owner_topic
 from mqsdk.spi import Backend, Partition, Rejected
 
 # A keyless stream changes its partition after so many records: long enough to keep a writer on one partition (two writers on one
@@ -31,6 +34,18 @@ def ensure_topic(backend: Backend, cluster: str, topic: str, rule: TopicRule) ->
     count = admin.ensure_topic(topic, rule.partitions)
     if rule.retention_s is not None:
         admin.keep(topic, rule.retention_s)
+    return count
+
+
+def ensure_with_groups(backend: Backend, cluster: str, name: str, rule: TopicRule) -> int:
+    """As `ensure_topic`, with the groups that `topics:` names for it. A group's retry topic is as wide as its topic, because their
+    partitions have one owner, and has that group."""
+    admin = backend.admin()
+    is_retry = name.endswith(RETRIES)
+    wanted = admin.partitions(owner_topic(name)) if is_retry else rule.partitions
+    count = ensure_topic(backend, cluster, name, replace(rule, partitions=wanted))
+    for group in (name.split(".")[-2],) if is_retry else rule.groups:
+        admin.ensure_group(name, group)
     return count
 
 

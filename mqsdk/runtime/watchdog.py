@@ -48,6 +48,7 @@ class Guard:
         self._observe = observe
         self._patience_s = patience_s
         self._dogs: dict[ConsumerLoop, Watchdog] = {}
+        self._unread: dict[ConsumerLoop, dict[int, int]] = {}  # by partition: what would have come next, at the last look
         self._stop = threading.Event()
         self.given_up = ""
         self.wake: Callable[[], None] = lambda: None
@@ -70,7 +71,11 @@ class Guard:
 
     def look(self) -> None:
         """Once at every consumer."""
-        for declared, loop in list(self._loops()):
+        loops = list(self._loops())
+        here = {loop for _, loop in loops}
+        self._dogs = {loop: dog for loop, dog in self._dogs.items() if loop in here}
+        self._unread = {loop: unread for loop, unread in self._unread.items() if loop in here}
+        for declared, loop in loops:
             dog = self._dogs.setdefault(loop, Watchdog())
             sight = self._sight(declared, loop)
             now, patience_s = self._clock.mono(), self._patience_s()
@@ -124,9 +129,15 @@ class Guard:
         return view.records > 0 or self._is_unread(declared, loop, view)
 
     def _is_unread(self, declared: Declared, loop: ConsumerLoop, view: MachineView) -> bool:
-        """Whether the backend holds messages of owned partitions that never came. Unknown is no: a backend's own trouble is told apart."""
+        """Whether the backend holds messages of owned partitions that never came: at two looks the same one, for at one look a message may
+        just be on its way. Unknown is no: a backend's own trouble is told apart."""
         if declared.broadcast:
             return False
+        last, self._unread[loop] = self._unread.get(loop, {}), self._left_unread(declared, loop, view)
+        return any(last.get(number) == position for number, position in self._unread[loop].items())
+
+    def _left_unread(self, declared: Declared, loop: ConsumerLoop, view: MachineView) -> dict[int, int]:
+        found: dict[int, int] = {}
         known = {one.partition.number: one for one in view.partitions if one.partition.topic == declared.topic and not one.paused}
         try:
             admin = self._clusters.backend(loop.spec.cluster).admin()
@@ -135,10 +146,10 @@ class Guard:
                 if one is None or progress.messages <= one.records + one.waiting:
                     continue
                 if _holds(admin, declared.topic, progress.partition, one.received):
-                    return True
+                    found[progress.partition] = one.received
         except MqError:
-            return False
-        return False
+            return {}
+        return found
 
 
 def _holds(admin: Admin, topic: str, partition: int, position: int) -> bool:

@@ -50,11 +50,12 @@ class Caller:
 
 
 def write(fields: dict[str, Any]) -> None:
-    """A log record of a worker process, as if it had been written here."""
+    """A log record of a worker process, as if written here. What the application's own handlers and filters raise must not end the call."""
     record = logging.makeLogRecord(fields)
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+        with suppress(Exception):
+            logger.handle(record)
 
 
 class Worker:
@@ -90,9 +91,7 @@ class Worker:
     def await_ready(self) -> None:
         """Until it serves. Raises StartFailed; the process is gone then."""
         try:
-            if not self._calls.has_item(START_S):
-                raise StartFailed(f"it did not come up within {START_S:.0f} s")
-            answer = self._calls.receive()
+            answer = self._first_answer()
         except OSError:
             raise StartFailed(f"it {self.end()} before it served") from None
         except StartFailed:
@@ -101,6 +100,15 @@ class Worker:
         if answer[0] == FAILED:
             self.end()
             raise StartFailed(answer[1])
+
+    def _first_answer(self) -> Any:
+        """A thread of the application may have logged before it."""
+        while self._calls.has_item(START_S):
+            answer = self._calls.receive()
+            if answer[0] != LOG:
+                return answer
+            write(answer[1])
+        raise StartFailed(f"it did not come up within {START_S:.0f} s")
 
     def is_alive(self) -> bool:
         with self._life_lock:

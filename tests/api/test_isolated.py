@@ -295,6 +295,24 @@ def test_what_a_handler_logs_is_written_here(shop: Shop, caplog: pytest.LogCaptu
     assert record.process != os.getpid()
 
 
+def test_a_log_handler_that_raises_costs_no_message_its_outcome(shop: Shop) -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise RuntimeError("the disk of the logs is full")
+
+    logger, broken = logging.getLogger("shop"), Broken()
+    logger.addHandler(broken)
+    try:
+        shop.start(concurrency=1)
+        for what in ("log", "tell", "log", "tell"):
+            shop.do(what, key="k")
+        until(lambda: shop.lag() == 0)
+    finally:
+        logger.removeHandler(broken)
+    assert [event for event in shop.events if isinstance(event, Retried | DeadLettered)] == []
+    assert len(shop.lines("log")) == 2
+
+
 # --- refused at the start ---------------------------------------------------------------------------------------------------------
 
 

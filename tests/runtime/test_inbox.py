@@ -195,6 +195,25 @@ def test_what_was_noted_survives_kill_9(make: Make, tmp_path: Path) -> None:
     assert make().known(["m-1"]) == {"m-1"}
 
 
+def test_two_consumers_of_a_process_do_not_take_the_file_from_each_other(tmp_path: Path) -> None:
+    """Closing a descriptor of a file drops all locks that the process has on it: another process would take itself for the last one."""
+    path = tmp_path / "inbox.db"
+    rule = InboxRule(path=str(path), ttl_s=1e9)
+    first, second = Inbox(rule, "a/b", Wall()), Inbox(rule, "c/d", Wall())
+    first.add(["here"])
+    script = (
+        "import sys\nfrom mqsdk.config.model import InboxRule\nfrom mqsdk.runtime.inbox import Inbox\n"
+        "inbox = Inbox(InboxRule(path=sys.argv[1], ttl_s=1e9), 'a/b', lambda: 1_700_000_000_000)\n"
+        "assert inbox.known(['here']) == {'here'}\ninbox.add(['there'])\ninbox.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert first.known(["here", "there"]) == {"here", "there"}
+    first.add(["again"])
+    subprocess.run([sys.executable, "-c", script.replace("'here'", "'again'"), str(path)], check=True)
+    first.close()
+    second.close()
+
+
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database, " * 100)
     for path in (tmp_path / "missing" / "inbox.db", tmp_path / "text.db"):

@@ -12,7 +12,7 @@ import pytest
 from mqsdk import App
 from mqsdk.config.model import TopicRule
 from mqsdk.errors import ConfigError
-from mqsdk.runtime.topics import ensure_topic
+from mqsdk.runtime.topics import ensure_topic, ensure_with_groups
 from mqsdk.testing.simlog import MEMORY, SimBackend
 
 
@@ -24,6 +24,14 @@ def test_a_retention_is_told_where_it_is_given(monkeypatch: pytest.MonkeyPatch) 
     assert ensure_topic(backend, "local", "orders", TopicRule(pattern="orders*", retention_s=60.0)) == 8
     assert ensure_topic(backend, "local", "orders", TopicRule(pattern="orders*")) == 8
     assert kept == [("orders", 60.0)]
+
+
+def test_a_groups_retry_topic_is_as_wide_as_its_topic_and_has_the_group() -> None:
+    backend = SimBackend()
+    backend.open(0.0)
+    backend.admin().ensure_topic("orders", 3)
+    assert ensure_with_groups(backend, "local", "orders.billing.retry", TopicRule(pattern="*", partitions=5, groups=("search",))) == 3
+    assert [one.group for one in backend.admin().groups("orders.billing.retry")] == ["billing"]
 
 
 def test_a_backend_that_goes_by_its_own_refuses_before_anything_is_made() -> None:

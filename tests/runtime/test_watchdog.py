@@ -127,6 +127,28 @@ def test_what_a_restart_does_not_help_is_given_up_once(scene: Scene, caplog: pyt
     assert "ends with 9" in line.getMessage()
 
 
+def test_what_arrives_while_it_looks_is_not_unread(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it waits behind a halt, so nothing ends; and each look finds one message more than the consumer has yet."""
+    plain_failing(scene)
+    scene.start()
+    scene.app.publish("orders", "bad", key="k")
+    progress = SimAdmin.progress
+
+    def one_more(admin: SimAdmin, topic: str, group: str) -> Any:
+        scene.app.publish("orders", "later", key="k")
+        return progress(admin, topic, group)
+
+    monkeypatch.setattr(SimAdmin, "progress", one_more)
+    scene.wait(900)
+    assert (scene.restarts, scene.woken, scene.handled) == (0, 0, [])
+
+
+def plain_failing(scene: Scene) -> None:
+    @scene.app.consumer("orders", group="billing", ordered=True, retry=RetryPolicy(attempts=1, on_exhausted="halt_key"))
+    def bill(order: str) -> None:
+        raise ValueError(order)
+
+
 def test_settles_that_are_never_answered_are_no_progress(scene: Scene) -> None:
     plain(scene)
     scene.start()

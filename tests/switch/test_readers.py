@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mqsdk import App, Backoff, ConfigError, Message, RetryPolicy
+from mqsdk.runtime.readers import Readers
 from mqsdk.runtime.unfinished import InMemory
 from mqsdk.testing.clock import VirtualClock
 from mqsdk.testing.simlog import MEMORY
@@ -370,6 +371,39 @@ def test_a_day_later_a_restart_looks_no_more(make: Make, stores: Stores) -> None
     assert second.clusters == ["b"]
 
 
+def test_what_is_known_of_an_old_cluster_outlasts_what_is_still_to_be_read_there(make: Make) -> None:
+    memory, billing = InMemory(), Billing()
+    service = make("p", billing.declare, memory=memory)
+    service.app.start()
+    service.app.publish("orders", 1, delay="3d")
+    service.switch("b")
+    service.advance("1m")
+    assert service.clusters == ["a", "b"]
+    assert service.app._session is not None
+    a_week_later = service.app._session.supervisor.environment.clock.wall_ms() + 7 * 86_400_000
+    assert "orders" in memory.entries(a_week_later)
+
+
+def test_publishes_go_on_where_the_consumers_of_a_change_could_not_be_started(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    billing = Billing()
+    service = make("p", billing.declare)
+    service.app.start()
+    reconcile, tried = Readers.reconcile, []
+
+    def fails_once(readers: Readers, now: float) -> bool:
+        tried.append(now)
+        if len(tried) == 1:
+            raise OSError(24, "too many open files")
+        return reconcile(readers, now)
+
+    monkeypatch.setattr(Readers, "reconcile", fails_once)
+    with pytest.raises(OSError, match="too many"):
+        service.switch("b")
+    assert service.app.publish("orders", 1).cluster == "b"
+    service.settle()
+    assert billing.seen == [1]
+
+
 def test_a_broadcast_reads_the_old_cluster_on(make: Make) -> None:
     billing = Billing(broadcast=True)
     service, late = make("p", billing.declare), make("late")
@@ -400,6 +434,15 @@ def test_what_cannot_be_kept_is_refused_and_nothing_changes(make: Make, target: 
     assert service.clusters == ["a"]
     service.settle()
     assert billing.seen == [1]
+
+
+def test_a_cluster_that_would_forget_a_halt_is_refused(make: Make) -> None:
+    billing = Billing(ordered=True, retry=RetryPolicy(attempts=1, on_exhausted="halt_partition"))
+    service = make("p", billing.declare, capabilities={"b": replace(MEMORY, attempts=False)})
+    service.app.start()
+    with pytest.raises(ConfigError, match="would forget it"):
+        service.switch("b")
+    assert service.clusters == ["a"]
 
 
 SAME = {
