@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.requirement import sdk_version
@@ -12,6 +12,8 @@ from mqsdk.runtime.control import REPLY_TIMEOUT_S, Answers, Orders
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
+    from mqsdk.api.session import Session
+    from mqsdk.runtime.inspection import ConsumerInfo
 
 
 # Time for storing a release: the asker must have its answer before it gives up.
@@ -32,24 +34,30 @@ def status(app: App) -> Mapping[str, Any]:
     session = app._session
     if session is None:
         return {"pid": os.getpid(), "app": None, "state": str(app.state), "config": None, "sdk": sdk_version(), "consumers": []}
-    consumers = [
-        {
-            "topic": one.topic,
-            "group": one.group,
-            "cluster": one.cluster,
-            "state": one.state,
-            "concurrency": one.concurrency,
-            "in_flight": one.in_flight,
-            "partitions": list(one.partitions),
-            "paused": one.paused,
-            "rate": one.rate,
-            "breaker": one.breaker,
-            "halted": [halted._asdict() for halted in one.halted],
-        }
-        for one in session.supervisor.consumers(with_lag=False)
-    ]
+    return told(app, session, [shown(one) for one in session.supervisor.consumers(with_lag=False)])
+
+
+def told(app: App, session: Session, consumers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is told of an open App, with its consumers as they are to be shown."""
     name, version = session.supervisor.app, session.configuration.version
     return {"pid": os.getpid(), "app": name, "state": str(app.state), "config": version, "sdk": sdk_version(), "consumers": consumers}
+
+
+def shown(one: ConsumerInfo) -> dict[str, Any]:
+    """One consumer, as plain data."""
+    return {
+        "topic": one.topic,
+        "group": one.group,
+        "cluster": one.cluster,
+        "state": one.state,
+        "concurrency": one.concurrency,
+        "in_flight": one.in_flight,
+        "partitions": list(one.partitions),
+        "paused": one.paused,
+        "rate": one.rate,
+        "breaker": one.breaker,
+        "halted": [halted._asdict() for halted in one.halted],
+    }
 
 
 def reload(app: App) -> Mapping[str, Any]:

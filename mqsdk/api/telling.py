@@ -15,6 +15,7 @@ from mqsdk.runtime.pages import JSON, TEXT, Page, Pages, PageServer
 if TYPE_CHECKING:
     from mqsdk.api.app import App
     from mqsdk.api.session import Session
+    from mqsdk.runtime.inspection import ConsumerInfo
 
 
 class Telling:
@@ -61,24 +62,21 @@ def ready(app: App) -> Page:
 
 def consumers(app: App, session: Session, lags: Lags) -> Page:
     """As `mqsdk ps --json` tells them but for keys, with what became of their messages and their lag."""
-    status = dict(controlling.status(app))
-    told = []
-    for shown, one in zip(status["consumers"], session.supervisor.consumers(with_lag=False), strict=True):
-        lag = lags.get(one.topic, one.group)
-        oldest = None if one.oldest is None else {"id": one.oldest.id, "age_s": round(one.oldest.age_s, 3)}
-        told.append(
-            {
-                **shown,
-                "cluster": one.cluster,
-                "halted": [{name: value for name, value in halted.items() if name != "key"} for halted in shown["halted"]],
-                "lag": None if lag is None else {"messages": lag.messages, "seconds": round(lag.seconds, 3)},
-                "handled": one.handled,
-                "failed": one.failed,
-                "dead_lettered": one.dead_lettered,
-                "oldest": oldest,
-            }
-        )
-    return _json(200, {**status, "consumers": told})
+    return _json(200, controlling.told(app, session, [_consumer(one, lags) for one in session.supervisor.consumers(with_lag=False)]))
+
+
+def _consumer(one: ConsumerInfo, lags: Lags) -> dict[str, Any]:
+    shown = controlling.shown(one)
+    lag = lags.get(one.topic, one.group)
+    return {
+        **shown,
+        "halted": [{name: value for name, value in halted.items() if name != "key"} for halted in shown["halted"]],
+        "lag": None if lag is None else {"messages": lag.messages, "seconds": round(lag.seconds, 3)},
+        "handled": one.handled,
+        "failed": one.failed,
+        "dead_lettered": one.dead_lettered,
+        "oldest": None if one.oldest is None else {"id": one.oldest.id, "age_s": round(one.oldest.age_s, 3)},
+    }
 
 
 def metrics_page(session: Session, lags: Lags) -> Any:
