@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mqsdk.spi import UnsafeBackend
 from mqsdk_rabbitmq import names
-from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 
 TICK_MS = 125  # a step is work for the server: no more of them than lateness asks for
@@ -82,12 +80,5 @@ def _make_step(session: Session, level: int) -> None:
 
 def _check_step(session: Session, level: int) -> None:
     """It also declares one that is not there."""
-    name = names.step(level)
-    if not session.fits(name, [step_arguments(level)]):
-        raise UnsafeBackend(
-            f"the queue `{name}` was declared by somebody else with other arguments: what is delayed would come at another time",
-            finding="queue_arguments",
-            cluster=session.dialer.cluster,
-            backend=KIND,
-            fix="wait until it is empty and delete it on the server; it is declared again as docs/rabbitmq.md says",
-        )
+    harm = "what is delayed would come at another time"
+    session.require(names.step(level), [step_arguments(level)], harm, "wait until it is empty and delete it on the server")

@@ -13,7 +13,7 @@ from pika import exceptions as client
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorException
 
-from mqsdk.spi import BackendError, Unavailable
+from mqsdk.spi import BackendError, Unavailable, UnsafeBackend
 from mqsdk_rabbitmq.errors import KIND, NOT_FOUND, PRECONDITION_FAILED, is_fatal, translate
 from mqsdk_rabbitmq.options import Settings
 
@@ -111,7 +111,7 @@ class Session:
         found = self.exists(lambda channel: channel.queue_declare(name, passive=True))
         return None if found is None else (found.method.message_count, found.method.consumer_count)
 
-    def fits(self, name: str, variants: Sequence[dict[str, Any]]) -> bool:
+    def _fits(self, name: str, variants: Sequence[dict[str, Any]]) -> bool:
         """Whether a queue that is there has one of these sets of arguments. AMQP only tells by refusing another declaration."""
         for arguments in variants:
             try:
@@ -121,6 +121,20 @@ class Session:
                 if error.reply_code != PRECONDITION_FAILED:
                     raise
         return False
+
+    def require(self, queue: str, variants: Sequence[dict[str, Any]], harm: str, remedy: str) -> None:
+        """Declare a queue unless it is there with one of these sets of arguments. Raises UnsafeBackend for one that has others.
+
+        harm: what a queue of somebody else's would do. remedy: how to make room for ours.
+        """
+        if not self._fits(queue, variants):
+            raise UnsafeBackend(
+                f"the queue `{queue}` was declared by somebody else with other arguments: {harm}",
+                finding="queue_arguments",
+                cluster=self.dialer.cluster,
+                backend=KIND,
+                fix=f"{remedy}; it is declared again as docs/rabbitmq.md says",
+            )
 
     def put(self, queue: str, body: bytes) -> None:
         """Straight into a queue, confirmed. A quorum queue whose nodes are just starting takes nothing for a while."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from mqsdk.spi import Partition, UnsafeBackend
+from mqsdk.spi import Partition
 from mqsdk_rabbitmq import ladder, names
 from mqsdk_rabbitmq.catalog import Catalog, Topic
-from mqsdk_rabbitmq.errors import KIND
 from mqsdk_rabbitmq.session import Session
 from mqsdk_rabbitmq.token import SEED, Token
 
@@ -130,14 +129,7 @@ def _types(first: str) -> tuple[str, str]:
 
 
 def _check(session: Session, queue: str, variants: list[dict[str, Any]]) -> None:
-    if not session.fits(queue, variants):
-        raise UnsafeBackend(
-            f"the queue `{queue}` was declared by somebody else with other arguments: it would reorder or lose messages",
-            finding="queue_arguments",
-            cluster=session.dialer.cluster,
-            backend=KIND,
-            fix="drain and delete it on the server; it is declared again as docs/rabbitmq.md says",
-        )
+    session.require(queue, variants, "it would reorder or lose messages", "drain and delete it on the server")
 
 
 def drop_group(session: Session, topic: str, group: str, partitions: int) -> None:

@@ -6,19 +6,20 @@ oldest go whoever waits: a group that nobody runs any more must not fill the dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from . import files, locate, segment
 from .errors import CorruptBatch
-from .format import SegmentHeader
 
 if TYPE_CHECKING:
     from .partition import PartitionLog
     from .topic import Topic
+
+T = TypeVar("T")
 
 FOREVER = float("inf")
 SHORTEST_SEAL_S = 1.0
@@ -106,22 +107,15 @@ def _sealed(part: PartitionLog) -> list[_Sealed]:
     sealed: list[_Sealed] = []
     for base, following in pairwise(found):
         with suppress(FileNotFoundError, CorruptBatch):  # a header that cannot be read says no time: it stays for the readers to tell
-            over_ms = _header_of(part, following).created_ms
-            sealed.append(_Sealed(over_ms, part.number, base, following, _size(part, base)))
+            over_ms = _asked(part, following, segment.read_header).created_ms
+            sealed.append(_Sealed(over_ms, part.number, base, following, _asked(part, base, files.size_of)))
     return sealed
 
 
-def _header_of(part: PartitionLog, base: int) -> SegmentHeader:
+def _asked(part: PartitionLog, base: int, ask: Callable[[int], T]) -> T:
+    """What the open file of a segment says."""
     fd = files.open_read(segment.file_name(base), part.directory)
     try:
-        return segment.read_header(fd)
-    finally:
-        files.close(fd)
-
-
-def _size(part: PartitionLog, base: int) -> int:
-    fd = files.open_read(segment.file_name(base), part.directory)
-    try:
-        return files.size_of(fd)
+        return ask(fd)
     finally:
         files.close(fd)
