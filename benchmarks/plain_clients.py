@@ -64,11 +64,13 @@ class Redis:
 
 
 class Pika:
-    def __init__(self, address: str, topic: str) -> None:
+    """arguments: of its queue."""
+
+    def __init__(self, address: str, topic: str, arguments: dict[str, Any] | None = None) -> None:
         self._host, port = address.split(":")
         self._port, self._queue = int(port), topic
         with pika.BlockingConnection(pika.ConnectionParameters(self._host, self._port)) as connection:
-            connection.channel().queue_declare(topic, durable=True)
+            connection.channel().queue_declare(topic, durable=True, arguments=arguments)
 
     def _looped(self, begin: Callable[[Any, Callable[[], None]], None]) -> None:
         """Run pika's loop until `begin`'s second argument is called."""

@@ -14,14 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pika
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mqsdk_rabbitmq
 from mqsdk_rabbitmq import names, topology
+from plain_clients import Pika
 
 from mqsdk.spi import Assigned, Backend, Batch, Flow, Link, NewRecord, Partition, ProducerEvent, Progress, Published, Stored, Subscription
 from tests.brokers.rabbitmq import RabbitServer
@@ -30,11 +28,9 @@ COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
 QUEUES = sys.argv[2] if len(sys.argv) > 2 else "classic"
 BODY = b"x" * 200
 WINDOW = 100
-PREFETCH, ACK_EVERY = 1000, 50
 ROUNDS = 3
 LIMIT_S = 60.0
 HERE = Partition("bench", 0)
-RAW = "raw"
 
 
 class Sink:
@@ -67,59 +63,6 @@ def seconds(work: Callable[[], None]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def looped(port: int, begin: Callable[[Any, Callable[[], None]], None]) -> None:
-    """Run pika's loop until `begin`'s second argument is called."""
-
-    def opened(connection: Any) -> None:
-        connection.channel(on_open_callback=lambda channel: begin(channel, connection.close))
-
-    parameters = pika.ConnectionParameters(host="127.0.0.1", port=port)
-    connection = pika.SelectConnection(parameters, opened, on_close_callback=lambda found, _: found.ioloop.stop())
-    connection.ioloop.start()
-
-
-def raw_publish(port: int) -> None:
-    def begin(channel: Any, end: Callable[[], None]) -> None:
-        sent = confirmed = 0
-        persistent = pika.BasicProperties(delivery_mode=2)
-
-        def answered(frame: Any) -> None:
-            nonlocal confirmed
-            tag = frame.method.delivery_tag
-            confirmed = max(confirmed, tag) if frame.method.multiple else confirmed + 1
-            fill()
-
-        def fill() -> None:
-            nonlocal sent
-            while sent < COUNT and sent - confirmed < WINDOW:
-                channel.basic_publish("", RAW, BODY, persistent, mandatory=True)
-                sent += 1
-            if confirmed >= COUNT:
-                end()
-
-        channel.confirm_delivery(answered, callback=lambda _: fill())
-
-    looped(port, begin)
-
-
-def raw_consume(port: int) -> None:
-    def begin(channel: Any, end: Callable[[], None]) -> None:
-        count = 0
-
-        def came(_: Any, method: Any, __: Any, ___: bytes) -> None:
-            nonlocal count
-            count += 1
-            if count % ACK_EVERY == 0 or count == COUNT:
-                channel.basic_ack(method.delivery_tag, multiple=True)
-            if count == COUNT:
-                end()
-
-        channel.basic_qos(prefetch_count=PREFETCH)
-        channel.basic_consume(RAW, came)
-
-    looped(port, begin)
 
 
 def sdk_publish(backend: Backend, sink: Sink) -> None:
@@ -170,11 +113,10 @@ def main() -> None:
             sink = Sink()
             made.admin().ensure_topic(HERE.topic, 1)
             made.admin().ensure_group(HERE.topic, "g")
-            with server.channel() as channel:
-                channel.queue_declare(RAW, durable=True, arguments=topology.queue_arguments(QUEUES))
+            raw = Pika(server.address, "raw", topology.queue_arguments(QUEUES))
             for _ in range(ROUNDS):
-                figures["publish raw"].append(COUNT / seconds(lambda: raw_publish(server.port)))
-                figures["consume raw"].append(COUNT / seconds(lambda: raw_consume(server.port)))
+                figures["publish raw"].append(raw.publish(COUNT))
+                figures["consume raw"].append(raw.batch(COUNT))
                 figures["publish mqsdk"].append(COUNT / seconds(lambda: sdk_publish(made, sink)))
                 figures["consume mqsdk"].append(COUNT / seconds(lambda: sdk_consume(made)))
                 with server.channel() as channel:
@@ -184,8 +126,8 @@ def main() -> None:
             server.stop()
     best = {name: max(found) for name, found in figures.items()}
     for what in ("publish", "consume"):
-        raw, ours = best[f"{what} raw"], best[f"{what} mqsdk"]
-        print(f"{what} ({QUEUES}): raw pika {raw:9,.0f}/s   mqsdk at the seam {ours:9,.0f}/s   ratio {ours / raw:.2f}")
+        plain, ours = best[f"{what} raw"], best[f"{what} mqsdk"]
+        print(f"{what} ({QUEUES}): raw pika {plain:9,.0f}/s   mqsdk at the seam {ours:9,.0f}/s   ratio {ours / plain:.2f}")
 
 
 if __name__ == "__main__":

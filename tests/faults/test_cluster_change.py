@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,30 +84,24 @@ class Run:
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    server = RedisServer(folder, fsync="always")
+def served(server: RedisServer | KafkaBroker | RabbitServer, backend: str, lease: str) -> Iterator[str]:
+    """The cluster of a server that has just been started."""
     try:
-        yield f'{{backend: redis, servers: ["{server.address}"], lease: 5s}}'
+        yield f'{{backend: {backend}, servers: ["{server.address}"], lease: {lease}}}'
     finally:
         server.stop()
 
 
-@contextmanager
-def kafka(folder: Path) -> Iterator[str]:
-    broker = KafkaBroker(folder)
-    try:
-        yield f'{{backend: kafka, servers: ["{broker.address}"], lease: 6s}}'
-    finally:
-        broker.stop()
+def redis(folder: Path) -> AbstractContextManager[str]:
+    return served(RedisServer(folder, fsync="always"), "redis", "5s")
 
 
-@contextmanager
-def rabbitmq(folder: Path) -> Iterator[str]:
-    server = RabbitServer(folder)
-    try:
-        yield f'{{backend: rabbitmq, servers: ["{server.address}"], lease: 3s}}'
-    finally:
-        server.stop()
+def kafka(folder: Path) -> AbstractContextManager[str]:
+    return served(KafkaBroker(folder), "kafka", "6s")
+
+
+def rabbitmq(folder: Path) -> AbstractContextManager[str]:
+    return served(RabbitServer(folder), "rabbitmq", "3s")
 
 
 # The way back from RabbitMQ is refused to ordered consumers: it cannot tell how far a group is.

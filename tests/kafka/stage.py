@@ -9,9 +9,12 @@ from typing import Any
 import mqsdk_kafka
 import pytest
 from kafka import TopicPartition
+from kafka import errors as raw
+from kafka.structs import OffsetAndMetadata
 from mqsdk_kafka.backend import KafkaBackend
 
 from mqsdk.testing.conformance.base import Stage
+from mqsdk.testing.conformance.reader import Reader
 from tests.brokers.kafka import KafkaBroker
 
 
@@ -23,6 +26,18 @@ def backend_at(servers: list[str], **options: Any) -> KafkaBackend:
 
 # The client does not close a socket whose connection was refused: the collector does, and says so.
 LEAKS = "ignore:unclosed <(socket|ssl):ResourceWarning"
+
+
+def cut_the_log(reader: Reader, place: TopicPartition, left: int) -> None:
+    """Have the client report at its next look that only so many records are left, as it does after an unclean election."""
+    raw_consumer = reader.consumer._raw  # type: ignore[attr-defined]
+    poll = raw_consumer.poll
+
+    def cut(**how: object) -> object:
+        raw_consumer.poll = poll
+        raise raw.LogTruncationError({place: OffsetAndMetadata(left, "", 1)})
+
+    raw_consumer.poll = cut
 
 
 @pytest.mark.filterwarnings(LEAKS)

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
-from kafka import errors as raw
-from kafka.structs import OffsetAndMetadata
 
 from mqsdk.spi import Assigned, BackendError, Gap, Lost, Partition
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Reader, values
-from tests.kafka.stage import KafkaStage
+from tests.kafka.stage import KafkaStage, cut_the_log
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +60,7 @@ class TestBroadcast(KafkaStage):
         reader = self.instance(topic)
         self.publish(topic, numbered(10))
         reader.take(10)
-        raw_consumer = reader.consumer._raw  # type: ignore[attr-defined]
-        poll = raw_consumer.poll
-
-        def cut(**how: object) -> object:
-            raw_consumer.poll = poll
-            raise raw.LogTruncationError({TopicPartition(topic, 0): OffsetAndMetadata(3, "", 1)})
-
-        raw_consumer.poll = cut
+        cut_the_log(reader, TopicPartition(topic, 0), 3)
         reader.until(lambda: len(reader.seen(Assigned)) == 2, "a new ownership")
         assert [(event.start, event.stop, event.reason) for event in reader.seen(Gap) if isinstance(event, Gap)] == [(3, 10, "truncated")]
         first, second = (event.epoch for event in reader.events if isinstance(event, Assigned))

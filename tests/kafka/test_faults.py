@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 from kafka import TopicPartition
 from kafka import errors as raw
-from kafka.structs import OffsetAndMetadata
 from mqsdk_kafka.backend import KafkaBackend
 from mqsdk_kafka.consumer import KafkaConsumer
 from mqsdk_kafka.line import Line
@@ -36,7 +35,7 @@ from mqsdk.spi import (
 )
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Answers, values
-from tests.kafka.stage import KafkaStage
+from tests.kafka.stage import KafkaStage, cut_the_log
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
@@ -485,14 +484,7 @@ class TestMembers(KafkaStage):
         reader.take(10)
         ((partition, before),) = reader.owned.items()
         reader.answer(reader.send_settle(partition, 8))
-        raw_consumer = reader.consumer._raw  # type: ignore[attr-defined]
-        poll = raw_consumer.poll
-
-        def cut(**how: object) -> object:
-            raw_consumer.poll = poll
-            raise raw.LogTruncationError({TopicPartition(topic, 0): OffsetAndMetadata(3, "", 1)})
-
-        raw_consumer.poll = cut
+        cut_the_log(reader, TopicPartition(topic, 0), 3)
         reader.until(lambda: len(reader.seen(Assigned)) == 2, "a new ownership")
         assert [(event.start, event.stop, event.reason) for event in reader.seen(Gap) if isinstance(event, Gap)] == [(3, 10, "truncated")]
         assert reader.owned[partition].epoch > before.epoch
