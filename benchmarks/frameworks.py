@@ -4,7 +4,8 @@
 
 Needs the dependency group `bench`. 200 bytes a message, one partition, brokers of its own (Redis with AOF everysec, RabbitMQ with durable
 classic queues and confirmations, Kafka with one broker and acks=all). All contenders acknowledge after the handler. They run with the fast
-settings that their documentation names (`faststream_peer`, `task_queue_peers`), mqsdk with its defaults.
+settings that their documentation names (`faststream_peer`, `task_queue_peers`), mqsdk with its defaults. `..._quorum`: on quorum queues,
+which mqsdk declares unless it is told otherwise, beside the plain client on such a queue.
 
 `..._cpu` is the processor time of the contender's process for a message, which a busy machine changes less than the rate. On such a machine
 the rates favour whoever waits for the broker least often.
@@ -54,6 +55,8 @@ ENTRIES: dict[str, dict[str, Entry]] = {
         "plain": Entry("plain_clients", "Pika", publish=2 * MEDIUM, batch=FAST),
         "mqsdk": Entry("our_sdk", "Rabbit", publish=2 * MEDIUM, handle=FAST // 2, batch=FAST // 2),
         "mqsdk_ordered": Entry("our_sdk", "RabbitOrdered", handle=FAST // 2, latency=False),
+        "plain_quorum": Entry("plain_clients", "PikaQuorum", publish=2 * MEDIUM, batch=FAST // 2),
+        "mqsdk_quorum": Entry("our_sdk", "RabbitQuorum", publish=2 * MEDIUM, handle=FAST // 2),
         "faststream": Entry("faststream_peer", "Rabbit", publish=MEDIUM, handle=MEDIUM),
         "dramatiq": Entry("task_queue_peers", "DramatiqRabbit", publish=SLOW, handle=SLOW),
         "celery": Entry("task_queue_peers", "CeleryRabbit", publish=SLOW, handle=SLOW),
@@ -88,12 +91,15 @@ ORDERED_BATCH = 0.5  # of the plain client's loop, on Redis
 def musts(broker: str, what: str, who: str) -> dict[str, float]:
     """Metric -> ratio to it."""
     plain, framework = MUSTS.get((broker, what), (None, None))
+    rival = "plain"
+    if who == "mqsdk_quorum":  # the frameworks run on classic queues
+        rival, framework = "plain_quorum", None
     if who == "mqsdk_ordered" and what == "batch" and broker == "redis":
         plain = ORDERED_BATCH
     found: dict[str, float] = {}
     if plain is not None:
         # The plain client has no handlers: its best loop is that of `batch`.
-        found[f"{broker}_{'batch' if what == 'handle' else what}_plain"] = plain
+        found[f"{broker}_{'batch' if what == 'handle' else what}_{rival}"] = plain
     if framework is not None:
         found |= {f"{broker}_{what}_{name}": framework for name in _FRAMEWORKS if name in ENTRIES[broker]}
     return found

@@ -1,4 +1,4 @@
-"""mqsdk as a contender: default settings, one partition."""
+"""mqsdk as a contender: default settings but for the type of RabbitMQ's queues, which is everybody's; one partition."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from mqsdk import App
 CONFIG = """
 version: 1
 app: bench
-clusters: {{main: {{backend: {backend}, servers: ["{address}"]}}}}
+clusters: {{main: {{backend: {backend}, servers: ["{address}"]{more}}}}}
 routes: [{{topics: ["*"], cluster: main}}]
 topics: {{"*": {{partitions: 1, groups: [g]}}}}
 """
 
 
 class Sdk:
-    """backend: of the one cluster."""
+    """backend: of the one cluster. more: what else stands there."""
 
     backend = ""
+    more = ""
     ordered = False
 
     def __init__(self, address: str, topic: str) -> None:
         self._topic = topic
         self._file = Path("mqsdk.yaml").absolute()
-        self._file.write_text(CONFIG.format(backend=self.backend, address=address))
+        self._file.write_text(CONFIG.format(backend=self.backend, address=address, more=self.more))
         self._file.chmod(0o600)
 
     def _app(self) -> App:
@@ -112,6 +113,11 @@ class Redis(Sdk):
 
 class Rabbit(Sdk):
     backend = "rabbitmq"
+    more = ", queues: classic"
+
+
+class RabbitQuorum(Rabbit):
+    more = ", queues: quorum"
 
 
 class Kafka(Sdk):

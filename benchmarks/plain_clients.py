@@ -145,6 +145,11 @@ class Pika:
         self._looped(begin)
 
 
+class PikaQuorum(Pika):
+    def __init__(self, address: str, topic: str) -> None:
+        super().__init__(address, topic, {"x-queue-type": "quorum"})
+
+
 class Kafka:
     def __init__(self, address: str, topic: str) -> None:
         self._address, self._place = address, TopicPartition(topic, 0)
