@@ -85,7 +85,7 @@ MUSTS: dict[tuple[str, str], tuple[float | None, float | None]] = {
     ("kafka", "handle"): (0.4, 10.0),
     ("kafka", "batch"): (0.8, None),
 }
-ORDERED_BATCH = 0.5  # of the plain client's loop, on Redis
+ORDERED_BATCH = 0.5  # of the plain client's loop
 
 
 def musts(broker: str, what: str, who: str) -> dict[str, float]:
@@ -94,7 +94,7 @@ def musts(broker: str, what: str, who: str) -> dict[str, float]:
     rival = "plain"
     if who == "mqsdk_quorum":  # the frameworks run on classic queues
         rival, framework = "plain_quorum", None
-    if who == "mqsdk_ordered" and what == "batch" and broker == "redis":
+    if who == "mqsdk_ordered" and what == "batch":
         plain = ORDERED_BATCH
     found: dict[str, float] = {}
     if plain is not None:

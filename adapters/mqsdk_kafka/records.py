@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mqsdk.spi import NewRecord, Record, decode_headers
+from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
 from mqsdk.spi import envelope as headers
 
 PairHeaders = Sequence[tuple[str, bytes | None]]
@@ -40,7 +40,7 @@ class KafkaRecord(Record):
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        envelope = decode_headers((key, value if value is not None else b"") for key, value in self.raw)
+        envelope = decode_headers(self._headers())
         self.id, self.content_type = envelope.id, envelope.content_type
         self.timestamp_ms = (self.stamp if self.stamp >= 0 else None) if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
@@ -48,21 +48,15 @@ class KafkaRecord(Record):
         self.attempt, self.due_ms = envelope.attempt, envelope.due_ms
         return object.__getattribute__(self, name)
 
+    def _headers(self) -> Iterator[tuple[str, bytes]]:
+        for place, (name, value) in enumerate(self.raw):
+            if place == 0 and name == headers.PACKED and value is not None and headers.is_packed(value):
+                yield from headers.unpack(value)
+            else:
+                yield name, value if value is not None else b""
+
 
 def headers_of(record: NewRecord) -> list[tuple[str, bytes]]:
-    """What `spi.encode_headers` says, without a list of texts between: this runs once per publish."""
-    pairs = [(headers.ID, record.id.encode()), (headers.TIMESTAMP, b"%d" % record.timestamp_ms), _VERSION]
-    if record.producer:
-        pairs += (headers.PRODUCER, record.producer.encode()), (headers.SEQUENCE, b"%d" % record.sequence)
-    if record.attempt > 1:
-        pairs.append((headers.ATTEMPT, b"%d" % record.attempt))
-    if record.due_ms is not None:
-        pairs.append((headers.DUE, b"%d" % record.due_ms))
-    if record.content_type is not None:
-        pairs.append((headers.CONTENT_TYPE, record.content_type.encode()))
-    for name, value in (*record.extra, *record.headers):
-        pairs.append((name, value.encode()))
-    return pairs
-
-
-_VERSION = (headers.VERSION, headers.ENVELOPE_VERSION.encode())
+    """Those that every message has as one: reading a header costs the client a third of what it takes for the rest of a message."""
+    packed = headers.pack(record)
+    return encode_headers(record) if packed is None else [(headers.PACKED, packed), *headers.encode_rest(record)]

@@ -10,18 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mqsdk.spi import NewRecord, Record, decode_headers
+from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
 from mqsdk.spi import envelope as headers
 from mqsdk_redis.ids import clock_ms, shown
 
-BODY, KEY, FOREIGN_KEY, PACKED, ID = b"body", b"mq-key", b"key", b"mq", headers.ID.encode()
-_TIMESTAMP, _VERSION, _PRODUCER, _SEQUENCE, _ATTEMPT, _DUE, _CONTENT_TYPE = (
-    name.encode()
-    for name in (headers.TIMESTAMP, headers.VERSION, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, headers.CONTENT_TYPE)
-)
-_IN_PACKED = (headers.VERSION, headers.ID, headers.TIMESTAMP, headers.PRODUCER, headers.SEQUENCE, headers.CONTENT_TYPE)
-_FORMAT = headers.ENVELOPE_VERSION.encode() + b" "
-_NO_PRODUCER = (headers.PRODUCER, b"-")
+BODY, KEY, FOREIGN_KEY, PACKED, ID = b"body", b"mq-key", b"key", headers.PACKED.encode(), headers.ID.encode()
+_ATTEMPT = headers.ATTEMPT.encode()
 
 
 class RedisRecord(Record):
@@ -38,7 +32,7 @@ class RedisRecord(Record):
     def __init__(self, position: int, fields: Sequence[bytes], redelivered: bool = False) -> None:
         self.position = position
         self.redelivered = redelivered
-        if len(fields) == 4 and fields[2] == PACKED and fields[0] == BODY and fields[3].startswith(_FORMAT):
+        if len(fields) == 4 and fields[2] == PACKED and fields[0] == BODY and headers.is_packed(fields[3]):
             self.value, self.packed, self.rest = fields[1], fields[3], ()
             self.key = None
             self.attempt = 1
@@ -65,8 +59,7 @@ class RedisRecord(Record):
     def _headers(self) -> Iterator[tuple[str, bytes]]:
         rest = self.rest
         if self.packed:
-            found = zip(_IN_PACKED, self.packed.split(b" ", len(_IN_PACKED) - 1), strict=False)
-            yield from (pair for pair in found if pair != _NO_PRODUCER)
+            yield from headers.unpack(self.packed)
         for at in range(0, len(rest) - 1, 2):
             yield rest[at].decode("utf-8", "surrogateescape"), rest[at + 1]
 
@@ -74,11 +67,11 @@ class RedisRecord(Record):
 def _taken_apart(fields: Sequence[bytes]) -> tuple[bytes | None, bytes, bytes, Sequence[bytes]]:
     """(key, payload, `mq` or b"", other headers) of an entry in any shape."""
     at = 4 if len(fields) >= 6 and fields[2] == KEY else 2
-    if len(fields) >= at + 2 and fields[0] == BODY and fields[at] == PACKED and fields[at + 1].startswith(_FORMAT):
+    if len(fields) >= at + 2 and fields[0] == BODY and fields[at] == PACKED and headers.is_packed(fields[at + 1]):
         return fields[3] if at == 4 else None, fields[1], fields[at + 1], fields[at + 2 :]
     pairs = list(zip(fields[::2], fields[1::2], strict=True))
     # The first of the two that comes: a header of the user may be called `mq`, and ours stand before it.
-    mark = next((at for at, (name, item) in enumerate(pairs) if name == ID or (name == PACKED and item.startswith(_FORMAT))), None)
+    mark = next((at for at, (name, item) in enumerate(pairs) if name == ID or (name == PACKED and headers.is_packed(item))), None)
     if mark is None and len(pairs) == 1:
         return None, pairs[0][1], b"", ()
     packed = pairs.pop(mark)[1] if mark is not None and pairs[mark][0] == PACKED else b""
@@ -98,29 +91,12 @@ def fields_of(record: NewRecord) -> list[bytes]:
     fields = [BODY, record.value]
     if record.key is not None:
         fields += (KEY, record.key)
-    if " " in record.id or " " in record.producer:
-        fields += _spelled_out(record)
+    packed = headers.pack(record)
+    if packed is None:
+        pairs = encode_headers(record)
     else:
-        fields += (PACKED, _packed(record))
-    if record.attempt > 1:
-        fields += (_ATTEMPT, b"%d" % record.attempt)
-    if record.due_ms is not None:
-        fields += (_DUE, b"%d" % record.due_ms)
-    for name, value in (*record.extra, *record.headers):
-        fields += (name.encode(), value.encode())
-    return fields
-
-
-def _packed(record: NewRecord) -> bytes:
-    text = f"{headers.ENVELOPE_VERSION} {record.id} {record.timestamp_ms} {record.producer or '-'} {record.sequence}"
-    return (text if record.content_type is None else f"{text} {record.content_type}").encode()
-
-
-def _spelled_out(record: NewRecord) -> list[bytes]:
-    """What `mq` cannot hold: an id of a foreign message, with a space in it."""
-    fields = [ID, record.id.encode(), _TIMESTAMP, b"%d" % record.timestamp_ms, _VERSION, headers.ENVELOPE_VERSION.encode()]
-    if record.producer:
-        fields += (_PRODUCER, record.producer.encode(), _SEQUENCE, b"%d" % record.sequence)
-    if record.content_type is not None:
-        fields += (_CONTENT_TYPE, record.content_type.encode())
+        fields += (PACKED, packed)
+        pairs = headers.encode_rest(record)
+    for name, value in pairs:
+        fields += (name.encode(), value)
     return fields

@@ -1,11 +1,12 @@
 """The `mq-*` headers of one message: names, and the translation between them and the fields of Record and NewRecord.
 
 For adapters over a system that carries headers. All values are UTF-8 text; what does not parse is treated as foreign, never as an error.
+Where each header costs the system or its client, those that every message has go as one, `mq`, which stands first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import overload
 
@@ -14,6 +15,10 @@ from mqsdk.spi.events import NewRecord
 ID, TIMESTAMP, VERSION, PRODUCER, SEQUENCE = "mq-id", "mq-ts", "mq-v", "mq-pid", "mq-seq"
 ATTEMPT, DUE, CONTENT_TYPE = "mq-attempt", "mq-due", "content-type"
 ENVELOPE_VERSION = "1"
+PACKED = "mq"
+_IN_PACKED = (VERSION, ID, TIMESTAMP, PRODUCER, SEQUENCE, CONTENT_TYPE)
+_FORMAT = ENVELOPE_VERSION.encode() + b" "
+_NO_PRODUCER = (PRODUCER, b"-")
 MAX_HEADERS = 256  # from the wire; four times what publish lets in, so that foreign producers are heard
 
 
@@ -46,6 +51,39 @@ def encode_headers(record: NewRecord) -> list[tuple[str, bytes]]:
     pairs += record.extra
     pairs += record.headers
     return [(name, value.encode()) for name, value in pairs]
+
+
+def pack(record: NewRecord) -> bytes | None:
+    """`<mq-v> <mq-id> <mq-ts> <mq-pid or -> <mq-seq>`, and the content type behind it where there is one.
+
+    None where it cannot hold them: an id of a foreign message, with a space in it. Then they go as `encode_headers` says.
+    """
+    if " " in record.id or " " in record.producer:
+        return None
+    text = f"{ENVELOPE_VERSION} {record.id} {record.timestamp_ms} {record.producer or '-'} {record.sequence}"
+    return (text if record.content_type is None else f"{text} {record.content_type}").encode()
+
+
+def is_packed(value: bytes) -> bool:
+    """Whether the value of a header `mq` is what `pack` makes: a user's header may have this name too."""
+    return value.startswith(_FORMAT)
+
+
+def unpack(value: bytes) -> Iterator[tuple[str, bytes]]:
+    """The headers that stand in it."""
+    found = zip(_IN_PACKED, value.split(b" ", len(_IN_PACKED) - 1), strict=False)
+    return (pair for pair in found if pair != _NO_PRODUCER)
+
+
+def encode_rest(record: NewRecord) -> list[tuple[str, bytes]]:
+    """All headers that `pack` leaves out."""
+    pairs = []
+    if record.attempt > 1:
+        pairs.append((ATTEMPT, b"%d" % record.attempt))
+    if record.due_ms is not None:
+        pairs.append((DUE, b"%d" % record.due_ms))
+    pairs += [(name, value.encode()) for name, value in (*record.extra, *record.headers)]
+    return pairs
 
 
 def decode_headers(pairs: Iterable[tuple[str, bytes]]) -> Envelope:

@@ -11,9 +11,11 @@ from mqsdk_kafka import marks
 from mqsdk_kafka.marks import Mark
 from mqsdk_kafka.names import group_id, group_of
 from mqsdk_kafka.options import PER_TOPIC, SHARED, Settings
+from mqsdk_kafka.records import KafkaRecord, headers_of
 from mqsdk_kafka.sharing import Place, Said, share_out
 
-from mqsdk.spi import ConfigError
+from mqsdk.spi import ConfigError, NewRecord, encode_headers
+from mqsdk.spi import Partition as Where
 
 BOTH = frozenset({"t", "t.g.retry"})
 
@@ -148,3 +150,25 @@ def test_plain_passwords_are_let_through_encryption_and_on_this_host() -> None:
     assert Settings.parse({"servers": ["kafka:9092"], "auth": auth, "tls": {}}, "shop").mechanism == "PLAIN"
     assert Settings.parse({"servers": ["localhost:9092", "[::1]:1"], "auth": auth}, "shop").addresses == ["localhost:9092", "[::1]:1"]
     assert "secret" not in repr(Settings.parse({"auth": auth}, "shop"))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["mq", "id", "x"]), st.sampled_from(["", "y", "1 y 2"])), max_size=4),
+    st.sampled_from(["id-1", "of two words"]),
+    st.sampled_from([None, "text/plain; charset=utf-8"]),
+    st.integers(1, 2),
+    st.sampled_from([(), (("mq-x", "y"),)]),
+)
+def test_a_record_survives_its_headers_whatever_they_are_called(
+    headers: list[tuple[str, str]], id: str, content_type: str | None, attempt: int, extra: tuple[tuple[str, str], ...]
+) -> None:
+    new = NewRecord(1, Where("t", 0), b"k", b"v", id, 1234, content_type, tuple(headers), "p", 7, attempt, extra=extra)
+    for pairs in headers_of(new), encode_headers(new):
+        found = KafkaRecord(9, b"k", b"v", pairs, 99)
+        assert (found.id, found.timestamp_ms, found.content_type, found.attempt) == (id, 1234, content_type, attempt)
+        assert (found.producer, found.sequence, found.extra, found.due_ms, found.headers) == ("p", 7, extra, None, tuple(headers))
+
+
+def test_what_every_message_has_is_one_header() -> None:
+    new = NewRecord(1, Where("t", 0), b"k", b"v", "id-1", 1234, "text/plain", (("a", "b"),), "p", 7, 2, due_ms=5)
+    assert headers_of(new) == [("mq", b"1 id-1 1234 p 7 text/plain"), ("mq-attempt", b"2"), ("mq-due", b"5"), ("a", b"b")]
