@@ -172,6 +172,14 @@ class LinkChanged(NamedTuple):
     error: str
 
 
+class FlowChanged(NamedTuple):
+    """A cluster takes no publishes (its memory or disk is short), or takes them again: until then they wait, or are rejected as `full`."""
+
+    cluster: str
+    blocked: bool
+    reason: str
+
+
 class Reloaded(NamedTuple):
     """A reload ended: `outcome` is applied, unchanged or refused; `changes` lists (key, old, new), secrets masked.
 
@@ -221,6 +229,7 @@ Event = (
     | BreakerChanged
     | OwnershipChanged
     | LinkChanged
+    | FlowChanged
     | Reloaded
     | ClusterChanged
     | MoveAdvanced

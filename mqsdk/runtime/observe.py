@@ -147,6 +147,13 @@ def _link(event: events.LinkChanged) -> None:
     APP.log(level, "cluster %s is %s", event.cluster, "connected" if event.up else "not connected", extra=_about(event))
 
 
+def _flow(event: events.FlowChanged) -> None:
+    if event.blocked:
+        APP.warning("cluster %s takes no publishes: %s", event.cluster, event.reason, extra=_about(event))
+    else:
+        APP.info("cluster %s takes publishes again", event.cluster, extra=_about(event))
+
+
 _STEPS = {
     "writing": "publishes go to cluster {target} from now on, cluster {source} has answered all before",
     "reading": "reads cluster {source} and cluster {target}",
@@ -176,5 +183,6 @@ _WRITERS: dict[type[Event], Any] = {
     events.BreakerChanged: _breaker,
     events.OwnershipChanged: _ownership,
     events.LinkChanged: _link,
+    events.FlowChanged: _flow,
     events.ClusterChanged: _cluster_changed,
 }

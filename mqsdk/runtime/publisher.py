@@ -20,13 +20,14 @@ from mqsdk.config.model import Cluster, PublishLimits, TopicRule
 from mqsdk.core import window
 from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import BackendError, PublishRejected, PublishUnknown, StateError
+from mqsdk.events import Event, FlowChanged
 from mqsdk.message import Receipt
 from mqsdk.runtime.clock import Clock
 from mqsdk.runtime.ladder import Ladder
 from mqsdk.runtime.results import AsyncResults, InlineResults, Results
 from mqsdk.runtime.sender import Answer, Draft, Sender, as_rejected
 from mqsdk.runtime.topics import Topic, ensure_with_groups
-from mqsdk.spi import Admin, Backend, NewRecord, Outcome, Producer, Rejected, Stored
+from mqsdk.spi import Admin, Backend, Flow, NewRecord, Outcome, Producer, Rejected, Stored
 
 # tuple.__new__ itself: the generated __new__ of a NamedTuple packs its arguments anew.
 _new_record = cast("Callable[[Any], NewRecord]", partial(tuple.__new__, NewRecord))
@@ -60,6 +61,7 @@ class Publisher:
         topic_rule: Callable[[str], TopicRule],
         threaded: bool = True,
         delays: Callable[[], None] = lambda: None,
+        observe: Callable[[Event], None] = lambda _: None,
     ) -> None:
         """delays: called when messages wait in delay topics of this cluster, which somebody has to move."""
         self._cluster = cluster
@@ -70,7 +72,9 @@ class Publisher:
         self._limits = limits
         self._topic_rule = topic_rule
         self._direct = backend.capabilities.publish == "inline"  # until it is closed; one look for `send_one`
-        self._results: Results = InlineResults() if self._direct else AsyncResults(clock)
+        self._observe = observe
+        self.blocked = ""  # why the cluster takes no publishes just now
+        self._results: Results = InlineResults(self._flow) if self._direct else AsyncResults(clock, self._flow)
         self._producer = producer = backend.producer(self._results)
         # Most backends have no notation of their own; `str` itself costs half of a method that calls it.
         self._ref: Callable[[int], str] = str if type(producer).ref is Producer.ref else producer.ref
@@ -84,8 +88,14 @@ class Publisher:
     def _admin(self) -> Admin:
         return self._backend.admin()
 
+    def _flow(self, event: Flow) -> None:
+        """From any thread of the adapter's."""
+        self.blocked = (event.reason or "no reason was given") if event.blocked else ""
+        self._observe(FlowChanged(self._cluster.name, event.blocked, event.reason))
+
     def exchange(self, backend: Backend) -> None:
         """Publish through another client of the same cluster from now on; calls under way end where they began."""
+        self.blocked = ""
         self._backend, self._producer = backend, backend.producer(self._results)
 
     # --- blocking ---------------------------------------------------------------------------------------------------------------

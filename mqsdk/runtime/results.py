@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from mqsdk.runtime.clock import Clock
@@ -28,16 +29,17 @@ class Results(Protocol):
 
 
 class InlineResults:
-    """By first token. An inline producer puts them before `publish` returns, so a plain dict is enough."""
+    """By first token. An inline producer puts them before `publish` returns, so a plain dict is enough. flow: hears what is no result."""
 
-    def __init__(self) -> None:
+    def __init__(self, flow: Callable[[Flow], None]) -> None:
         self._found: dict[int, Published] = {}
+        self._flow = flow
 
     def put(self, event: ProducerEvent, /) -> None:
         if isinstance(event, Published):
             self._found[event.token] = event
         else:
-            _check_other(event)
+            _tell_other(event, self._flow)
 
     def expect(self, token: int, count: int, /) -> None:
         """Nothing to prepare."""
@@ -60,14 +62,15 @@ class _Awaited:
 class AsyncResults:
     """By call: the thread that published sleeps until the last result of its call is there. Late results are dropped."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, flow: Callable[[Flow], None]) -> None:
         self._clock = clock
+        self._flow = flow
         self._lock = threading.Lock()
         self._calls: dict[int, _Awaited] = {}  # by each token, because a run may begin anywhere in a call
 
     def put(self, event: ProducerEvent, /) -> None:
         if not isinstance(event, Published):
-            _check_other(event)
+            _tell_other(event, self._flow)
             return
         with self._lock:
             call = self._calls.get(event.token)
@@ -94,8 +97,11 @@ class AsyncResults:
         return _runs(call.found, token, count)
 
 
-def _check_other(event: ProducerEvent) -> None:
-    if not isinstance(event, (Flow, Link)):
+def _tell_other(event: Flow | Link, flow: Callable[[Flow], None]) -> None:
+    """A link that is down shows in the answers to publishes."""
+    if isinstance(event, Flow):
+        flow(event)
+    elif not isinstance(event, Link):
         raise TypeError(f"a producer put {type(event).__name__}")
 
 

@@ -95,6 +95,7 @@ class Supervisor:
                     topic_rule=lambda topic: self.configuration.topic_rule(topic),
                     threaded=self.environment.threaded,
                     delays=self.movers.look,
+                    observe=self.environment.observe,
                 )
                 self._publishers[cluster] = publisher
             return publisher
@@ -288,7 +289,8 @@ class Supervisor:
     def health(self, running: bool) -> Health:
         """running: the App's state is RUNNING."""
         found = overview.health(self.clusters, self.loops, running, self.guard.given_up)
-        return found._replace(problems=(*found.problems, *self.movers.problems()))
+        blocked = [f"cluster {name} takes no publishes: {one.blocked}" for name, one in list(self._publishers.items()) if one.blocked]
+        return found._replace(problems=(*found.problems, *self.movers.problems(), *blocked))
 
     # --- stop -------------------------------------------------------------------------------------------------------------------
 

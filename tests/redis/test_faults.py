@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from mqsdk_redis import names
 
+from mqsdk import App, PublishRejected
+from mqsdk.events import FlowChanged
 from mqsdk.spi import Assigned, Batch, Flow, Gap, Link, Lost, Outcome, Partition, Rejected, Revoking, StateError, Stored, Unknown
 from mqsdk.testing.conformance.base import numbered
 from mqsdk.testing.conformance.reader import Answers, values
@@ -167,6 +169,32 @@ class TestServer(RedisStage):
         self.server.call("CONFIG", "SET", "maxmemory", 0)
         assert [type(publish()) for _ in range(3)] == [Stored] * 3
         assert [event for event in answers.events if isinstance(event, Flow)] == [Flow(True, "the server's memory is full"), Flow(False)]
+
+    def test_an_app_whose_server_is_full_says_so_in_events_and_health_and_when_it_has_room_again(self, tmp_path: Path) -> None:
+        config = tmp_path / "mqsdk.yaml"
+        config.write_text(FULL_CONFIG.format(address=self.server.address))
+        seen: list[FlowChanged] = []
+        with App(config=config) as app:
+            app.observe(lambda event: seen.append(event) if isinstance(event, FlowChanged) else None)
+            app.publish("full", b"1")
+            self.server.call("CONFIG", "SET", "maxmemory", 1)
+            with pytest.raises(PublishRejected) as caught:
+                app.publish("full", b"2", timeout=0.5)
+            assert (caught.value.code, caught.value.retryable) == ("full", True)
+            assert "cluster main takes no publishes: the server's memory is full" in app.health().problems
+            self.server.call("CONFIG", "SET", "maxmemory", 0)
+            app.publish("full", b"3")
+            assert not any("publishes" in problem for problem in app.health().problems)
+        assert seen == [FlowChanged("main", True, "the server's memory is full"), FlowChanged("main", False, "")]
+
+
+FULL_CONFIG = """
+version: 1
+app: shop
+clusters: {{main: {{backend: redis, servers: ["{address}"]}}}}
+routes: [{{topics: ["*"], cluster: main}}]
+topics: {{"*": {{partitions: 1, groups: [g]}}}}
+"""
 
 
 class TestLostTail(RedisStage):
