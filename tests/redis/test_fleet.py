@@ -62,4 +62,4 @@ def test_members_that_come_and_go_lose_and_repeat_nothing(tmp_path: Path, proxy:
 
 def test_one_application_serves_many_topics(tmp_path: Path, proxy: Proxy) -> None:
     config = CONFIG.format(address=proxy.address).replace("partitions: 4", "partitions: 1")
-    serve_many_topics(tmp_path, config, short=100)
+    serve_many_topics(tmp_path, config)
