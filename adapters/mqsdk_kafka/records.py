@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
@@ -30,12 +30,15 @@ class KafkaRecord(Record):
         self.raw = raw
         self.stamp = stamp
         self.redelivered = False
-        # Asked of every record, while the rest of the headers may never be.
-        for name, _ in raw:
-            if name == headers.ATTEMPT:
-                break
-        else:
+        # These are asked of every record, while the rest of the headers may never be.
+        names = {name for name, _ in raw}
+        if headers.ATTEMPT not in names:
             self.attempt = 1
+        self.again = headers.AGAIN in names
+
+    @property
+    def mark(self) -> Hashable:
+        return self.raw[0][1] if self.raw and self.raw[0][0] == headers.PACKED else super().mark
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
@@ -45,7 +48,7 @@ class KafkaRecord(Record):
         self.timestamp_ms = (self.stamp if self.stamp >= 0 else None) if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
-        self.attempt, self.due_ms = envelope.attempt, envelope.due_ms
+        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again
         return object.__getattribute__(self, name)
 
     def _headers(self) -> Iterator[tuple[str, bytes]]:

@@ -38,7 +38,7 @@ from mqsdk_log.producer import MAX_PAYLOAD, LogProducer
 log = logging.getLogger("mqsdk.log")
 
 CAPABILITIES = Capabilities(
-    settle="cursor", publish="inline", companions=True, broadcast=True, retention=True, amend=True, delay="native",
+    settle="cursor", publish="inline", companions=True, broadcast=True, retention=True, amend=True, copies=False, delay="native",
     sparse_bytes=BLOB_LIMIT, max_payload=MAX_PAYLOAD,
 )  # fmt: skip
 PROGRESS_SYNC_S = 1.0  # settles reach the medium once a second: what a power loss takes of them is handled again

@@ -127,7 +127,7 @@ class LogProducer(Producer):
 
     def _append_one(self, new: NewRecord, deadline: float) -> Answer:
         """As `_append` for the commonest case: a lone message with nothing but id and content type."""
-        _, partition, key, value, id_text, time_ms, content_type, headers, producer, sequence, attempt, due_ms, extra, durable = new
+        _, partition, key, value, id_text, time_ms, content_type, headers, producer, sequence, attempt, due_ms, extra, durable, _ = new
         number = self._numbers.get(producer)
         if headers or extra or due_ms is not None or not number or sequence >= _FITS or attempt > MAX_ATTEMPT or len(value) > MAX_PAYLOAD:
             return self._append((new,), list(zip(new, strict=True)), deadline)

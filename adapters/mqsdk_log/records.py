@@ -35,8 +35,8 @@ class LogRecord(Record):
     __init__ = object.__init__  # the reader stores every field itself, after a bare call of the class
 
     def __getattr__(self, name: str) -> object:
-        if name == "redelivered":
-            self.redelivered = False
+        if name in ("redelivered", "again"):
+            self.redelivered = self.again = False
         elif name == "id" and (found := _id_of(self.block)) is not None:
             self.id = found
         elif name in Record.__slots__:

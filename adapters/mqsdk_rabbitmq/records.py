@@ -7,7 +7,7 @@ user's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from pika import spec
@@ -38,24 +38,37 @@ class RabbitRecord(Record):
     The slots of `Record` left empty are found missing, and `__getattr__` fills them: a property would cost every access.
     """
 
-    __slots__ = ("properties",)
+    __slots__ = ("behind_key", "properties")
 
     properties: bytes
+    behind_key: int  # where the properties go on behind the key, 0 where that is not known
 
     def __init__(self, position: int, redelivered: bool, properties: bytes, value: bytes) -> None:
         self.position = position
         self.redelivered = redelivered
         self.value = value
         self.properties = properties
+        self.behind_key = 0
         if properties[0] & _HEADERS_BIT:
-            key, is_known = _quick_key(properties)
-            if is_known:
+            key, self.behind_key = _quick_key(properties)
+            if self.behind_key:
                 self.key = key
                 if _ATTEMPT_NAME not in properties:
                     self.attempt = 1
+                self.again = _AGAIN_NAME in properties
         else:
             self.key = None
             self.attempt = 1
+            self.again = False
+
+    @property
+    def mark(self) -> Hashable:
+        """Producer and sequence as they stand there."""
+        at, properties = self.behind_key, self.properties
+        if not at or not properties.startswith(_PID_ENTRY, at):
+            return super().mark
+        at_digits = at + len(_PID_ENTRY) + _PID_SIZE + len(_SEQ_NAME) + 5
+        return properties[at : at_digits + properties[at_digits - 1]]
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
@@ -74,24 +87,25 @@ class RabbitRecord(Record):
         self.timestamp_ms = foreign_ms if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
-        self.attempt, self.due_ms = envelope.attempt, envelope.due_ms
+        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again
         return object.__getattribute__(self, name)
 
 
-def _quick_key(properties: bytes) -> tuple[bytes | None, bool]:
-    """(key, known): of a message as `content_frames` writes it, the key without reading the whole table."""
+def _quick_key(properties: bytes) -> tuple[bytes | None, int]:
+    """(key, what stands behind it): of a message as `content_frames` writes it, without reading the whole table. 0: it is another one."""
     at = 2
     if properties[0] & _CONTENT_TYPE_BIT:
         at += 1 + properties[at]
     at += 4  # length of the table
     if properties[0] & _CONTENT_ENCODING_BIT or not properties.startswith(_TS_TEXT, at):
-        return None, False
+        return None, 0
     at += len(_TS_TEXT)
     at += 4 + int.from_bytes(properties[at : at + 4], "big")
     if not properties.startswith(_KEY_BYTES, at):
-        return None, True
+        return None, at
     at += len(_KEY_BYTES) + 4
-    return properties[at : at + int.from_bytes(properties[at - 4 : at], "big")], True
+    stop = at + int.from_bytes(properties[at - 4 : at], "big")
+    return properties[at:stop], stop
 
 
 def _pairs(table: dict[str, Any], own_key: str) -> Iterator[tuple[str, bytes]]:
@@ -170,6 +184,8 @@ def _table(record: NewRecord) -> bytes:
         parts += (_ATTEMPT_NAME, _long(str(record.attempt).encode()))
     if record.due_ms is not None:
         parts += (_DUE_NAME, _long(str(record.due_ms).encode()))
+    if record.again:
+        parts += (_AGAIN_NAME, _long(b"1"))
     if record.extra or record.headers:
         for name, values in _grouped(record).items():
             parts.append(_short(name))
@@ -203,7 +219,10 @@ def _long(raw: bytes) -> bytes:
     return b"S" + struct.pack(">I", len(raw)) + raw
 
 
-_TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME, _ROUTE_NAME = (
-    _short(name) for name in (headers.TIMESTAMP, KEY, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, ROUTE)
+_TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME, _AGAIN_NAME, _ROUTE_NAME = (
+    _short(name)
+    for name in (headers.TIMESTAMP, KEY, headers.PRODUCER, headers.SEQUENCE, headers.ATTEMPT, headers.DUE, headers.AGAIN, ROUTE)
 )
+_PID_SIZE = 16  # as our own publishers write it
+_PID_ENTRY = _PID_NAME + b"S" + struct.pack(">I", _PID_SIZE)
 _TS_TEXT, _KEY_BYTES = _TS_NAME + b"S", _KEY_NAME + b"x"

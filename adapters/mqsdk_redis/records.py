@@ -7,7 +7,7 @@ its field `body` is the payload, `key` the key, all others are headers; a lone f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
@@ -15,7 +15,7 @@ from mqsdk.spi import envelope as headers
 from mqsdk_redis.ids import clock_ms, shown
 
 BODY, KEY, FOREIGN_KEY, PACKED, ID = b"body", b"mq-key", b"key", headers.PACKED.encode(), headers.ID.encode()
-_ATTEMPT = headers.ATTEMPT.encode()
+_ATTEMPT, _AGAIN = headers.ATTEMPT.encode(), headers.AGAIN.encode()
 
 
 class RedisRecord(Record):
@@ -36,10 +36,16 @@ class RedisRecord(Record):
             self.value, self.packed, self.rest = fields[1], fields[3], ()
             self.key = None
             self.attempt = 1
+            self.again = False
         else:
             self.key, self.value, self.packed, self.rest = _taken_apart(fields)
             if _ATTEMPT not in self.rest:
                 self.attempt = 1
+            self.again = _AGAIN in self.rest
+
+    @property
+    def mark(self) -> Hashable:
+        return self.packed or super().mark
 
     @property
     def ref(self) -> str:
@@ -53,7 +59,7 @@ class RedisRecord(Record):
         self.timestamp_ms = clock_ms(self.position) if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
-        self.attempt, self.due_ms = envelope.attempt, envelope.due_ms
+        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again
         return object.__getattribute__(self, name)
 
     def _headers(self) -> Iterator[tuple[str, bytes]]:

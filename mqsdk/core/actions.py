@@ -41,6 +41,7 @@ class Spec:
     retry: the group's own topic, read beside the topic: what was redriven. None where the backend reads one topic only.
     longest_wait_s: what is to wait longer for its next attempt waits as a delayed copy in that topic, not here. None: all waits here.
     settle_every_s: while a partition is busy. A settle of the log is a system call or two, of a broker a round trip.
+    has_copies: a message may stand in a partition twice, see `core.copies`.
     behind: of an ordered topic that was given another cluster, the number of its partitions on each older one (`core.cut`).
     """
 
@@ -56,6 +57,7 @@ class Spec:
     retry: str | None = None
     longest_wait_s: float | None = None
     settle_every_s: float = 0.01
+    has_copies: bool = False
     behind: tuple[int, ...] = ()
 
     @property

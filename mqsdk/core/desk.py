@@ -21,11 +21,11 @@ class Draws(Protocol):
 class Counters:
     """Messages by what became of them, since the machine was made."""
 
-    __slots__ = ("dead_lettered", "dropped", "durations", "failed", "gap", "handled", "orphaned", "redelivered", "retried")
+    __slots__ = ("dead_lettered", "dropped", "durations", "failed", "gap", "handled", "orphaned", "redelivered", "repeated", "retried")
 
     def __init__(self) -> None:
         self.handled = self.failed = self.retried = self.dead_lettered = 0
-        self.dropped = self.redelivered = self.orphaned = self.gap = 0
+        self.dropped = self.redelivered = self.repeated = self.orphaned = self.gap = 0
         self.durations = Durations()
 
 

@@ -273,7 +273,11 @@ class Machine:
             return
         records = ownership.receive(event.records, event.bytes)
         if self.spec.reads_letters:
-            records = ownership.discard(records, deadletter.is_done)
+            records = ownership.discard(records, [record for record in records if deadletter.is_done(record)])
+        if self.spec.has_copies and records:
+            copies = ownership.copies.among(records)
+            records = ownership.discard(records, copies)
+            self._desk.counters.repeated += len(copies)
         self._desk.counters.redelivered += ownership.take_repeats()
         if self._cutting.is_on:
             records = self._cutting.admit(now, ownership, records)

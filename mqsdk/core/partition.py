@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from mqsdk.core import sparse
 from mqsdk.core.attempts import Attempt
+from mqsdk.core.copies import Copies
 from mqsdk.core.credit import Account
 from mqsdk.core.lanes import Fifo, Lanes, Queue
 from mqsdk.core.parking import Parking
@@ -30,7 +31,7 @@ class Ownership:
     """
 
     __slots__ = (
-        "_rising", "account", "age_watched", "attempts", "awaits_letters", "copying", "deadline", "dirty", "epoch", "expected",
+        "_rising", "account", "age_watched", "attempts", "awaits_letters", "copies", "copying", "deadline", "dirty", "epoch", "expected",
         "fenced", "fill_at",
         "fresh", "gone", "inherited", "is_urgent", "listed", "origin", "parked", "partition", "queue", "repeats",
         "restored_until", "running", "settle_failures", "settle_not_before", "settled_at", "spanned", "started", "stored_token",
@@ -54,6 +55,7 @@ class Ownership:
         saved = sparse.decode(assigned.sparse, assigned.position)
         self.inherited = saved.suspicion
         self.parked = Parking(ordered, saved.halts)
+        self.copies = Copies()
         self._restore(saved)
         self.running = 0
         self.repeats = 0
@@ -165,16 +167,16 @@ class Ownership:
             self.parked.remove(position)
         return count
 
-    def discard(self, records: Sequence[Record], meaningless: Callable[[Record], bool]) -> Sequence[Record]:
+    def discard(self, records: Sequence[Record], dropped: Sequence[Record]) -> Sequence[Record]:
         """Settle those received records that no handler is to see; the rest, which is to run."""
-        dropped = [record for record in records if meaningless(record)]
         if not dropped:
             return records
         self.account.end(len(dropped), size_of(dropped))
         self._mark_each(dropped)
         for record in dropped:
             self.attempts.pop(record.position, None)
-        return [record for record in records if not meaningless(record)]
+        gone = set(dropped)
+        return [record for record in records if record not in gone]
 
     # --- out --------------------------------------------------------------------------------------------------------------------
 

@@ -50,8 +50,9 @@ class MachineView(NamedTuple):
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before. unstored: one is due, or not answered.
     halted: what waits for a release, by place.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
-    redelivered = repeats within one ownership, which are not handled again; orphaned = handled under an ownership that was over;
-    gap = lost to a Gap. durations, duration_sum_s: of the calls of the handler, as in `Durations`.
+    redelivered = repeats within one ownership, repeated = copies that a publisher made in doubt: neither is handled again;
+    orphaned = handled under an ownership that was over; gap = lost to a Gap. durations, duration_sum_s: of the calls of the handler, as in
+    `Durations`.
     """
 
     partitions: tuple[PartitionView, ...]
@@ -70,6 +71,7 @@ class MachineView(NamedTuple):
     dead_lettered: int
     dropped: int
     redelivered: int
+    repeated: int
     orphaned: int
     gap: int
     durations: tuple[int, ...]
@@ -105,6 +107,7 @@ def view_of(
         dead_lettered=counters.dead_lettered,
         dropped=counters.dropped,
         redelivered=counters.redelivered,
+        repeated=counters.repeated,
         orphaned=counters.orphaned,
         gap=counters.gap,
         durations=tuple(counters.durations.counts),

@@ -1,6 +1,7 @@
 """What a publisher does with an outcome: answer, or repeat the same message within its deadline. Pure.
 
-A repeat carries the same id and sequence and goes before anything newer of its partition, so order holds and readers can drop the copy.
+A repeat carries the same id and sequence and goes before anything newer of its partition, so order holds and readers can drop the copy: a
+message that was in doubt once says that it was sent before (`core.copies`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.5
 def repeatable(outcome: Outcome) -> bool:
     """True for Unknown and for rejections that may pass later."""
     return not isinstance(outcome, Stored) and not (isinstance(outcome, Rejected) and not outcome.retryable)
+
+
+def in_doubt(outcome: Outcome) -> bool:
+    """Whether the message may be stored although its publisher does not know."""
+    return isinstance(outcome, Unknown)
 
 
 def repeat_after(outcome: Outcome, repeats: int, now: float, deadline: float) -> float | None:

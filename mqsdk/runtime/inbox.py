@@ -54,6 +54,7 @@ class Inbox:
         self._wall_ms = wall_ms
         self._lock = threading.Lock()
         self._purged_ms = 0
+        self.repeats = 0  # messages that were known
         try:
             _make(rule.path)
             self._file = sqlite3.connect(rule.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -74,6 +75,7 @@ class Inbox:
                 marks = ",".join("?" * len(part))
                 query = f"SELECT id FROM handled WHERE consumer = ? AND at_ms >= ? AND id IN ({marks})"
                 found.update(row[0] for row in self._file.execute(query, (self._consumer, oldest, *part)))
+            self.repeats += len(found)
         return found
 
     def add(self, ids: Sequence[str]) -> None:

@@ -65,6 +65,7 @@ class Launcher:
             retry=composed(declared.topic, declared.group, RETRIES) if has_retries else None,
             longest_wait_s=LONGEST_WAIT_S if parks else None,
             settle_every_s=self._environment.settle_every_s,
+            has_copies=backend.capabilities.copies,
             behind=behind,
         )
 

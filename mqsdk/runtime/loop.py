@@ -212,6 +212,11 @@ class ConsumerLoop:
     def view(self) -> MachineView:
         return self._machine.view()
 
+    @property
+    def inbox_repeats(self) -> int:
+        """Messages that its inbox knew."""
+        return 0 if self._inbox is None else self._inbox.repeats
+
     def is_working(self) -> bool:
         """Whether a handler runs that has time left."""
         now = self._clock.mono()

@@ -78,6 +78,7 @@ def consumer_metrics(supervisor: Supervisor, lags: Lags) -> Iterator[Metric]:
     lag_messages = GaugeMetricFamily("mqsdk_lag_messages", "Messages of the group that are not settled.", labels=CONSUMER)
     lag_seconds = GaugeMetricFamily("mqsdk_lag_seconds", "Age of the oldest message that is not settled.", labels=CONSUMER)
     stalled = GaugeMetricFamily("mqsdk_stalled_seconds", "How long the consumer has had work and settled nothing.", labels=CONSUMER)
+    copies = CounterMetricFamily("mqsdk_duplicates", "Messages that came again and were not handled again.", labels=[*CONSUMER, "cause"])
     gaps = CounterMetricFamily("mqsdk_gap_messages", "Messages that were gone before they were read.", labels=CONSUMER)
     for declared, loop in list(supervisor.loops):
         labels, view = [declared.topic, declared.group, loop.spec.cluster], loop.view()
@@ -87,6 +88,9 @@ def consumer_metrics(supervisor: Supervisor, lags: Lags) -> Iterator[Metric]:
         in_flight.add_metric(labels, view.records)
         stalled.add_metric(labels, supervisor.guard.still_for(loop))
         gaps.add_metric(labels, view.gap)
+        copies.add_metric([*labels, "publish"], view.repeated)
+        copies.add_metric([*labels, "delivery"], view.redelivered)
+        copies.add_metric([*labels, "inbox"], loop.inbox_repeats)
         lag = lags.get(declared.topic, declared.group)
         if lag is not None:
             lag_messages.add_metric(labels, lag.messages)
@@ -94,7 +98,7 @@ def consumer_metrics(supervisor: Supervisor, lags: Lags) -> Iterator[Metric]:
     dead = CounterMetricFamily("mqsdk_dead_letters", "Messages that were dead-lettered.", labels=[*CONSUMER, "reason"])
     for names, count in supervisor.tally.dead_lettered():
         dead.add_metric(names, count)
-    yield from (handled, seconds, in_flight, lag_messages, lag_seconds, stalled, gaps, dead)
+    yield from (handled, seconds, in_flight, lag_messages, lag_seconds, stalled, gaps, copies, dead)
 
 
 def outcomes(view: MachineView) -> list[tuple[str, int]]:

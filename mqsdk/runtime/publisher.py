@@ -137,7 +137,7 @@ class Publisher:
             NewRecord,
             (
                 token, known.partitions[number], key, draft[1], draft[2], clock.wall_ms(), draft[3], draft[4], self._incarnation, sequence,
-                draft[7], draft[5], draft[6], draft[8],
+                draft[7], draft[5], draft[6], draft[8], False,
             ),
         )  # fmt: skip
         self._producer.publish((record,), deadline)
@@ -217,7 +217,7 @@ class Publisher:
         # By columns, because C does the loop: half the cost of a comprehension that names each field.
         rows = zip(
             range(token, token + count), repeat(partition), keys, values, ids, repeat(now_ms), types, headers, repeat(producer),
-            range(sequence, sequence + count), attempts, dues, extras, durables,
+            range(sequence, sequence + count), attempts, dues, extras, durables, repeat(False),
         )  # fmt: skip
         records = list(map(_new_record, rows))
         return records if self._ladder is None or not self._waits(drafts) else self._ladder.turned(records)
@@ -244,10 +244,13 @@ class Publisher:
         before it.
         """
         answers = list(latest)
+        records = list(records)
         repeats = 0
         with topic.repair(number):
             while (wait := self._wait_before_repeat(latest, repeats, deadline)) is not None:
                 self._clock.sleep(wait)
+                for i in [i for i, (outcome, _) in enumerate(latest) if window.in_doubt(outcome)]:
+                    records[i] = records[i]._replace(again=True)
                 for i, result in self._publish_each(records, latest, deadline):
                     latest[i] = result
                     answers[i] = (window.merge(answers[i][0], result[0]), result[1])

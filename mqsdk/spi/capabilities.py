@@ -23,6 +23,7 @@ class Capabilities:
     companions: a subscription may name further topics of the group's own, see `Subscription`; without it there is no redrive.
     broadcast: a subscription may be for one instance alone, see `Subscription`.
     retention: `Admin.keep` works.
+    copies: a publish may end as Unknown although it was stored, and is stored twice when it is repeated: consumers look for copies.
     amend: what is saved for the next owner of a partition can be looked at, and replaced while the group has no members.
     keeps_topic: a topic keeps messages although it has no group yet. attempts: failed attempts survive a crash.
     """
@@ -38,6 +39,7 @@ class Capabilities:
     companions: bool = False
     broadcast: bool = False
     retention: bool = False
+    copies: bool = True
     amend: bool = False
     release: bool = False
     extend: bool = False

@@ -13,7 +13,7 @@ from typing import overload
 from mqsdk.spi.events import NewRecord
 
 ID, TIMESTAMP, VERSION, PRODUCER, SEQUENCE = "mq-id", "mq-ts", "mq-v", "mq-pid", "mq-seq"
-ATTEMPT, DUE, CONTENT_TYPE = "mq-attempt", "mq-due", "content-type"
+ATTEMPT, DUE, AGAIN, CONTENT_TYPE = "mq-attempt", "mq-due", "mq-again", "content-type"
 ENVELOPE_VERSION = "1"
 PACKED = "mq"
 _IN_PACKED = (VERSION, ID, TIMESTAMP, PRODUCER, SEQUENCE, CONTENT_TYPE)
@@ -33,6 +33,7 @@ class Envelope:
     sequence: int = -1
     attempt: int = 1
     due_ms: int | None = None
+    again: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     extra: tuple[tuple[str, str], ...] = ()
 
@@ -46,6 +47,8 @@ def encode_headers(record: NewRecord) -> list[tuple[str, bytes]]:
         pairs.append((ATTEMPT, str(record.attempt)))
     if record.due_ms is not None:
         pairs.append((DUE, str(record.due_ms)))
+    if record.again:
+        pairs.append((AGAIN, "1"))
     if record.content_type is not None:
         pairs.append((CONTENT_TYPE, record.content_type))
     pairs += record.extra
@@ -82,6 +85,8 @@ def encode_rest(record: NewRecord) -> list[tuple[str, bytes]]:
         pairs.append((ATTEMPT, b"%d" % record.attempt))
     if record.due_ms is not None:
         pairs.append((DUE, b"%d" % record.due_ms))
+    if record.again:
+        pairs.append((AGAIN, b"1"))
     pairs += [(name, value.encode()) for name, value in (*record.extra, *record.headers)]
     return pairs
 
@@ -106,6 +111,7 @@ def decode_headers(pairs: Iterable[tuple[str, bytes]]) -> Envelope:
         sequence=_integer(ours.pop(SEQUENCE, None), -1),
         attempt=max(1, _integer(ours.pop(ATTEMPT, None), 1)),
         due_ms=_integer(ours.pop(DUE, None), None),
+        again=ours.pop(AGAIN, None) is not None,
         headers=tuple(users),
         extra=tuple(item for item in ours.items() if item[0] != VERSION),
     )

@@ -5,7 +5,7 @@ NamedTuples, because they are read at every start: a class costs 0.1 ms to make,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -26,10 +26,11 @@ class Record:
     headers: the user's headers only, without `mq-*`, `content-type` (both are fields) - what `spi.decode_headers` returns.
     timestamp_ms: `mq-ts`, else the backend's own time, else None. producer, sequence: `mq-pid`, `mq-seq`; "" and -1 when foreign.
     attempt: attempts already counted in a retry copy, 1 for an original. due_ms: when a delayed one was due, wall clock in milliseconds.
+    again: its publisher had sent it before, without learning whether it was stored, so it may stand here twice.
     """
 
     __slots__ = (
-        "attempt", "content_type", "due_ms", "extra", "headers", "id", "key", "position", "producer",
+        "again", "attempt", "content_type", "due_ms", "extra", "headers", "id", "key", "position", "producer",
         "redelivered", "sequence", "timestamp_ms", "value",
     )  # fmt: skip
 
@@ -46,6 +47,7 @@ class Record:
     due_ms: int | None
     redelivered: bool
     extra: tuple[tuple[str, str], ...]
+    again: bool
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Record:
         due_ms: int | None = None,
         redelivered: bool = False,
         extra: tuple[tuple[str, str], ...] = (),
+        again: bool = False,
     ) -> None:
         self.position = position
         self.key = key
@@ -77,6 +80,13 @@ class Record:
         self.due_ms = due_ms
         self.redelivered = redelivered
         self.extra = extra
+        self.again = again
+
+    @property
+    def mark(self) -> Hashable:
+        """What copies of one message share and nothing else has. Asked of every record where there may be copies (`Capabilities.copies`):
+        an adapter that decodes headers lazily gives bytes that it has at hand."""
+        return (self.producer, self.sequence, self.id)
 
     @property
     def ref(self) -> str:
@@ -100,6 +110,7 @@ class NewRecord(NamedTuple):
     token: names the record in `Published`. headers: user headers, then `traceparent`.
     extra: further `mq-*` headers (dead letters, redrive), written as they are.
     due_ms: nobody gets it before, see `Capabilities.delay`. durable: wait for the medium whatever `durability` says (dead letters).
+    again: it was sent before, and whether it was stored is in doubt; whoever reads it is told.
     """
 
     token: int
@@ -116,6 +127,7 @@ class NewRecord(NamedTuple):
     due_ms: int | None = None
     extra: tuple[tuple[str, str], ...] = ()
     durable: bool = False
+    again: bool = False
 
 
 # --- results of a publish -------------------------------------------------------------------------------------------------------

@@ -200,6 +200,7 @@ def stored(new: NewRecord, position: int) -> Record:
         attempt=new.attempt,
         due_ms=new.due_ms,
         extra=new.extra,
+        again=new.again,
     )
 
 

@@ -20,7 +20,7 @@ class Proxy:
     """Every setting counts for connections that are open and for later ones. `stop` in any case."""
 
     def __init__(self, server_port: int, seed: int = 1) -> None:
-        self._server_port = server_port
+        self.server_port = server_port
         self.dice = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -49,7 +49,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self._server_port), 5)
+                server = socket.create_connection(("127.0.0.1", self.server_port), 5)
             except OSError:
                 client.close()
                 continue

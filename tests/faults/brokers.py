@@ -112,7 +112,7 @@ def _kill_clients(fleet: Fleet, dice: random.Random, seconds: float) -> None:
 
 def _take_away(fleet: Fleet, take: Callable[[], None], give: Callable[[], None], down_s: float = 0.0) -> None:
     """The clients run on meanwhile; what is started must find a server, so nothing is killed."""
-    time.sleep(1.0)
+    assert comes_true(fleet.is_under_way), fleet.output()
     fleet.broker(down=True)
     take()
     time.sleep(down_s)

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mqsdk import App, PublishRejected, PublishUnknown
@@ -126,6 +127,34 @@ def lose_replies(folder: Path, proxy: Proxy, config: str) -> None:
     assert is_complete, told
     assert not {number for number, outcome in outcomes.items() if outcome == "rejected"} & set(scene.seen), told
     assert scene.seen == sorted(set(scene.seen)), f"repeated or out of order: {scene.seen}: {told}"
+
+
+def send_again(folder: Path, proxy: Proxy, config: str, direct: str) -> None:
+    """The answer to a publish is lost while its consumer has the message already: it is sent again, stored, and handled once.
+
+    config: of who publishes, by the proxy. direct: of who consumes, past it.
+    """
+    scene = Scene(folder, direct, "again")
+    (folder / "publisher").mkdir()
+    publisher = Scene(folder / "publisher", config, "again")
+    with scene.app, publisher.app, ThreadPoolExecutor(1) as pool:
+        scene.app.start()
+        assert publisher.publish(0) == "stored"
+        assert scene.wait_for({0})
+        proxy.swallowed = "down"
+        publishing = pool.submit(publisher.publish, 1, "60s")
+        arrived = scene.wait_for({1})
+        proxy.swallowed = None
+        proxy.cut()
+        outcome = publishing.result(BOUND_S)
+        last = publisher.publish(2, "60s")
+        is_complete = scene.wait_for({2})
+        scene.wait_until_settled()
+    told = f"{outcome}, {last}, {scene}"
+    print(f"\n{told}")
+    assert arrived and is_complete, told
+    assert (outcome, last) == ("stored", "stored"), told
+    assert scene.seen == [0, 1, 2], f"{scene.seen}: {told}"
 
 
 def bear_delays(folder: Path, proxy: Proxy, config: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqsdk.testing.checker import BROKER, FREEZE, KILL, Verdict, judge
-from mqsdk.testing.journal import Journal, Kind, read_journals
+from mqsdk.testing.journal import Journal, Kind, read_journal, read_journals
 from tests.processes import MQSDK, PATIENCE_S, Running, environment, mqsdk
 
 HERE = Path(__file__).resolve().parent
@@ -77,6 +77,17 @@ class Fleet:
     def leave(self, role: str, number: int) -> None:
         """SIGTERM, without waiting; `stop` has its exit code."""
         self._members[role, number].process.terminate()
+
+    def is_under_way(self) -> bool:
+        """Every process that runs has found the broker: what begins without one ends with an error, as it should."""
+        return all(
+            any("mqsdk.app: running" in line for line in member.lines) if role == "consumer" else self._has_stored(number, member.pid)
+            for (role, number), member in self._members.items()
+        )
+
+    def _has_stored(self, number: int, pid: int) -> bool:
+        journal = self._folder / f"publisher-{number}-{pid}.journal"
+        return journal.exists() and any(entry.kind is Kind.SEND_STORED for entry in read_journal(journal))
 
     def said(self, role: str, number: int, text: str) -> bool:
         return any(text in line for line in self._members[role, number].lines)

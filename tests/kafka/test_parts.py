@@ -169,6 +169,16 @@ def test_a_record_survives_its_headers_whatever_they_are_called(
         assert (found.producer, found.sequence, found.extra, found.due_ms, found.headers) == ("p", 7, extra, None, tuple(headers))
 
 
+@pytest.mark.parametrize("id", ["id-1", "of two words"])
+def test_copies_of_a_message_have_one_mark_and_others_another(id: str) -> None:
+    first = NewRecord(1, Where("t", 0), b"k", b"v", id, 1234, producer="p", sequence=7)
+    sent = (first, first._replace(again=True), first._replace(sequence=8))
+    plain, copy, other = (KafkaRecord(9, b"k", b"v", headers_of(one), 99) for one in sent)
+    assert (plain.again, copy.again) == (False, True)
+    assert copy.mark == plain.mark != other.mark
+    assert copy.extra == ()
+
+
 def test_what_every_message_has_is_one_header() -> None:
     new = NewRecord(1, Where("t", 0), b"k", b"v", "id-1", 1234, "text/plain", (("a", "b"),), "p", 7, 2, due_ms=5)
     assert headers_of(new) == [("mq", b"1 id-1 1234 p 7 text/plain"), ("mq-attempt", b"2"), ("mq-due", b"5"), ("a", b"b")]

@@ -11,7 +11,7 @@ from tests.brokers.proxy import Proxy
 from tests.brokers.rabbitmq import RabbitServer
 from tests.faults.brokers import endure
 from tests.faults.churn import come_and_go
-from tests.faults.cuts import bear_delays, lose_replies, survive_cuts
+from tests.faults.cuts import bear_delays, lose_replies, send_again, survive_cuts
 from tests.faults.topics import serve_many_topics
 
 CONFIG = """
@@ -50,6 +50,10 @@ def test_connections_cut_in_the_middle_lose_nothing_and_keep_the_order(tmp_path:
 
 def test_a_publish_whose_answer_is_lost_is_handled_once(tmp_path: Path, proxy: Proxy) -> None:
     lose_replies(tmp_path, proxy, CONFIG.format(address=proxy.address))
+
+
+def test_a_publish_that_is_sent_again_is_handled_once(tmp_path: Path, proxy: Proxy) -> None:
+    send_again(tmp_path, proxy, CONFIG.format(address=proxy.address), CONFIG.format(address=f"127.0.0.1:{proxy.server_port}"))
 
 
 def test_a_slow_line_is_no_failure(tmp_path: Path, proxy: Proxy) -> None:

@@ -72,6 +72,15 @@ def test_a_record_survives_its_entry_whatever_its_headers_are_called(
         assert (found.producer, found.sequence, found.extra, found.due_ms) == ("p", 7, extra, None)
 
 
+@pytest.mark.parametrize("id", ["id-1", "of two words"])
+def test_copies_of_a_message_have_one_mark_and_others_another(id: str) -> None:
+    first = NewRecord(1, Partition("t", 0), b"k", b"v", id, 1234, producer="p", sequence=7)
+    plain, copy, other = (RedisRecord(9, fields_of(one)) for one in (first, first._replace(again=True), first._replace(sequence=8)))
+    assert (plain.again, copy.again) == (False, True)
+    assert copy.mark == plain.mark != other.mark
+    assert copy.extra == ()
+
+
 def test_an_entry_is_short_and_legible() -> None:
     new = NewRecord(1, Partition("t", 0), b"k", b"v", "id-1", 1234, "text/plain; charset=utf-8", (("a", "b"),), "p", 7, due_ms=5678)
     assert fields_of(new) == [

@@ -166,7 +166,7 @@ def test_what_failed_is_repeated_one_after_the_other_in_order(publisher: Publish
             backend.made.sink.put(Published(record.token, Unknown("the connection was cut")))
         for number, record in enumerate(call[1:], 2):
             calls = backend.made.handed_over(number)
-            assert calls[number - 1] == [record]
+            assert calls[number - 1] == [record._replace(again=True)]
             assert len(calls) == number  # the next one waits for this answer
             backend.made.sink.put(Published(record.token, Stored(number)))
         answers = sending.result(10)
@@ -181,11 +181,11 @@ def test_a_repeat_that_fails_again_is_not_passed(publisher: Publisher, backend: 
         put = backend.made.sink.put
         put(Published(first.token, cut))
         put(Published(second.token, cut))
-        assert backend.made.handed_over(2)[1] == [first]
+        assert backend.made.handed_over(2)[1] == [first._replace(again=True)]
         put(Published(first.token, cut))
-        assert backend.made.handed_over(3)[2] == [first]
+        assert backend.made.handed_over(3)[2] == [first._replace(again=True)]
         put(Published(first.token, Stored(1)))
-        assert backend.made.handed_over(4)[3] == [second]
+        assert backend.made.handed_over(4)[3] == [second._replace(again=True)]
         put(Published(second.token, Stored(2)))
         answers = sending.result(10)
     assert [answer.position for answer in answers if isinstance(answer, Receipt)] == ["1", "2"]

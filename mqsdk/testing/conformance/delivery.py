@@ -75,6 +75,18 @@ class DeliveryScenarios(Stage):
         record = self.delivered(topic)
         assert {name: getattr(record, name) for name in envelope} == envelope
 
+    def test_a_record_that_was_sent_again_is_known_by_its_mark(self) -> None:
+        if self.caps.copies:
+            topic = self.topic()
+            first, other = (self.record(topic, producer="0123456789abcdef", sequence=number) for number in (7, 8))
+            again = self.record(topic, producer="0123456789abcdef", sequence=7, id=first.id, timestamp_ms=first.timestamp_ms, again=True)
+            self.store([first, other])
+            self.store([again])
+            found = self.join(topic).take(3)
+            assert [record.again for record in found] == [False, False, True]
+            assert found[2].mark == found[0].mark != found[1].mark
+            assert found[2].extra == ()
+
     def test_what_was_not_given_is_absent(self) -> None:
         topic = self.topic()
         self.publish(topic, [b"v"])
