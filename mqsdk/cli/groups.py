@@ -38,6 +38,7 @@ def list_groups(session: Session, topic: str | None = None) -> None:
     columns = (
         Column("topic"),
         Column("group"),
+        Column("cluster"),
         Column("members", show=_members_text),
         Column("assignment", show=_assignment_text),
         Column("halted", show=lambda halted: str(len(halted)) if halted else "-"),
@@ -64,6 +65,7 @@ def _row(place: Place, info: GroupInfo) -> dict[str, Any]:
     return {
         "topic": info.topic,
         "group": info.group,
+        "cluster": place.cluster,
         "members": [{"id": one.id, "host": one.host, "pid": one.pid} for one in info.members],
         "assignment": {str(partition): one.id for one in info.members for partition in sorted(one.partitions)},
         "halted": [halt.shown(place.cluster, info.topic)._asdict() for halt in halted_in(place.admin, info.topic, info.group)],

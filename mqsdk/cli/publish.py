@@ -16,7 +16,7 @@ import click
 
 from mqsdk.cli.applications import publishing_app
 from mqsdk.cli.exits import DONE, exit_code, exit_code_of_many
-from mqsdk.cli.session import Command, Session, pass_session
+from mqsdk.cli.session import Command, Session, duration, pass_session
 from mqsdk.errors import MqError, PublishError, PublishManyFailed, PublishRejected, PublishUnknown
 from mqsdk.message import Outgoing, Receipt
 
@@ -35,7 +35,7 @@ SHOWN_FAILURES = 10  # failures named one by one; the rest is counted
 @click.argument("payload", required=False, metavar="[PAYLOAD|-]")
 @click.option("--key", help="Key: messages of one key keep their order.")
 @click.option("--header", "headers", multiple=True, metavar="K=V", help="A header; may be repeated.")
-@click.option("--delay", metavar="D", help="Deliver later, for example 30m.")
+@click.option("--delay", type=duration, metavar="D", help="Deliver later, for example 30m.")
 @click.option("--id", "message_id", help="Message id, for example of a publish whose outcome was unknown.")
 @click.option("--lines", is_flag=True, help="One message per line of stdin.")
 @pass_session

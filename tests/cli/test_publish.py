@@ -124,7 +124,7 @@ def test_no_lines_are_no_messages(broker: Broker) -> None:
         (("orders", "x", "--key", ""), 1),
         (("orders", "x", "--id", "a b"), 1),
         (("orders", "x", "--header", "mq-id=1"), 1),
-        (("orders", "x", "--delay", "30"), 1),
+        (("orders", "x", "--delay", "30"), 2),
         (("orders", "x", "--delay", "367d"), 1),
         (("orders", "x" * (1024 * 1024 + 1)), 1),
     ],
