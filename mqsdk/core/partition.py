@@ -175,6 +175,7 @@ class Ownership:
         self._mark_each(dropped)
         for record in dropped:
             self.attempts.pop(record.position, None)
+            self.parked.remove(record.position)  # an earlier owner that did not know may have halted it
         gone = set(dropped)
         return [record for record in records if record not in gone]
 

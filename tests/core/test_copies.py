@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqsdk.core import actions as act
-from mqsdk.core import copies
+from mqsdk.core import copies, sparse
+from mqsdk.core.parking import PARTITION
 from mqsdk.spi import Lost, Record
 from tests.core.driving import P0, Driver, failure, record
 
@@ -93,6 +94,15 @@ def test_a_new_owner_knows_of_no_first() -> None:
     made.assign(position=1, epoch=3)
     made.deliver(sent(1, 5, again=True), epoch=3)
     assert made.started() == [1]
+
+
+def test_a_copy_that_an_earlier_owner_halted_holds_nothing_up() -> None:
+    made = driver(assign=False, ordered=True)
+    made.assign(sparse=sparse.encode(0, [], {1: 3}, 1000, halts={1: PARTITION}))
+    made.deliver(sent(0, 5), sent(1, 5, again=True), sent(2, 6))
+    assert run_all(made) == [0, 2]
+    assert made.machine.view().halted == ()
+    assert done(made) == {0, 1, 2}
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
