@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mqsdk.config.backends import effective
@@ -13,6 +14,7 @@ from mqsdk.runtime.clusters import cluster_in
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.launching import check_capabilities
+from mqsdk.runtime.topics import check_retention, ensure_topic
 from mqsdk.runtime.unfinished import Place
 from mqsdk.spi import Admin, Backend
 
@@ -91,7 +93,7 @@ class Preparation:
             check_retries(declared, self._new.tuning(declared.topic, declared.group, declared.tuning), target.capabilities, after)
         if any(declared.ordered for declared in readers):
             self._check_order(topic, before, source, readers)
-        count, target_count = self._ensure(topic, source.admin(), target.admin(), after)
+        count, target_count = self._ensure(topic, source.admin(), target, after)
         return Change(topic, Place(before, count), Place(after, target_count))
 
     def _check_order(self, topic: str, before: str, source: Backend, readers: Sequence[Declared]) -> None:
@@ -108,28 +110,30 @@ class Preparation:
             known = self._opened[cluster] = self._owner.clusters.opened_anew(self._new.clusters[cluster])
         return known
 
-    def _ensure(self, topic: str, source: Admin, target: Admin, cluster: str) -> tuple[int, int]:
+    def _ensure(self, topic: str, source: Admin, target: Backend, cluster: str) -> tuple[int, int]:
         """Numbers of partitions, old (0: nobody has used it there) and new.
 
         Every group of the old one exists on the new one afterwards, so that none misses a message.
         """
-        count = source.partitions(topic)
+        admin, count = target.admin(), source.partitions(topic)
+        creates, rule = self._new.clusters[cluster].create, self._new.topic_rule(topic)
+        if creates:
+            check_retention(target, cluster, topic, rule)
         if count is None:
-            return 0, target.partitions(topic) or 0
+            return 0, admin.partitions(topic) or 0
         groups = [info.group for info in source.groups(topic)]
-        if self._new.clusters[cluster].create:
-            known = target.partitions(topic)
-            made = target.ensure_topic(topic, self._new.topic_rule(topic).partitions or (count if known is None else None))
+        known = admin.partitions(topic)
+        if creates:
+            made = ensure_topic(target, cluster, topic, replace(rule, partitions=rule.partitions or (count if known is None else None)))
             for group in groups:
-                target.ensure_group(topic, group, "latest")  # what a new group is owed there begins with the change
+                admin.ensure_group(topic, group, "latest")  # what a new group is owed there begins with the change
             return count, made
-        found = target.partitions(topic)
-        existing = set() if found is None else {info.group for info in target.groups(topic)}
+        existing = set() if known is None else {info.group for info in admin.groups(topic)}
         missing = [group for group in groups if group not in existing]
-        if missing or found is None:
+        if missing or known is None:
             what = f"its groups {', '.join(missing)} do" if missing else "it does"
             raise Refusal(f"{what} not exist there and `create` is false (mqsdk groups ensure)")
-        return count, found
+        return count, known
 
 
 def _location(cluster: Cluster) -> tuple[object, ...]:

@@ -445,6 +445,19 @@ def test_a_cluster_that_would_forget_a_halt_is_refused(make: Make) -> None:
     assert service.clusters == ["a"]
 
 
+def test_a_cluster_that_cannot_keep_the_topics_retention_is_refused(make: Make) -> None:
+    """It was taken, and then nobody read there and every publish was refused."""
+    file = FILE + 'topics: {"orders": {retention: 1d}}\n'
+    service = make("p", Billing().declare, capabilities={"b": replace(MEMORY, retention=False)}, file=file)
+    service.app.start()
+    with pytest.raises(ConfigError, match=r"cluster b .* cannot be told how long to keep topic orders"):
+        service.switch("b", file=file)
+    assert service.app.publish("orders", 1).cluster == "a"
+    assert service.clusters == ["a"]
+    service.switch("c", file=file)
+    assert service.app.publish("orders", 2).cluster == "c"
+
+
 SAME = {
     "a path written otherwise": ("a: {backend: log, path: ./a}", "b: {backend: log, path: ./x/../a}"),
     "servers in another order": (
