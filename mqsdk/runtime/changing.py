@@ -21,7 +21,8 @@ from mqsdk.spi import Admin, Backend
 if TYPE_CHECKING:
     from mqsdk.runtime.supervisor import Supervisor
 
-FIX = "undo the change, or restart; where an earlier one is unfinished: when `mqsdk ps` shows one cluster, `mqsdk reload`"
+FIX = "undo the change, or restart"
+LATER_FIX = "leave it: it is taken when `mqsdk ps` shows one cluster, by itself with `reload.watch`, else by `mqsdk reload`; or undo it"
 
 
 # What says where a cluster is, whatever its adapter: the rest of its options says how to use it.
@@ -47,6 +48,16 @@ class Refusal(Exception):
     """Why this topic cannot go there now."""
 
 
+class Unfinished(Refusal):
+    """An earlier change of this topic has to end first."""
+
+
+class NotYet(ConfigError):
+    """Nothing but earlier changes of these topics stands in the way: once they have ended the same configuration can be taken."""
+
+    topics: tuple[str, ...] = ()
+
+
 class Preparation:
     """One reload. opened: clients that this reload has made anew, by cluster. is_unfinished: of a topic, an earlier change."""
 
@@ -65,6 +76,7 @@ class Preparation:
         """
         changes: list[Change] = []
         problems: list[Problem] = []
+        unfinished: list[str] = []
         old = self._owner.configuration
         for topic in topics:
             before, after = cluster_in(old, topic), cluster_in(self._new, topic)
@@ -75,10 +87,11 @@ class Preparation:
             except (Refusal, BackendError, CapabilityError, ConfigError) as error:
                 what = f"topic {topic} cannot go from {before} to {after or 'no cluster'} while in use: "
                 text, fix = (error.what, error.fix) if not isinstance(error, Refusal) else (str(error), "")
+                fix, unfinished = (LATER_FIX, [*unfinished, topic]) if isinstance(error, Unfinished) else (fix, unfinished)
                 problems.append(Problem("routes", what + text, fix or FIX, self._new.source))
         if problems:
             self._owner.discard(self._opened)
-            raise ConfigError.of(problems)
+            raise _refusal(problems, unfinished)
         return Prepared(tuple(changes), self._opened)
 
     def _change(self, topic: str, before: str, after: str | None) -> Change:
@@ -87,12 +100,13 @@ class Preparation:
         if _location(self._owner.clusters.cluster(before)) == _location(self._new.clusters[after]):
             raise Refusal("the two are one place under two names, where nothing could wait for the other")
         readers = [declared for declared, loop in self._owner.loops if declared.topic == topic and loop.spec.cluster == before]
-        source, target = self._owner.clusters.backend(before), self._backend(after)
+        source = self._owner.clusters.backend(before)
+        if any(declared.ordered for declared in readers):
+            self._check_order(topic, before, source, readers)  # first: it needs no client of the new cluster
+        target = self._backend(after)
         for declared in readers:
             check_capabilities(declared, target.capabilities, after)
             check_retries(declared, self._new.tuning(declared.topic, declared.group, declared.tuning), target.capabilities, after)
-        if any(declared.ordered for declared in readers):
-            self._check_order(topic, before, source, readers)
         count, target_count = self._ensure(topic, source.admin(), target, after)
         return Change(topic, Place(before, count), Place(after, target_count))
 
@@ -102,7 +116,7 @@ class Preparation:
         if any(declared.ordered and declared.broadcast for declared in readers):
             raise Refusal("it has an ordered broadcast, which keeps no progress to wait for")
         if self._is_unfinished(topic):
-            raise Refusal("its consumers are ordered, and an earlier change is unfinished: they still read the cluster before that")
+            raise Unfinished("its consumers are ordered, and an earlier change is unfinished: they still read the cluster before that")
 
     def _backend(self, cluster: str) -> Backend:
         known = self._given.get(cluster) or self._opened.get(cluster) or self._owner.clusters.opened().get(cluster)
@@ -134,6 +148,15 @@ class Preparation:
             what = f"its groups {', '.join(missing)} do" if missing else "it does"
             raise Refusal(f"{what} not exist there and `create` is false (mqsdk groups ensure)")
         return count, known
+
+
+def _refusal(problems: Sequence[Problem], unfinished: Sequence[str]) -> ConfigError:
+    if len(unfinished) < len(problems):
+        return ConfigError.of(problems)
+    error = NotYet.of(problems)
+    assert isinstance(error, NotYet)
+    error.topics, error.fix = tuple(unfinished), LATER_FIX
+    return error
 
 
 def _location(cluster: Cluster) -> tuple[object, ...]:
