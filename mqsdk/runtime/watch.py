@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from mqsdk.config import folder
 from mqsdk.config.origin import Content, Source, SourceDown
 from mqsdk.errors import ConfigError, StateError
 
@@ -85,21 +87,33 @@ class Watch:
         return None
 
 
-def _stamp(path: str) -> Stamp | None:
+def _stamp(path: str) -> tuple[Stamp, ...] | None:
+    """Of the file; of the directory and each of its parts."""
     try:
         found = os.stat(path)
+        inner = folder.parts(path) if stat.S_ISDIR(found.st_mode) else []
+        return (_stamped(path, found), *(_stamped(part.path, os.stat(part.path)) for part in inner))
     except OSError:
         return None
+
+
+def _stamped(path: str, found: os.stat_result) -> Stamp:
     return Stamp(os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _read(path: str) -> bytes | str:
-    """The content, its first bytes when it is too large, or what kept it from being read."""
+    """The content, its first bytes when it is too large, or what kept it from being read. Of a directory that of all parts."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            return file.read(LARGEST + 1)
+        if os.path.isdir(path):
+            return b"".join(b"\0%s\0%s" % (os.fsencode(part.shown), _read_file(part.path)) for part in folder.parts(path))
+        return _read_file(path)
     except OSError as error:
         return type(error).__name__
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb", opener=_open_at_once) as file:
+        return file.read(LARGEST + 1)
 
 
 def _open_at_once(path: str, flags: int) -> int:

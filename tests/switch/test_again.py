@@ -44,7 +44,12 @@ class Shop:
 def test_it_is_taken_when_the_first_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     looks: list[bool] = []
     is_due = Behind.is_due
-    monkeypatch.setattr(Behind, "is_due", property(lambda behind: looks.append(is_due.__get__(behind)) or looks[-1]))
+
+    def counted(behind: Behind) -> bool:
+        looks.append(bool(is_due.__get__(behind)))
+        return looks[-1]
+
+    monkeypatch.setattr(Behind, "is_due", property(counted))
     shop = Shop()
     service = Service(tmp_path, Stores(), shop.declare, virtual=False, file=WATCHED)
     app = service.app
