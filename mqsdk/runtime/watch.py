@@ -233,6 +233,10 @@ class Watcher:
         except Exception as error:  # a defect of a reload must not end the looking
             log.error("looking at the configuration failed: %s", type(error).__name__)
 
+    def wake(self) -> None:
+        """Look soon, and wait anew: how long may have changed."""
+        self._woken.set()
+
     def close(self) -> None:
         """Look no more. Does not wait: a reload that is under way may be waiting for the caller."""
         self._ended.set()
