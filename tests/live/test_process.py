@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mqsdk import App, ConfigError, InvalidMessage, PublishRejected, PublishUnknown
-from mqsdk.api import following
+from mqsdk.api import controlling, following
 from mqsdk.config.model import Cluster
 from mqsdk.events import Event, Reloaded, Stuck
 from mqsdk.runtime.environment import Environment
@@ -307,13 +309,38 @@ def test_how_often_it_looks_holds_at_once(run: Callable[[str], Real]) -> None:
     until(lambda: real.app.consumers()[0].concurrency == 3)
 
 
-def status_of(real: Real, token: str) -> int:
+def page(real: Real, path: str, token: str = "") -> tuple[int, str]:
     assert real.app._doors.port is not None
     connection = http.client.HTTPConnection("127.0.0.1", real.app._doors.port, timeout=PATIENCE_S)
-    connection.request("GET", "/live", headers={"Authorization": f"Bearer {token}"})
-    status = connection.getresponse().status
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    answer = connection.getresponse()
+    found = answer.status, answer.read().decode()
     connection.close()
-    return status
+    return found
+
+
+def status_of(real: Real, token: str) -> int:
+    return page(real, "/live", token)[0]
+
+
+def test_the_number_of_the_configuration_is_the_same_wherever_it_is_told(run: Callable[[str], Real]) -> None:
+    text = LOCAL + "observability: {listen: '127.0.0.1:0'}\ndefaults: {concurrency: %s}\n"
+    real = run(text % 1)
+    for concurrency in ("2", "3", "many"):
+        real.write(text % concurrency)
+        with suppress(ConfigError):
+            real.app.reload()
+    assert [(event.outcome, event.version) for event in real.events if isinstance(event, Reloaded)] == [
+        ("applied", 2),
+        ("applied", 3),
+        ("refused", 3),
+    ]
+    assert [(info.config, info.concurrency) for info in real.app.consumers()] == [(3, 3)]
+    assert controlling.status(real.app)["config"] == json.loads(page(real, "/consumers")[1])["config"] == 3
+    numbers = page(real, "/metrics")[1]
+    assert 'config="3"' in next(line for line in numbers.splitlines() if line.startswith("mqsdk_info{"))
+    assert 'mqsdk_reloads_total{outcome="applied"} 2.0' in numbers
+    assert 'mqsdk_reloads_total{outcome="refused"} 1.0' in numbers
 
 
 @shows("observability.token")
