@@ -17,7 +17,8 @@ from handlers import filled
 from harness import Case, Counter, Metric
 
 SAVES, COMMANDS, IDLE_S = 7, 7, 10.0
-WINDOWS, WINDOW_S, CHANGES = 5, 0.8, 2  # windows of each kind, and changes in one of them
+WINDOWS, WINDOW_S = 5, 0.9  # of each kind
+STEADY, CHANGES = (8,), (9, 7, 8)  # concurrency in the equal parts of a window
 # Who handles prints when a configuration has taken effect: it is told after running consumers have it.
 FOLLOWER = """
 import time
@@ -111,7 +112,7 @@ def watching() -> dict[str, float]:
 
 
 def changing() -> dict[str, float]:
-    """Handlers that wait a millisecond, in windows without and with changes of `concurrency`, in turns: what a window with them carries."""
+    """Handlers that wait a millisecond, in windows without and with changes of `concurrency`, in turns: the ratio of what they carry."""
     from mqsdk import App
 
     text = "reload: {{watch: false}}\ndefaults: {{concurrency: {}}}\n"
@@ -124,23 +125,23 @@ def changing() -> dict[str, float]:
         time.sleep(0.001)
         counter.tick()
 
-    def carried(changes: int) -> float:
+    def carried(parts: tuple[int, ...]) -> float:
         before, began = counter.value, time.perf_counter()
-        for number in range(changes or 1):
-            if changes:
-                save(text.format(9 - number % 2))
+        for number, concurrency in enumerate(parts, 1):
+            if parts != STEADY:
+                save(text.format(concurrency))
                 assert app.reload()
-            time.sleep(max(0.0, (number + 1) * WINDOW_S / (changes or 1) - (time.perf_counter() - began)))
+            time.sleep(max(0.0, number * WINDOW_S / len(parts) - (time.perf_counter() - began)))
         return (counter.value - before) / (time.perf_counter() - began)
 
-    rates: dict[int, list[float]] = {0: [], CHANGES: []}
+    rates: dict[tuple[int, ...], list[float]] = {STEADY: [], CHANGES: []}
     with app:
         app.start()
         time.sleep(0.5)
         for _ in range(WINDOWS):
-            for changes, found in rates.items():
-                found.append(carried(changes))
-    return {"reload_concurrency": statistics.median(rates[CHANGES]) / statistics.median(rates[0])}
+            for parts, found in rates.items():
+                found.append(carried(parts))
+    return {"reload_concurrency": statistics.median(rates[CHANGES]) / statistics.median(rates[STEADY])}
 
 
 CASES = (
