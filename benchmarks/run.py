@@ -33,6 +33,7 @@ import handlers
 import latency
 import peers
 import publish
+import reload
 from brokers import Brokers
 from harness import Case, Metric
 from rich.console import Console
@@ -41,7 +42,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (publish, handlers, peers, latency, concurrency, footprint, backlog, frameworks, broker_backlog)
+    for module in (publish, handlers, peers, latency, concurrency, footprint, reload, backlog, frameworks, broker_backlog)
     for case in module.CASES
 }
 COMPARED = (

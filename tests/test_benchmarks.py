@@ -24,3 +24,15 @@ def test_an_unknown_case_is_named(tmp_path: Path) -> None:
     done = run([sys.executable, RUNNER, "--only", "gone"], tmp_path)
     assert done.returncode == 2
     assert "no such case: gone" in done.stderr
+
+
+def test_a_configuration_is_followed_in_time_and_costs_nothing(tmp_path: Path) -> None:
+    """The promised bounds, with three times the time; of the rate a loss by chance is left to a machine that does other things beside."""
+    done = run([sys.executable, RUNNER, "--only", "reload", "--rounds", "1", "--json", tmp_path / "bench.json"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
+    assert {name for name, row in rows.items() if row["target"]} == {"reload_saved_max", "reload_asked", "watch_cpu", "reload_concurrency"}
+    for name, row in rows.items():
+        if row["at_most"]:
+            assert row["median"] <= 3 * row["target"], name
+    assert rows["reload_concurrency"]["median"] > 0.8

@@ -414,7 +414,10 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
             topics = dict.fromkeys([*(topic for topic, _ in self._declared), *self._session.outlet.topics()])
             load, notify = partial(self._load, True, content), self._session.supervisor.environment.observe
-            return reloading.reload(self._session, load, list(topics), notify, watched)
+            changes = reloading.reload(self._session, load, list(topics), notify, watched)
+            if self._watcher is not None and any(change.key.startswith("reload.") for change in changes):
+                self._watcher.wake()
+            return changes
 
 
 def refuse_platform(platform: str) -> None:

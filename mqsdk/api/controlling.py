@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.config.requirement import sdk_version
-from mqsdk.runtime.control import REPLY_TIMEOUT_S, Answers, Orders
+from mqsdk.runtime.control import REPLY_TIMEOUT_S, Answers, Orders, parts
 
 if TYPE_CHECKING:
     from mqsdk.api.app import App
@@ -33,14 +33,23 @@ def orders(app: App) -> Orders:
 def status(app: App) -> Mapping[str, Any]:
     session = app._session
     if session is None:
-        return {"pid": os.getpid(), "app": None, "state": str(app.state), "config": None, "sdk": sdk_version(), "consumers": []}
+        nothing = {"app": None, "config": None, "behind": None}
+        return {"pid": os.getpid(), **nothing, "state": str(app.state), "sdk": sdk_version(), "consumers": []}
     return told(app, session, [shown(one) for one in session.supervisor.consumers(with_lag=False)])
 
 
 def told(app: App, session: Session, consumers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is told of an open App, with its consumers as they are to be shown."""
-    name, version = session.supervisor.app, session.configuration.version
-    return {"pid": os.getpid(), "app": name, "state": str(app.state), "config": version, "sdk": sdk_version(), "consumers": consumers}
+    """What is told of an open App, with its consumers as they are to be shown. behind: why it does not follow its configuration."""
+    behind = session.behind.reason
+    return {
+        "pid": os.getpid(),
+        "app": session.supervisor.app,
+        "state": str(app.state),
+        "config": session.configuration.version,
+        "behind": None if behind is None else parts(behind),
+        "sdk": sdk_version(),
+        "consumers": consumers,
+    }
 
 
 def shown(one: ConsumerInfo) -> dict[str, Any]:

@@ -25,8 +25,15 @@ def watcher(app: App, config: str | None) -> Watcher:
     place = find(config, os.environ) or DEFAULT_FILE
     reload = partial(app._reload, watched=True)
     if not is_remote(place):
-        return Watcher(Watch(os.path.abspath(place), reload), partial(_every_s, app))
-    source = SourceWatch(source_of(place), lambda content: reload(content=content), partial(_trouble, app), partial(_was_down, app))
+        return Watcher(Watch(os.path.abspath(place), reload, is_due=partial(_is_due, app)), partial(_every_s, app))
+    source = SourceWatch(
+        source_of(place),
+        lambda content: reload(content=content),
+        trouble=partial(_trouble, app),
+        was_down=partial(_was_down, app),
+        answers=partial(_answers, app),
+        is_due=partial(_is_due, app),
+    )
     return Watcher(source, partial(_every_s, app))
 
 
@@ -40,9 +47,20 @@ def _was_down(app: App) -> bool:
     return session is not None and session.configuration.cached
 
 
+def _is_due(app: App) -> bool:
+    session = app._session
+    return session is not None and session.behind.is_due
+
+
+def _answers(app: App) -> None:
+    if app._session is not None:
+        app._session.behind.unread = None
+
+
 def _trouble(app: App, error: ConfigError) -> None:
     """A source that gives nothing. What it gives and is refused `reloading` tells."""
     session = app._session
     if session is not None:
+        session.behind.unread = error
         LOG.error("the configuration stays as it is: %s", error)
         session.supervisor.environment.observe(Reloaded("refused", session.configuration.version, problem=str(error)))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from mqsdk.config import diff
 from mqsdk.config.diff import Change
 from mqsdk.config.model import Configuration
+from mqsdk.config.origin import SourceDown
 from mqsdk.errors import ConfigError, Problem
 from mqsdk.events import Event, Reloaded
+from mqsdk.runtime.changing import NotYet
 
 if TYPE_CHECKING:
     from mqsdk.api.session import Session
@@ -37,20 +39,34 @@ def reload(
         opened = session.supervisor.opened_anew(new, _changed_clients(session, changes))
         prepared = _prepared(session, new, topics, opened)
     except ConfigError as error:
+        _refused(session, error)
         LOG.error("reload refused, the previous configuration stays: %s", error)
         notify(Reloaded("refused", old.version, problem=str(error)))
         raise
     if not changes:
+        session.behind.follow()
         if not watched:
             tell(new)
             notify(Reloaded("unchanged", old.version))
         return []
     session.apply(new.with_version(old.version + 1), opened, prepared)
+    session.behind.follow()
     tell(new)
     for change in changes:
         LOG.info("configuration: %s", change)
     notify(Reloaded("applied", old.version + 1, tuple((change.key, str(change.old), str(change.new)) for change in changes)))
     return changes
+
+
+def _refused(session: Session, error: ConfigError) -> None:
+    """Note it for `mqsdk ps`, and for the watcher when it may pass by itself."""
+    if isinstance(error, SourceDown):
+        session.behind.unread = error
+    elif isinstance(error, NotYet):
+        topics, is_unfinished = error.topics, session.supervisor.switching.is_unfinished
+        session.behind.refuse(error, lambda: not any(map(is_unfinished, topics)))
+    else:
+        session.behind.refuse(error)
 
 
 def tell(configuration: Configuration) -> None:

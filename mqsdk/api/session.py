@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.api import handler
+from mqsdk.api.behind import Behind
 from mqsdk.api.consumer import ConsumerDeclaration
 from mqsdk.api.handler import Parts
 from mqsdk.api.masking import mask_for
@@ -18,6 +19,7 @@ from mqsdk.api.outlet import Outlet
 from mqsdk.api.payload import Limits, decoder
 from mqsdk.api.verdict import Verdicts, Witness
 from mqsdk.config.model import Configuration
+from mqsdk.errors import ConfigError
 from mqsdk.runtime.changing import Prepared
 from mqsdk.runtime.clusters import cluster_in
 from mqsdk.runtime.environment import Declared, Environment
@@ -42,6 +44,9 @@ class Session:
         self.supervisor = Supervisor(configuration, environment, app)
         self.limits = Limits(configuration.payload_limit)
         self.outlet = Outlet(self.supervisor, self.limits)
+        self.behind = Behind()
+        if configuration.cached:
+            self.behind.unread = ConfigError(configuration.notices[0])
         self.pid = os.getpid()
         self._witness = witness
 

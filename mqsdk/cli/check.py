@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("file", required=False)
-@click.option("--app", "target", metavar="MODULE:APP", help="Also check what its consumers need of their backends.")
+@click.option("--app", "target", metavar="MODULE:APP", help="Also show where its topics go, and check what its consumers need there.")
 @click.option("--diff", "old", metavar="OLD", help="Also say what a reload from this file would change.")
 @pass_session
 def check(session: Session, file: str | None, target: str | None, old: str | None) -> int:
@@ -36,7 +36,9 @@ def check(session: Session, file: str | None, target: str | None, old: str | Non
         if old is not None:
             _diff(session, report, configuration, old)
         if target is not None:
-            report["consumers"] = _consumers(session, report, configuration, load_app(session, target))
+            app = load_app(session, target)
+            report["consumers"] = _consumers(session, report, configuration, app)
+            report["topics"] = _other_topics(report, configuration, app)
     _show(session, report, configuration)
     return INVALID if report["problems"] else DONE
 
@@ -81,7 +83,7 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
     for (topic, group), declaration in app._declared.items():
         key = f"{topic}/{group}"
         route = configuration.route(topic)
-        rows.append({"topic": topic, "group": group, "cluster": route.cluster if route else None, "needs": needs(declaration)})
+        rows.append({"topic": topic, "group": group, **routed(configuration, topic), "needs": needs(declaration)})
         built = _collect(report, lambda one=declaration: opened.build([one], app._middleware)[0], key)
         if route is None:
             report["problems"].append(_problem(Problem(key, f"no route matches topic {topic}", "add one to `routes:`")))
@@ -102,6 +104,35 @@ def _consumers(session: Session, report: dict[str, list[dict[str, Any]]], config
                 key,
             )
     return rows
+
+
+def routed(configuration: Configuration, topic: str) -> dict[str, Any]:
+    """The cluster of a topic, and what says so: the key of the route, its file and line, 0 for the one that stands behind everything."""
+    route = configuration.route(topic)
+    if route is None:
+        return {"cluster": None, "route": None, "file": "", "line": 0}
+    key = f"routes[{configuration.routes.index(route)}]"
+    return {"cluster": route.cluster, "route": key, "file": route.file, "line": route.line}
+
+
+def _other_topics(report: dict[str, list[dict[str, Any]]], configuration: Configuration, app: App) -> list[dict[str, Any]]:
+    """Topics that no consumer reads and yet are known: those of dead letters by `dead_letter=`, those that `topics:` names."""
+    letters = {declaration.dead_letter: name for name, declaration in app._declared.items() if declaration.dead_letter is not None}
+    named = [rule.pattern for rule in configuration.topics if "*" not in rule.pattern]
+    read = {topic for topic, _ in app._declared}
+    rows = [{"topic": topic, **routed(configuration, topic)} for topic in dict.fromkeys((*letters, *named)) if topic not in read]
+    for row in rows:
+        if row["cluster"] is None:
+            key = "/".join(letters[row["topic"]]) if row["topic"] in letters else "topics"
+            report["problems"].append(_problem(Problem(key, f"no route matches topic {row['topic']}", "add one to `routes:`")))
+    return rows
+
+
+def _placed(row: dict[str, Any]) -> dict[str, Any]:
+    """As people read it."""
+    if row["route"] is None:
+        return {**row, "route": "none"}
+    return {**row, "route": f"{row['file']}:{row['line']}" if row["line"] else "(default)"}
 
 
 def needs(declaration: Any) -> list[str]:
@@ -125,7 +156,9 @@ def _show(session: Session, report: dict[str, list[dict[str, Any]]], configurati
     for change in report["changes"]:
         out.write(printable(f"{change['applies']:7}  {change['key']}: {text_of(change['old'])} -> {text_of(change['new'])}"))
     if report.get("consumers"):
-        columns = (Column("topic"), Column("group"), Column("cluster"), Column("needs"))
-        out.show("consumers", report["consumers"], columns, "")
+        columns = (Column("topic"), Column("group"), Column("cluster"), Column("route"), Column("needs"))
+        out.show("consumers", [_placed(row) for row in report["consumers"]], columns, "")
+    if report.get("topics"):
+        out.show("topics", [_placed(row) for row in report["topics"]], (Column("topic"), Column("cluster"), Column("route")), "")
     if configuration is not None and not report["problems"]:
         out.say(f"{configuration.source or 'the defaults'}: valid")

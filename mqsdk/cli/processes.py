@@ -25,6 +25,7 @@ def ps(session: Session) -> None:
             "app": reply.document.get("app"),
             "state": reply.document.get("state", "no answer"),
             "config": reply.document.get("config"),
+            "behind": reply.document.get("behind"),
             "sdk": reply.document.get("sdk"),
             "consumers": reply.document.get("consumers", []),
         }
@@ -38,7 +39,24 @@ def ps(session: Session) -> None:
         Column("sdk"),
         Column("consumers", show=_consumers_text),
     )
-    session.out.show("processes", rows, columns, "no mqsdk process is running")
+    out = session.out
+    if out.json:
+        out.document({"processes": rows})
+        return
+    out.show("processes", [_marked(row) for row in rows], columns, "no mqsdk process is running")
+    for row in rows:
+        if row["behind"]:
+            out.write(printable(f"{row['pid']} does not follow its configuration: {row['behind'].get('what')}"))
+            _show_problems(out, row["behind"])
+
+
+def _marked(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "config": f"{row['config']} (behind)"} if row["behind"] else row
+
+
+def _show_problems(out: Output, error: Mapping[str, Any]) -> None:
+    for line in [str(Problem(**one)) for one in error.get("problems", [])] or str(error.get("where", "")).splitlines():
+        out.write("    " + printable(line.strip()))
 
 
 def _consumers_text(consumers: Sequence[Mapping[str, Any]]) -> str:
@@ -74,8 +92,7 @@ def _show_reload(out: Output, reply: Reply) -> None:
     error = reply.document.get("error")
     if error:
         out.write(printable(f"{reply.pid}  refused: {error.get('what')}"))
-        for line in [str(Problem(**one)) for one in error.get("problems", [])] or str(error.get("where", "")).splitlines():
-            out.write("    " + printable(line.strip()))
+        _show_problems(out, error)
         return
     changes = reply.document.get("changes", [])
     out.write(f"{reply.pid}  {'unchanged' if not changes else f'{len(changes)} changed'}")

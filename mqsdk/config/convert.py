@@ -25,7 +25,7 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         source=session.document.file if session.document is not None else "",
         clusters=MappingProxyType({name: _cluster(name, block) for name, block in settings.clusters.items()}),
         routes=tuple(
-            model.Route(topics=tuple(route.topics), cluster=route.cluster, line=_line(session, number))
+            model.Route(topics=tuple(route.topics), cluster=route.cluster, **_place(session, number))
             for number, route in enumerate(settings.routes)
         ),
         topics=tuple(
@@ -55,15 +55,16 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
     )
 
 
-def _line(session: Session, number: int) -> int:
-    """Line of a route, 0 when it does not stand in a file."""
+def _place(session: Session, number: int) -> dict[str, Any]:
+    """File and line of a route, nothing when it does not stand in a file."""
     if session.document is None:
-        return 0
+        return {}
     for prefix in (("profiles", session.environment), ()):
         path = (*prefix, "routes", number)
         if session.document.has(path):
-            return session.document.place(path)[0]
-    return 0
+            place = session.document.place(path)
+            return {"file": place.file, "line": place.line}
+    return {}
 
 
 def _cluster(name: str, block: ClusterKeys) -> model.Cluster:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -28,26 +29,38 @@ _MERGE = "tag:yaml.org,2002:merge"
 _QUOTED = re.compile(r"""(['"])[^<>'"]{2,}\1""")
 
 
+class Place(NamedTuple):
+    """line, column: from 1; 0 for a whole directory."""
+
+    file: str
+    line: int
+    column: int
+
+
 @dataclass(frozen=True)
 class Document:
-    """The data of one file, the problems found while building it, and where each key stands. remote: it is no file of this host."""
+    """The data of one file, or of a directory of files, the problems found while building it, and where each key stands.
+
+    remote: it is no file of this host. several: `file` is the directory.
+    """
 
     file: str
     data: dict[str, Any]
     root: Node | None
     problems: tuple[Problem, ...] = ()
     remote: bool = False
+    several: bool = False
 
-    def place(self, path: Path) -> tuple[int, int]:
-        """(line, column), from 1, of the key at `path`; of the nearest parent that exists when it does not. (1, 1) for the whole file."""
+    def place(self, path: Path) -> Place:
+        """Of the key at `path`; of the nearest parent that exists when it does not. Line 1 for the whole file."""
         return self._walk(path)[0]
 
     def has(self, path: Path) -> bool:
         """Whether the file itself gives this key."""
         return self._walk(path)[1]
 
-    def _walk(self, path: Path) -> tuple[tuple[int, int], bool]:
-        node, place = self.root, (1, 1)
+    def _walk(self, path: Path) -> tuple[Place, bool]:
+        node, place = self.root, Place(self.file, 0, 0) if self.several else Place(self.file, 1, 1)
         for part in path:
             found = _child(node, part)
             if found is None:
@@ -57,8 +70,9 @@ class Document:
         return place, node is not None or not path
 
 
-def _place(node: Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
+def _place(node: Node) -> Place:
+    mark = node.start_mark
+    return Place(mark.name, mark.line + 1, mark.column + 1)
 
 
 def _child(node: Node | None, part: str | int) -> tuple[Node, Node] | None:
@@ -86,20 +100,38 @@ def read(path: str | FilePath) -> Document:
 
 def built(data: bytes, file: str, *, remote: bool = False) -> Document:
     """The document of a content. file: where it came from, for problems. Raises as `read`."""
-    text = _decoded(data, file)
-    root = _composed(text, file)
-    if root is None or (isinstance(root, ScalarNode) and root.style is None and root.value == ""):
+    root = _root(data, file)
+    if root is None:
         return Document(file, {}, None, remote=remote)
-    if not isinstance(root, MappingNode):
-        raise _refused(file, "must be a mapping of keys", "for example `app: shop`", *_place(root))
     builder = _Builder(file)
     return Document(file, builder.mapping(root, ()), root, tuple(builder.problems), remote)
+
+
+def joined(parts: Sequence[tuple[str, bytes]], folder: str) -> Document:
+    """The document of several files, (name, content) each. Mappings are put together deeply; what two files give is a problem."""
+    roots = [root for file, data in parts if (root := _root(data, file)) is not None]
+    if not roots:
+        return Document(folder, {}, None, several=True)
+    builder = _Builder(folder)
+    root = builder.joined(roots, ())
+    data = builder.mapping(root, ())
+    return Document(folder, data, root, tuple(builder.problems), several=True)
+
+
+def _root(data: bytes, file: str) -> MappingNode | None:
+    """The mapping that a file holds, None when it is empty."""
+    root = _composed(_decoded(data, file), file)
+    if root is None or (isinstance(root, ScalarNode) and root.style is None and root.value == ""):
+        return None
+    if not isinstance(root, MappingNode):
+        raise _refused(file, "must be a mapping of keys", "for example `app: shop`", *_place(root)[1:])
+    return root
 
 
 def _composed(text: str, file: str) -> Node | None:
     try:
         loader = _Composer(text)
-        loader.file = file
+        loader.name = loader.file = file  # of the marks, and so of what is wrong
         return loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line, column = _line_column(text, error.position)
@@ -112,11 +144,13 @@ def _refused(file: str, what: str, fix: str, line: int = 0, column: int = 0) -> 
     return ConfigError.of([Problem(key="", what=what, fix=fix, file=file, line=line, column=column)])
 
 
-def content(file: str) -> bytes:
-    """What a file holds. Raises ConfigError for what is not read: a pipe, 1 GiB, a file that others may write ..."""
+def content(path: str, shown: str = "") -> bytes:
+    """What a file holds. shown: its name for people. Raises ConfigError for what is not read: a pipe, 1 GiB, a file that others may
+    write ..."""
+    file = shown or path
     try:
         # O_NONBLOCK: a named pipe must be refused, not waited for.
-        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise _refused(file, "there is no such file", "give the path of a configuration file, or make one with `mqsdk init`") from None
     except (OSError, ValueError) as error:
@@ -223,14 +257,13 @@ class _Builder:
         self._open: set[int] = set()
 
     def _problem(self, node: Node, path: Path, what: str, fix: str) -> None:
-        line, column = _place(node)
-        self.problems.append(Problem(dotted(path), what, fix, self._file, line, column))
+        self.problems.append(Problem(dotted(path), what, fix, *_place(node)))
 
     def _value(self, node: Node, path: Path) -> Any:
         self._built += 1
         if self._built > MAX_VALUES:
             fix = "use fewer aliases inside aliases"
-            raise _refused(self._file, f"aliases expand to more than {MAX_VALUES:,} values", fix, *_place(node))
+            raise _refused(self._file, f"aliases expand to more than {MAX_VALUES:,} values", fix, *_place(node)[1:])
         if id(node) in self._open:
             self._problem(node, path, "an alias refers to itself", "write the value out")
             return {}
@@ -245,6 +278,26 @@ class _Builder:
             return self._scalar(node, path)
         finally:
             self._open.discard(id(node))
+
+    def joined(self, nodes: Sequence[MappingNode], path: Path) -> MappingNode:
+        """One mapping of those of several files."""
+        pairs: list[tuple[Node, Node]] = []
+        known: dict[str, int] = {}
+        for node in nodes:
+            for key, value in node.value:
+                at = known.get(key.value) if isinstance(key, ScalarNode) and key.tag != _MERGE else None
+                if at is None:
+                    pairs.append((key, value))
+                    continue
+                name, (first, other) = (*path, str(key.value)), pairs[at]
+                inner = [one for one in (other, value) if isinstance(one, MappingNode) and one.tag == _MAP]
+                if len(inner) == 2:
+                    pairs[at] = (first, self.joined(inner, name))
+                else:
+                    place = _place(first)
+                    self._problem(key, name, f"is given in {place.file}:{place.line} too", "remove one of the two")
+            known = {pair[0].value: at for at, pair in enumerate(pairs) if isinstance(pair[0], ScalarNode) and pair[0].tag != _MERGE}
+        return MappingNode(_MAP, pairs, nodes[0].start_mark, nodes[0].end_mark)
 
     def mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         """The keys of one mapping: merged ones first, so that its own win."""

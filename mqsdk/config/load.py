@@ -34,8 +34,8 @@ def load(
 ) -> Configuration:
     """The configuration that is in force here.
 
-    path: a file, or the address of a remote source; `Settings` as they are; None: `$MQSDK_CONFIG`, else `./mqsdk.yaml`, else defaults
-    (one embedded log in `./.mqsdk`).
+    path: a file, a directory of files, or the address of a remote source; `Settings` as they are; None: `$MQSDK_CONFIG`, else
+    `./mqsdk.yaml`, else defaults (one embedded log in `./.mqsdk`).
     environ: variables, None: those of the process (no default of that value: help() would print it, with its secrets).
     environment: the profile, stronger than `MQSDK_ENV` and the file's key; an environment without a profile of its name is fine.
     running: for a process that has one already: a remote source is asked once, and its last good configuration is not taken in its place.
@@ -93,7 +93,10 @@ def _settings_of(source: Source, environ: Mapping[str, str], environment: str | 
     notices: list[str] = []
     fresh = content or _content(source, environ, running, notices)
     data = fresh.data if fresh is not None else document.content(str(lastgood.path_of(source.id, environ)))
-    found = document.built(data, source.name, remote=bool(source.id))
+    if fresh is not None and fresh.parts:
+        found = document.joined(fresh.parts, source.name)
+    else:
+        found = document.built(data, source.name, remote=bool(source.id))
     session = _session(found, environ, environment or environ.get("MQSDK_ENV", ""), variables.read(environ))
     session.cached, session.notices = fresh is None, notices
     settings = _settings(session)

@@ -37,11 +37,12 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Topic patterns -> cluster; the first route that matches wins. `line` of the file, 0 without one."""
+    """Topic patterns -> cluster; the first route that matches wins. file, line: where it stands; line 0: nowhere."""
 
     topics: tuple[str, ...]
     cluster: str
-    line: int = 0
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""Where a configuration comes from: a file, a key of Redis, an address of HTTP(S). One small interface, and what they have in common.
+"""Where a configuration comes from: a file, a directory of files, a key of Redis, an address of HTTP(S).
+
+One small interface, and what they have in common.
 
 A source that is not a file is remote: who writes it need not be trusted with the host, so what it may refer to is bounded (`references`),
 and what it gave last is kept on disk (`lastgood`).
@@ -6,6 +8,7 @@ and what it gave last is kept on disk (`lastgood`).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -25,11 +28,15 @@ _FORMS = "write redis://host:port/db?key=NAME or https://host/path, and / ? # @ 
 
 
 class Content(NamedTuple):
-    """What a source holds. version: another one when the content may be another. type: media type, as far as the source tells it."""
+    """What a source holds. version: another one when the content may be another. type: media type, as far as the source tells it.
+
+    parts: (file, its content) of a configuration in several files; `data` is all of them then.
+    """
 
     version: str
     data: bytes
     type: str = YAML
+    parts: tuple[tuple[str, bytes], ...] = ()
 
 
 class SourceDown(ConfigError):
@@ -81,6 +88,10 @@ def is_remote(place: str) -> bool:
 def source_of(place: str) -> Source:
     """The source that a path or an address names. Connects to nothing. Raises ConfigError for an address that none has."""
     if not is_remote(place):
+        if os.path.isdir(place):
+            from mqsdk.config.folder import FolderSource
+
+            return FolderSource(place)
         return FileSource(place)
     address = _split(place)
     if address.scheme in ("redis", "rediss"):

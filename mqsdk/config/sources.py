@@ -152,5 +152,4 @@ class Session:
         if self.document.has(profiled):
             path = profiled
             key = dotted(path)
-        line, column = self.document.place(path)
-        return Problem(key, finding.what, finding.fix, self.document.file, line, column)
+        return Problem(key, finding.what, finding.fix, *self.document.place(path))

@@ -21,15 +21,19 @@ Verdict = Literal["open", "close", "over"]
 class OldSide:
     """Of one consumer. Times are monotonic seconds, `settle_s` how long it must be empty and silent. closes: False = read it for the day.
 
+    patience_s: how long what appears on a closed one is left alone: it may be of somebody who has followed a change back to this cluster,
+    before this consumer has heard of it. Read at once it would overtake what is left on the newer one.
     is_open: a consumer reads it. is_quiet: nothing was left there when it was looked at last. until: when the watch ends.
     """
 
-    def __init__(self, now: float, settle_s: float, *, closes: bool = True) -> None:
+    def __init__(self, now: float, settle_s: float, *, closes: bool = True, patience_s: float = 0.0) -> None:
         self.settle_s = settle_s
+        self.patience_s = patience_s
         self.is_open = True
         self.until = now + WATCH_S
         self._closes = closes
         self._quiet_since: float | None = None
+        self._found_at: float | None = None
         self._ends: tuple[int, ...] = ()
         self._next = now
 
@@ -58,7 +62,8 @@ class OldSide:
 
     def _verdict(self, now: float, left: int) -> Verdict | None:
         if left and not self.is_open:
-            return self.reopened(now)
+            return self._found(now)
+        self._found_at = None
         if now >= self.until and not left:
             return "over"
         if self.is_open and self._closes and self._quiet_since is not None and now - self._quiet_since >= self.settle_s:
@@ -68,11 +73,18 @@ class OldSide:
             return "close"
         return None
 
+    def _found(self, now: float) -> Verdict | None:
+        self._found_at = now if self._found_at is None else self._found_at
+        if now - self._found_at >= self.patience_s:
+            return self.reopened(now)
+        self._next = min(self._next, self._found_at + self.patience_s)
+        return None
+
     def reopened(self, now: float) -> Verdict:
         """Something is there again: the day begins anew."""
         self.is_open = True
         self.until = now + WATCH_S
-        self._quiet_since = None
+        self._quiet_since = self._found_at = None
         self._next = now
         return "open"
 

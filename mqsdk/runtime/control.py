@@ -115,19 +115,19 @@ class ControlServer:
         try:
             return json.dumps(answer(), default=str).encode()
         except MqError as error:
-            return json.dumps({"error": _parts(error)}).encode()
+            return json.dumps({"error": parts(error)}).encode()
         except Exception as error:  # a defect in an answer must not end the server; the asker is told
             return json.dumps(
                 {"error": {"type": type(error).__name__, "what": "the process could not answer", "where": "", "fix": ""}}
             ).encode()
 
 
-def _parts(error: MqError) -> dict[str, Any]:
+def parts(error: MqError) -> dict[str, Any]:
     """As the command line shows an error; what is wrong with a configuration is listed in `problems`, as `check` does."""
     parts: dict[str, Any] = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
     if isinstance(error, ConfigError) and error.problems:
         files = dict.fromkeys(problem.file for problem in error.problems if problem.file)
-        fix = "mend it and reload again; the process goes on with what it has"
+        fix = error.fix or "mend it and reload again; the process goes on with what it has"
         parts |= {"where": ", ".join(files), "fix": fix, "problems": [asdict(problem) for problem in error.problems]}
     return parts
 

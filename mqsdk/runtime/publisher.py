@@ -69,7 +69,6 @@ class Publisher:
         self._clock = clock
         self._incarnation = incarnation
         self._sticky = sticky
-        self._limits = limits
         self._topic_rule = topic_rule
         self._direct = backend.capabilities.publish == "inline"  # until it is closed; one look for `send_one`
         self._observe = observe
@@ -97,6 +96,11 @@ class Publisher:
         """Publish through another client of the same cluster from now on; calls under way end where they began."""
         self.blocked = ""
         self._backend, self._producer = backend, backend.producer(self._results)
+
+    def apply(self, limits: PublishLimits) -> None:
+        """Take a changed `publish.window`."""
+        if self._sender is not None:
+            self._sender.apply(limits)
 
     # --- blocking ---------------------------------------------------------------------------------------------------------------
 

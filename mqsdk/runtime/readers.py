@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mqsdk.move")
 
+# Before a closed cluster is read again in order this process has had the time to look at its configuration: more than twice, for it takes
+# what two looks have found alike, on a machine that has other things to do.
+PATIENCE_S, PATIENCE_LOOKS = 10.0, 4
 CUT_FIRST_S, CUT_LONGEST_S = 0.05, 1.0  # between two looks at how far a cut is; a tenth of the time that it has waited
 
 
@@ -92,7 +95,9 @@ class Readers:
         self.tell(newest, "reading")
 
     def _old_side(self, now: float, settle_s: float) -> OldSide:
-        return OldSide(now, settle_s, closes=not self.declared.broadcast)
+        every_s = self._owner.configuration.reload.every_s
+        patience_s = max(PATIENCE_S, PATIENCE_LOOKS * every_s) if self.declared.ordered else 0.0
+        return OldSide(now, settle_s, closes=not self.declared.broadcast, patience_s=patience_s)
 
     def resume(self, now: float, settle_s: float) -> None:
         """After a restart nobody knows what is left on the older ones."""

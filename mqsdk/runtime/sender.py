@@ -107,6 +107,12 @@ class Sender:
             limits = self._limits
             return self.records == 0 or (self.records + records <= limits.window_records and self._bytes + size <= limits.window_bytes)
 
+    def apply(self, limits: PublishLimits) -> None:
+        """Another window; who waits for room has it from now on."""
+        with self._changed:
+            self._limits = limits
+            self._changed.notify_all()
+
     def is_sending(self, covers: Callable[[str], bool]) -> bool:
         """Whether anything for one of these topics is queued or under way."""
         with self._changed:

@@ -98,6 +98,7 @@ class Supervisor:
                     observe=self.environment.observe,
                 )
                 self._publishers[cluster] = publisher
+                publisher.apply(self.configuration.publish)  # a reload meanwhile has not seen it
             return publisher
 
     def published(self) -> list[tuple[str, str, str, int]]:
@@ -189,11 +190,14 @@ class Supervisor:
     # --- while running ----------------------------------------------------------------------------------------------------------
 
     def apply(self, configuration: Configuration) -> None:
-        """Give running consumers the live keys of a new configuration. One reference is swapped; nobody sees half of it."""
+        """Give running consumers and publishers the live keys of a new configuration. One reference is swapped; nobody sees half of it."""
         self.configuration = configuration
         self.clusters.configuration = configuration
+        for publisher in list(self._publishers.values()):
+            publisher.apply(configuration.publish)
         for declared, loop in self.loops:
             loop.retune(self.tuning(declared, loop.spec.cluster))
+        self.switching.apply(configuration.reload.settle_s)
 
     def opened_anew(self, configuration: Configuration, names: Sequence[str]) -> dict[str, Backend]:
         """New clients of these clusters, connected and not in use. Raises ConfigError, with one problem per cluster that refuses."""

@@ -76,6 +76,13 @@ class Switching:
             self._let_write()
             self.go_on()
 
+    def apply(self, settle_s: float) -> None:
+        """A changed `reload.settle` holds for what is under way, too."""
+        with self._lock:
+            for side in (side.old for readers in self._readers for side in readers.sides if side.old is not None):
+                side.settle_s = settle_s
+        self._wake.set()
+
     def _readers_at(self, topic: str, cluster: str) -> list[Readers]:
         """Of every running consumer of the topic."""
         known = [readers for readers in self._readers if readers.declared.topic == topic]

@@ -20,16 +20,18 @@ from mqsdk.spi import Backend, Partition, Rejected
 STICKY_RECORDS = 512
 
 
-def ensure_topic(backend: Backend, cluster: str, topic: str, rule: TopicRule) -> int:
-    """Create the topic unless it exists, as `topics:` wants it; its number of partitions.
-
-    ConfigError where a retention is given and the backend goes by its own.
-    """
+def check_retention(backend: Backend, cluster: str, topic: str, rule: TopicRule) -> None:
+    """ConfigError where a retention is given and the backend goes by its own."""
     if rule.retention_s is not None and not backend.capabilities.retention:
         raise ConfigError(
             f"topics.{rule.pattern!r}.retention: cluster {cluster} ({backend.kind}) cannot be told how long to keep topic {topic}",
             fix="leave it out; the cluster removes messages by its own settings",
         )
+
+
+def ensure_topic(backend: Backend, cluster: str, topic: str, rule: TopicRule) -> int:
+    """Create the topic unless it exists, as `topics:` wants it; its number of partitions. Raises as `check_retention`."""
+    check_retention(backend, cluster, topic, rule)
     admin = backend.admin()
     count = admin.ensure_topic(topic, rule.partitions)
     if rule.retention_s is not None:

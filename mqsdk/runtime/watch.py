@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from mqsdk.config import folder
 from mqsdk.config.origin import Content, Source, SourceDown
 from mqsdk.errors import ConfigError, StateError
 
@@ -32,21 +34,34 @@ class Stamp(NamedTuple):
     size: int
 
 
+def _never() -> bool:
+    return False
+
+
 class Watch:
     """One path. `look` is a round without a thread; `reload` reads and applies the configuration, or raises ConfigError, or StateError
-    when it is not the moment. wait: between the two readings."""
+    when it is not the moment. wait: between the two readings. is_due: whether what was refused may be taken now."""
 
-    def __init__(self, path: str, reload: Callable[[], object], wait: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self,
+        path: str,
+        reload: Callable[[], object],
+        wait: Callable[[float], object] = time.sleep,
+        is_due: Callable[[], bool] = _never,
+    ) -> None:
         self._path = path
         self._reload = reload
         self._wait = wait
+        self._is_due = is_due
         self._stamp = _stamp(path)
         self._content = _read(path)
 
     def look(self) -> None:
-        """Reload if the content is another one than that of the last reload that was tried."""
+        """Reload if the content is another one than that of the last reload that was tried, or if what refused that is gone."""
         stamp = _stamp(self._path)
         if stamp == self._stamp:
+            if self._is_due():
+                self._tried()
             return
         content = _read(self._path)
         self._wait(AGAIN_S)
@@ -72,21 +87,33 @@ class Watch:
         return None
 
 
-def _stamp(path: str) -> Stamp | None:
+def _stamp(path: str) -> tuple[Stamp, ...] | None:
+    """Of the file; of the directory and each of its parts."""
     try:
         found = os.stat(path)
+        inner = folder.parts(path) if stat.S_ISDIR(found.st_mode) else []
+        return (_stamped(path, found), *(_stamped(part.path, os.stat(part.path)) for part in inner))
     except OSError:
         return None
+
+
+def _stamped(path: str, found: os.stat_result) -> Stamp:
     return Stamp(os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _read(path: str) -> bytes | str:
-    """The content, its first bytes when it is too large, or what kept it from being read."""
+    """The content, its first bytes when it is too large, or what kept it from being read. Of a directory that of all parts."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            return file.read(LARGEST + 1)
+        if os.path.isdir(path):
+            return b"".join(b"\0%s\0%s" % (os.fsencode(part.shown), _read_file(part.path)) for part in folder.parts(path))
+        return _read_file(path)
     except OSError as error:
         return type(error).__name__
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb", opener=_open_at_once) as file:
+        return file.read(LARGEST + 1)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -97,16 +124,25 @@ def _open_at_once(path: str, flags: int) -> int:
 class SourceWatch:
     """A remote source. reload: takes a content, raises as for a file. trouble: told once per outage, and once per refusal to answer.
 
-    was_down: whether the process has started with the last good configuration, which it has told already.
+    answers: called whenever it gives a content. was_down: whether the process has started with the last good configuration, which it
+    has told already. is_due: as for a file.
     """
 
     def __init__(
-        self, source: Source, reload: Callable[[Content], object], trouble: Callable[[ConfigError], object], was_down: Callable[[], bool]
+        self,
+        source: Source,
+        reload: Callable[[Content], object],
+        trouble: Callable[[ConfigError], object],
+        was_down: Callable[[], bool],
+        answers: Callable[[], object] = _never,
+        is_due: Callable[[], bool] = _never,
     ) -> None:
         self.source = source
         self._reload = reload
         self._trouble = trouble
         self._was_down = was_down
+        self._answers = answers
+        self._is_due = is_due
         self._told: str | None = None  # "": all is well; None: not looked yet
         self._tried: bytes | None = None
 
@@ -121,7 +157,8 @@ class SourceWatch:
         if self._told or (self._told is None and self._was_down()):
             log.info("%s answers again", self.source.name)
         self._told = ""
-        if content.data != self._tried and self._was_tried(content):
+        self._answers()
+        if (content.data != self._tried or self._is_due()) and self._was_tried(content):
             self._tried = content.data
 
     def _tell(self, what: str, error: ConfigError) -> None:
@@ -195,6 +232,10 @@ class Watcher:
             self._watch.look()
         except Exception as error:  # a defect of a reload must not end the looking
             log.error("looking at the configuration failed: %s", type(error).__name__)
+
+    def wake(self) -> None:
+        """Look soon, and wait anew: how long may have changed."""
+        self._woken.set()
 
     def close(self) -> None:
         """Look no more. Does not wait: a reload that is under way may be waiting for the caller."""

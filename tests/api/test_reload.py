@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mqsdk.config.load import load
 from mqsdk.events import Reloaded
 from mqsdk.runtime.environment import Environment
 from mqsdk.testing.simlog import SimBackend, SimLog
+from tests.config.test_folder import Mounted
 
 FILE = """
 app: shop
@@ -159,6 +161,27 @@ def test_a_watched_file_is_followed_and_each_content_reported_once(service: Serv
     refused = [event.problem for event in service.events if event.outcome == "refused"]
     assert len(refused) == len(set(refused)) <= 3
     assert service.app.state == "RUNNING"
+
+
+def test_a_mounted_directory_is_followed_when_it_is_swapped(tmp_path: Path, store: SimLog) -> None:
+    mounted = Mounted(tmp_path / "mounted")
+    parts = {"app": "app: shop\nreload: {every: 100ms}\n", "limits": "defaults: {concurrency: 4}\n"}
+    mounted.put(**parts)
+    app = App(mounted.place)
+    events: list[Reloaded] = []
+    app.observe(lambda event: events.append(event) if isinstance(event, Reloaded) else None)
+    app.consumer("orders", group="billing")(lambda payload: None)
+    app._open(environment=Environment(make_backend=lambda cluster: SimBackend(store, name=cluster.name)))
+    try:
+        app.start()
+        for count, concurrency in enumerate(("9", "many", "5"), 1):
+            mounted.put(**{**parts, "limits": f"defaults: {{concurrency: {concurrency}}}\n"})
+            until(partial(lambda count: len(events) == count, count))
+        assert [event.outcome for event in events] == ["applied", "refused", "applied"]
+        assert f"{mounted.place}/limits.yaml:1:" in events[1].problem
+        assert app.consumers()[0].concurrency == 5
+    finally:
+        app.close()
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -74,9 +74,58 @@ def test_the_consumers_of_an_application_are_checked_against_their_backends(brok
     (folder / "shop1.py").write_text(APP)
     document = broker.mqsdk("check", "--app", "shop1:app", "--json").document
     assert document["problems"] == []
+    here = {"cluster": "local", "route": "routes[0]", "file": "", "line": 0}
     assert document["consumers"] == [
-        {"topic": "orders", "group": "billing", "cluster": "local", "needs": ["ordered", "history"]},
-        {"topic": "users", "group": "mail", "cluster": "local", "needs": ["by_time"]},
+        {"topic": "orders", "group": "billing", **here, "needs": ["ordered", "history"]},
+        {"topic": "users", "group": "mail", **here, "needs": ["by_time"]},
+    ]
+    assert document["topics"] == []
+    assert broker.mqsdk("check", "--app", "shop1:app").out.splitlines()[1].split() == [
+        *("orders", "billing", "local", "(default)", "ordered,", "history"),
+    ]
+
+
+ROUTED = """clusters:
+  local: {backend: log}
+  other: {backend: log, path: ./other}
+routes:
+  - {topics: ["users*"], cluster: other}
+  - {topics: ["orders*"], cluster: local}
+topics: {"users.seen": {}, "orders.*": {}}
+profiles:
+  test:
+    routes: [{topics: ["*"], cluster: other}]
+"""
+
+
+def test_where_each_topic_goes_is_shown_with_the_line_that_says_so(broker: Broker, folder: Path) -> None:
+    write(folder / "mqsdk.yaml", ROUTED)
+    (folder / "shop10.py").write_text(APP.replace("ordered=True", 'dead_letter="orders.bad"'))
+    document = broker.mqsdk("check", "--app", "shop10:app", "--json").document
+    places = {
+        row["topic"]: (row["cluster"], row["route"], row["file"], row["line"]) for row in [*document["consumers"], *document["topics"]]
+    }
+    assert places == {
+        "orders": ("local", "routes[1]", "mqsdk.yaml", 6),
+        "users": ("other", "routes[0]", "mqsdk.yaml", 5),
+        "orders.bad": ("local", "routes[1]", "mqsdk.yaml", 6),
+        "users.seen": ("other", "routes[0]", "mqsdk.yaml", 5),
+    }
+    shown = [line.split() for line in broker.mqsdk("check", "--app", "shop10:app").out.splitlines()]
+    assert ["orders", "billing", "local", "mqsdk.yaml:6", "history"] in shown
+    assert ["users.seen", "other", "mqsdk.yaml:5"] in shown
+    in_test = broker.mqsdk("check", "--app", "shop10:app", "--env", "test", "--json").document
+    assert {(row["cluster"], row["line"]) for row in [*in_test["consumers"], *in_test["topics"]]} == {("other", 10)}
+
+
+def test_a_topic_that_no_route_matches_is_a_problem_whoever_names_it(broker: Broker, folder: Path) -> None:
+    write(folder / "mqsdk.yaml", ROUTED.replace('"users.seen"', '"seen"'))
+    (folder / "shop11.py").write_text(APP.replace("ordered=True", 'dead_letter="bad"'))
+    found = broker.mqsdk("check", "--app", "shop11:app", "--json")
+    assert found.code == 3
+    assert [(one["key"], one["what"]) for one in found.document["problems"]] == [
+        ("orders/billing", "no route matches topic bad"),
+        ("topics", "no route matches topic seen"),
     ]
 
 

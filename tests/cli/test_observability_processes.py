@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from tests.brokers.ports import free_port
+from tests.live.keys import shows
 from tests.processes import MQSDK, PATIENCE_S, Running, mqsdk
 
 CODE = """
@@ -59,6 +60,7 @@ def test_each_of_several_processes_has_pages_on_a_port_of_its_own(folder: Path) 
         assert process.stop() == 0
 
 
+@shows("observability.log_level")
 def test_the_log_level_follows_the_file(folder: Path) -> None:
     (folder / "shop.py").write_text(CODE)
     configure(folder, "log_level: INFO")

@@ -220,6 +220,7 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         consumer.wait_for("sleeping")
         (process,) = ps(app)
         assert (process["pid"], process["app"], process["state"], process["config"]) == (consumer.pid, "shop", "RUNNING", 1)
+        assert process["behind"] is None
         assert process["sdk"] == version("mqsdk")
         assert [(one["topic"], one["group"], one["concurrency"]) for one in process["consumers"]] == [("slow", "sleeper", 2)]
         (running,) = json.loads(mqsdk(app, "stacks", str(consumer.pid), "--json").stdout)["processes"]
@@ -237,14 +238,25 @@ def test_ps_reload_and_stacks_reach_a_running_process(app: Path) -> None:
         error = json.loads(refused.stdout)["processes"][0]["error"]
         assert (error["type"], error["where"]) == ("ConfigError", "mqsdk.yaml")
         assert [(one["key"], one["file"]) for one in error["problems"]] == [("app", "mqsdk.yaml")]
+        (process,) = ps(app)
+        assert (process["config"], process["behind"]) == (2, error), "it says why it does not follow"
         (app / "mqsdk.yaml").write_text("app: shop\ndefaults:\n  conncurrency: 4\n" + UNWATCHED)
         shown = mqsdk(app, "reload")
         assert shown.stdout.splitlines() == [
             f"{consumer.pid}  refused: the configuration has 1 problem",
             "    mqsdk.yaml:3:3: defaults.conncurrency: unknown key (did you mean `concurrency`?)",
         ]
+        _, row, *why = mqsdk(app, "ps").stdout.splitlines()
+        assert row.split()[:5] == [str(consumer.pid), "shop", "RUNNING", "2", "(behind)"]
+        assert why == [
+            f"{consumer.pid} does not follow its configuration: the configuration has 1 problem",
+            "    mqsdk.yaml:3:3: defaults.conncurrency: unknown key (did you mean `concurrency`?)",
+        ]
         # In the log of the process each problem has a line of its own, too.
         consumer.wait_for("    mqsdk.yaml:3:3: defaults.conncurrency: unknown key")
+        (app / "mqsdk.yaml").write_text("app: shop\ndefaults: {concurrency: 4}\n" + UNWATCHED)
+        assert mqsdk(app, "reload").returncode == 0
+        assert ps(app)[0]["behind"] is None
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

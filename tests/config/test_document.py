@@ -137,5 +137,5 @@ def test_only_what_looks_like_a_number_or_boolean_is_one(write: Callable[[str], 
 def test_merge_keys_fill_in_and_own_keys_win(write: Callable[[str], str]) -> None:
     found = document.read(write("a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc:\n  <<: [*a, *b]\n  x: 9\n"))
     assert found.data["c"] == {"x": 9, "y": 2, "z": 4}
-    assert found.place(("c", "x")) == (5, 3)
-    assert found.place(("c", "z")) == (2, 14)
+    assert found.place(("c", "x"))[1:] == (5, 3)
+    assert found.place(("c", "z"))[1:] == (2, 14)

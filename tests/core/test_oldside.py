@@ -104,3 +104,16 @@ def test_the_sides_together_have_what_the_consumer_has() -> None:
 def test_one_side_alone_has_all_and_each_of_several_one_at_least() -> None:
     assert divided(WHOLE, []) == [WHOLE]
     assert [part.concurrency for part in divided(Tuning(concurrency=1), [False])] == [1, 1]
+
+
+def test_what_appears_on_a_closed_one_is_left_alone_for_a_while() -> None:
+    """Found at a look of the watch or of a cut, whichever comes first; forgotten when somebody else has handled it."""
+    side = OldSide(0.0, 1.0, patience_s=10.0)
+    for moment in (0.0, 1.0, 2.0):
+        side.looked(moment, left(), 0)
+    assert side.looked(5.0, left(2), 0) is None
+    assert side.due() == 15.0
+    assert side.looked(9.0, left(), 0) is None
+    assert side.looked(15.0, left(1), 0) is None
+    assert side.looked(20.0, left(1), 0) is None
+    assert side.looked(25.0, left(1), 0) == "open"

@@ -1,7 +1,11 @@
-"""The consuming side of the kill test: `mqsdk run consumer:app`. An ordered handler that fails now and then and journals what it does."""
+"""The consuming side of the kill test: `mqsdk run consumer:app`. A handler that fails now and then and journals what it does.
+
+It is ordered unless the variable WORK is `unordered`.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from functools import cache
@@ -27,6 +31,8 @@ def note(event: Event) -> None:
 
 TIMEOUT_S = 300.0
 OTHER = 1000
+PLACES = ("old", "new", "redis", "rabbitmq", "kafka")
+RETRY = RetryPolicy(attempts=50, backoff=Backoff("5ms", max="50ms"))
 
 
 def began(message: Message[Any]) -> float:
@@ -38,7 +44,7 @@ def began(message: Message[Any]) -> float:
     return time.monotonic() - (TIMEOUT_S - remaining)
 
 
-@app.consumer("work", group="workers", ordered=True, timeout=TIMEOUT_S, retry=RetryPolicy(attempts=50, backoff=Backoff("5ms", max="50ms")))
+@app.consumer("work", group="workers", ordered=os.environ.get("WORK") != "unordered", timeout=TIMEOUT_S, retry=RETRY)
 def work(payload: dict[str, int], message: Message[Any]) -> None:
     moment = began(message)
     if message.cancelled:  # the partition is gone, and `remaining` with it: stop before anything is done
@@ -46,7 +52,7 @@ def work(payload: dict[str, int], message: Message[Any]) -> None:
     book = journal()
     call = {"group": message.group, "attempt": message.attempt, "epoch": message.epoch}
     # Epochs are a cluster's own: partition 0 of another cluster is another partition.
-    partition = message.partition + OTHER * (message.cluster == "new")
+    partition = message.partition + OTHER * (PLACES.index(message.cluster) if message.cluster in PLACES else 0)
     book.start(message.id, key=message.key or "", partition=partition, moment=moment, **call)  # type: ignore[arg-type]
     fails = random.random() < 0.02
     book.end(message.id, ok=not fails, **call)  # type: ignore[arg-type]

@@ -108,6 +108,16 @@ def test_a_bad_file_is_tried_once_per_content(looking: Looking) -> None:
     assert looking.looks() == 1
 
 
+def test_what_was_refused_for_a_reason_that_passes_is_tried_again_once_it_has(looking: Looking) -> None:
+    is_due = False
+    looking.watch = Watch(str(looking.path), looking.reload, lambda seconds: None, lambda: is_due)
+    looking.error = ConfigError("an earlier change is unfinished")
+    looking.path.write_text("a: 22")
+    assert looking.looks(5) == 1
+    is_due, looking.error = True, None
+    assert looking.looks(1) == 1
+
+
 def test_a_moment_that_does_not_fit_is_tried_again(looking: Looking) -> None:
     looking.error = StateError("the App is being started")
     looking.path.write_text("a: 22")

@@ -81,6 +81,17 @@ def test_what_is_refused_is_tried_once_and_what_came_at_a_bad_moment_again() -> 
     assert looking.taken == [b"a: 1"] + [b"a: 2"] * 3
 
 
+def test_what_was_refused_for_a_reason_that_passes_is_tried_again_once_it_has() -> None:
+    looking, due = Looking(), [False]
+    looking.watch._is_due = lambda: due[0]
+    looking.error = ConfigError("an earlier change is unfinished")
+    looking.look("a: 1")
+    assert looking.taken == [b"a: 1"]
+    due[0] = True
+    looking.look("a: 1", times=1)
+    assert looking.taken == [b"a: 1"] * 2
+
+
 def test_each_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="mqsdk.config")
     looking = Looking()

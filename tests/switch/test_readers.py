@@ -162,6 +162,8 @@ def test_a_writer_that_follows_later_is_heard_and_its_messages_stay_in_order(mak
     late.app.publish("orders", 3, key="k")
     service.settle()
     service.advance("1s")  # its first message on the new one asks how far the old one is, so nobody waits for the next look
+    assert billing.seen == [1], "it may be one that is ahead"
+    service.advance("10s")
     assert billing.seen == [1, 2, 3]
     assert ("reopened", "billing", "a", "b") in service.steps
     service.advance("10s")
@@ -240,6 +242,29 @@ def test_an_ordered_consumer_refuses_a_second_change_by_name_until_the_first_is_
     service.advance("10s")
     service.switch("c")
     assert service.app.publish("orders", 1, key="k").cluster == "c"
+
+
+def test_a_process_that_goes_back_before_this_one_has_heard_of_it_overtakes_nothing(make: Make) -> None:
+    """The cluster that is watched for late writers has messages again: of somebody who is ahead, for whom this one has to follow first."""
+    billing = Billing(ordered=True)
+    service, ahead = make("p", billing.declare), make("q")
+    service.app.start()
+    for one in (service, ahead):
+        one.app.publish("orders", 0, key="k")
+        one.switch("b")
+    service.advance("10s")
+    assert service.clusters == ["b"]
+    billing.broken.add(1)
+    ahead.app.publish("orders", 1, key="k")
+    ahead.switch("a")
+    ahead.app.publish("orders", 2, key="k")
+    service.advance("8s")  # found by the cut that message 1 asks for, and left alone for as long as this process may take to follow
+    service.switch("a")
+    service.advance("5s")
+    assert billing.seen[2:] == []
+    billing.broken.clear()
+    service.advance("5s")
+    assert billing.seen[2:] == [1, 2]
 
 
 def test_an_unordered_consumer_reads_all_sides(make: Make) -> None:
@@ -443,6 +468,19 @@ def test_a_cluster_that_would_forget_a_halt_is_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match="would forget it"):
         service.switch("b")
     assert service.clusters == ["a"]
+
+
+def test_a_cluster_that_cannot_keep_the_topics_retention_is_refused(make: Make) -> None:
+    """It was taken, and then nobody read there and every publish was refused."""
+    file = FILE + 'topics: {"orders": {retention: 1d}}\n'
+    service = make("p", Billing().declare, capabilities={"b": replace(MEMORY, retention=False)}, file=file)
+    service.app.start()
+    with pytest.raises(ConfigError, match=r"cluster b .* cannot be told how long to keep topic orders"):
+        service.switch("b", file=file)
+    assert service.app.publish("orders", 1).cluster == "a"
+    assert service.clusters == ["a"]
+    service.switch("c", file=file)
+    assert service.app.publish("orders", 2).cluster == "c"
 
 
 SAME = {
