@@ -27,8 +27,8 @@ from mqsdk.core.rate import Bucket
 from mqsdk.core.retry import Backoff
 from mqsdk.core.watermark import Watermark
 from mqsdk.spi import events as spi
-from tests.core.broken import Broken
-from tests.core.simulation import run
+from tests.simulation.broken import Broken
+from tests.simulation.consumer import run
 
 SEEDS = 1000
 

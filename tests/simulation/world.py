@@ -11,10 +11,10 @@ from typing import Any
 from mqsdk.core import actions as act
 from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
-from tests.core import limit_model
-from tests.core.broken import Broken
-from tests.core.halt_model import HaltModel
-from tests.core.letter_model import LetterModel
+from tests.simulation import limit_model
+from tests.simulation.broken import Broken
+from tests.simulation.halt_model import HaltModel
+from tests.simulation.letter_model import LetterModel
 
 TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2

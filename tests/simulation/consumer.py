@@ -13,9 +13,9 @@ from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
 from mqsdk.events import BreakerChanged, DeadLettered, Dropped, Freed, GapSeen, Halted
 from mqsdk.spi import events as spi
-from tests.core.broken import Broken
-from tests.core.limit_model import LimitModel
-from tests.core.world import BASE_S, MAX_S, World
+from tests.simulation.broken import Broken
+from tests.simulation.limit_model import LimitModel
+from tests.simulation.world import BASE_S, MAX_S, World
 
 
 @dataclass
