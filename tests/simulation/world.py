@@ -186,11 +186,18 @@ class World:
         cursor = self.cursors[number]
         if process != self.process or epoch != cursor.epoch or not cursor.owned:
             return
+        if cursor.read_to > cursor.records[-1].position:
+            return  # all of it is delivered; the next owner begins anew
+        if not cursor.credit and not cursor.gaps:
+            self.after(0.01, lambda: self._deliver(number, epoch, process))
+            return
         while gap := next((gap for gap in cursor.gaps if gap[0] <= cursor.read_to < gap[1]), None):
             self.inbox.append(spi.Gap(self.part(number), epoch, cursor.read_to, gap[1], "retention"))
             cursor.read_to = gap[1]
         end = min((start for start, _ in cursor.gaps if start >= cursor.read_to), default=1 << 62)
-        held = [record for record in cursor.records if not any(start <= record.position < stop for start, stop in cursor.gaps)]
+        held = cursor.records
+        if cursor.gaps:
+            held = [record for record in held if not any(start <= record.position < stop for start, stop in cursor.gaps)]
         ready = [record for record in held if cursor.read_to <= record.position < end][: min(cursor.credit, self.rng.randint(1, 20))]
         if ready:
             again = max(0, cursor.read_to - 2) if self.rate("stale") else cursor.read_to
