@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -43,11 +43,13 @@ class World:
     cursors: those of the topic's partitions, then in half of the seeds as many of the retry topic's; a record's id tells its cursor.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, without: Collection[str] = ()) -> None:
         rng = self.rng = Random(seed)
         self.limits = Random(f"limits of {seed}")  # its own, so that other draws stay what they were
         self.rates = {name: rng.choice((0.0, 0.0, 0.05, 0.3)) for name in RATES}
         self.faults = [name for name in FAULTS if rng.random() < 0.4]
+        self.rates |= dict.fromkeys(self.rates.keys() & set(without), 0.0)
+        self.faults = [name for name in self.faults if name not in without]
         self.spec = act.Spec(
             TOPIC, "g", "c", ordered=rng.random() < 0.7, batch=rng.choice((None, None, None, 4)), batch_wait_s=rng.choice((0.0, 0.03)),
             is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)), retry=RETRY if rng.random() < 0.5 else None,
