@@ -45,6 +45,8 @@ class Starter:
         self._running: dict[int, RunningJob] = {}
         self._turn: deque[Ownership] = deque()
         self._alone = False  # something runs, or waits to run, with nothing beside it
+        self._alone_token = 0  # of the last job that ran so
+        self._ended_alone: Ownership | None = None  # whose it was; nothing starts before its end is stored
         self._limits = limits
         self.exclusion = Exclusion(desk.spec, self._offer_first)
 
@@ -67,6 +69,8 @@ class Starter:
             if self._limits.is_on:
                 self._limits.ended(now, event.job.token, ran, event.failures, len(event.skipped))
             self.exclusion.ended(run.job.partition, run.records)
+            if event.job.token == self._alone_token:
+                self._ended_alone, run.ownership.is_urgent = run.ownership, True
         return run
 
     def returned(self, now: float, run: RunningJob, event: Returned) -> tuple[list[Record], list[Record]]:
@@ -111,7 +115,7 @@ class Starter:
         limits.until, is_limited = None, limits.is_on
         if self._desk.is_stopped:
             return
-        if self._alone and self._running:
+        if self._alone and (self._running or not self._is_cleared()):
             return
         self._alone = False
         tuning, turn = self._desk.tuning, self._turn
@@ -138,6 +142,14 @@ class Starter:
             self.exclusion.started(job.partition, job.records)
             ownership.running += 1
             self._suspects.start(ownership, job)
+
+    def _is_cleared(self) -> bool:
+        """The end of what ran alone is stored: else the next one that ends the process would have it blamed once more."""
+        ownership = self._ended_alone
+        if ownership is not None and not ownership.gone and (ownership.dirty or ownership.unanswered):
+            return False
+        self._ended_alone = None
+        return True
 
     def _admits(self, now: float) -> bool:
         """Whether a limit lets something start. Without anything that is ready none is asked, so that nobody waits for its moment."""
@@ -172,7 +184,10 @@ class Starter:
             ownership.queue.again.appendleft(record)
             return None
         ownership.queue.unblock(record.key)
-        return self._job(ownership, [record], attempt.failed + 1)
+        job = self._job(ownership, [record], attempt.failed + 1)
+        if attempt.runs_alone and job is not None:
+            self._alone_token = job.token
+        return job
 
     def _next_probe(self, ownership: Ownership) -> Job | None:
         """One record. A probe may cost an attempt: not always the same message's, as long as there are others."""

@@ -287,6 +287,9 @@ class ConsumerLoop:
         results.sleeping = False
         for event in polled:
             self._note(event)
+        for event in polled:
+            if isinstance(event, Renewed):  # last: it is no news for what is lost
+                self._renew(event.valid_until)
         if self._owned_now:
             log_ownership(self._owned_now)
             self._owned_now = []
@@ -310,21 +313,26 @@ class ConsumerLoop:
 
     def _note(self, event: ConsumerEvent) -> None:
         """Keep the start gates, and tell observers what a person would want to see."""
-        if isinstance(event, Renewed):
-            for gate in self._gates.values():
-                if gate.valid_until:  # a fenced gate stays shut
-                    gate.valid_until = event.valid_until
-        elif isinstance(event, Assigned):
+        if isinstance(event, Assigned):
             self._gates[event.partition, event.epoch] = Gate(event.valid_until)
             self._owned(event.partition, event.epoch, "assigned")
         elif isinstance(event, Revoking):
             self._owned(event.partition, event.epoch, "revoking")
         elif isinstance(event, Lost):
+            # At once: what comes with it may renew what is left, and workers must not take that for this one before the machine's Fence.
+            gate = self._gates.get((event.partition, event.epoch))
+            if gate is not None:
+                gate.valid_until = 0.0
             self._owned(event.partition, event.epoch, "lost")
         elif isinstance(event, Settled):
             self._handed_back.discard((event.partition, event.epoch))
         elif isinstance(event, Link):
             self._observe(LinkChanged(self._machine.spec.cluster, event.up, str(event.error) if event.error else ""))
+
+    def _renew(self, valid_until: float) -> None:
+        for gate in self._gates.values():
+            if gate.valid_until:  # a shut gate stays shut
+                gate.valid_until = valid_until
 
     def _owned(self, partition: Partition, epoch: int, change: str) -> None:
         spec = self._machine.spec

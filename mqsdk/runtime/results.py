@@ -89,12 +89,15 @@ class AsyncResults:
     def take(self, token: int, count: int, deadline: float, /) -> Runs:
         call = self._calls[token]
         try:
-            call.done.wait(max(0.0, deadline + MARGIN_S - self._clock.mono()))
+            self._wait(call.done, max(0.0, deadline + MARGIN_S - self._clock.mono()))
         finally:  # a signal handler may raise out of the wait
             with self._lock:
                 for each in range(token, token + count):
                     del self._calls[each]
         return _runs(call.found, token, count)
+
+    def _wait(self, done: threading.Event, timeout_s: float) -> None:
+        done.wait(timeout_s)
 
 
 def _tell_other(event: Flow | Link, flow: Callable[[Flow], None]) -> None:

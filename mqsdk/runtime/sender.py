@@ -183,21 +183,26 @@ class Sender:
     # --- the thread -------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._parcels or self._closing)
-                if not self._parcels:
-                    return
-                taken = self._take()
-                self._carried = taken[0].topic
-            begun = [parcel for parcel in taken if parcel.future.set_running_or_notify_cancel()]
-            if begun:
-                self._carry(begun)
-            with self._changed:
-                self._carried = None
-                self.records -= sum(len(parcel.drafts) for parcel in taken)
-                self._bytes -= sum(len(draft.value) for parcel in taken for draft in parcel.drafts)
-                self._changed.notify_all()
+        while self.carry_next():
+            pass
+
+    def carry_next(self) -> bool:
+        """Wait for something to send and send it; False when nothing comes any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._parcels or self._closing)
+            if not self._parcels:
+                return False
+            taken = self._take()
+            self._carried = taken[0].topic
+        begun = [parcel for parcel in taken if parcel.future.set_running_or_notify_cancel()]
+        if begun:
+            self._carry(begun)
+        with self._changed:
+            self._carried = None
+            self.records -= sum(len(parcel.drafts) for parcel in taken)
+            self._bytes -= sum(len(draft.value) for parcel in taken for draft in parcel.drafts)
+            self._changed.notify_all()
+        return True
 
     def _take(self) -> list[_Parcel]:
         """The oldest parcel and those directly behind it of the same topic with about the same time left."""

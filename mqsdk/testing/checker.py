@@ -88,6 +88,7 @@ class History:
     invoked: dict[str, Entry] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
     rejected: set[str] = field(default_factory=set)
+    doubted: set[str] = field(default_factory=set)
     executions: list[Execution] = field(default_factory=list)
     settled: list[Entry] = field(default_factory=list)
     dead: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class History:
             case Kind.SEND_REJECTED:
                 self.rejected.add(entry.id)
             case Kind.SEND_UNKNOWN:
-                pass  # the same as no answer at all: a publish that is neither stored nor rejected
+                self.doubted.add(entry.id)  # with a `stored` too: it was repeated, so it may be stored twice
             case Kind.START:
                 execution = Execution(entry)
                 self.executions.append(execution)
@@ -227,7 +228,7 @@ def _cause(history: History, causes: dict[str, dict[int, list[tuple[float, float
         return "crash"
     if struck(FREEZE, first.entry.pid):
         return "lease"
-    if first.entry.id not in history.stored:
+    if first.entry.id not in history.stored or first.entry.id in history.doubted:
         return "unknown"
     return next((name for name in (REDRIVE, MOVE, BROKER) if any(struck(name, pid) for pid in causes[name])), "")
 
@@ -243,7 +244,7 @@ def _order(history: History, ordered: Collection[str]) -> Iterator[Problem]:
         sequences = [history.invoked[execution.entry.id].sequence for execution in executions]
         yield from _overlaps(group, executions, orphans)
         yield from _overtakes(group, executions, sequences, history.dead)
-        yield from _backwards(group, executions, sequences)
+        yield from _backwards(group, executions, sequences, history.doubted)
 
 
 def _overlaps(group: str, executions: Sequence[Execution], orphans: Collection[int]) -> Iterator[Problem]:
@@ -264,7 +265,7 @@ def _overtakes(
 ) -> Iterator[Problem]:
     final: dict[int, float] = {}
     for execution, sequence in zip(executions, sequences, strict=True):
-        ended = execution.end if execution.ok else dead.get((group, execution.entry.id), inf)
+        ended = min(execution.end if execution.ok else inf, dead.get((group, execution.entry.id), inf))
         final[sequence] = min(final.get(sequence, inf), ended)
     ranks = sorted(final)
     before = [-inf]  # before[n]: when the first n messages of the key had all ended for good
@@ -277,9 +278,10 @@ def _overtakes(
             )
 
 
-def _backwards(group: str, executions: Sequence[Execution], sequences: Sequence[int]) -> Iterator[Problem]:
+def _backwards(group: str, executions: Sequence[Execution], sequences: Sequence[int], doubted: Collection[str]) -> Iterator[Problem]:
+    """A second copy of a publish that was repeated after a doubt stands behind those that were sent with the first."""
     for (first, earlier), (second, later) in pairwise(zip(executions, sequences, strict=True)):
-        if later < earlier and second.entry.epoch <= first.entry.epoch:
+        if later < earlier and second.entry.epoch <= first.entry.epoch and second.entry.id not in doubted:
             yield Problem("BACKWARDS", group, second.entry.id, "went back to an earlier message without a new ownership")
 
 
@@ -299,7 +301,10 @@ def _by_partition(history: History) -> dict[tuple[str, int], list[Execution]]:
 
 
 def _owners(history: History) -> Iterator[Problem]:
-    """Epochs rise, one process per epoch, and executions of two epochs overlap only where a frozen owner explains it."""
+    """Epochs rise, one process per epoch, and executions of two epochs overlap only where a frozen owner explains it.
+
+    Within one process they may: a handler that has outlived its ownership blocks its key there (see `_overlaps`), and no other.
+    """
     orphans = {id(execution) for execution in _orphans(history)}
     for (group, _), executions in _by_partition(history).items():
         owner: dict[int, int] = {}
@@ -312,7 +317,7 @@ def _owners(history: History) -> Iterator[Problem]:
                 yield Problem("STALE_EPOCH", group, entry.id, f"began under epoch {entry.epoch} after one under epoch {newest}")
             newest = max(newest, entry.epoch)
         for older, newer in _epoch_overlaps(executions):
-            if id(older) not in orphans:
+            if id(older) not in orphans and older.entry.pid != newer.entry.pid:
                 yield Problem(
                     "TWO_OWNERS", group, newer.entry.id, f"ran while epoch {older.entry.epoch} was still running, without a cause"
                 )
@@ -329,12 +334,14 @@ def _epoch_overlaps(executions: Sequence[Execution]) -> Iterator[tuple[Execution
 
 
 def _orphans(history: History) -> Iterator[Execution]:
-    """Executions that still ran under an epoch when a newer one began, in a process that had been frozen."""
+    """Executions that still ran under an epoch when a newer one began elsewhere, in a process that had been frozen."""
     frozen = history.fault_spans(FREEZE)
-    seen: set[int] = set()
     for executions in _by_partition(history).values():
-        for older, newer in _epoch_overlaps(executions):
-            struck = any(began <= newer.start for began, _ in frozen.get(older.entry.pid, ()))
-            if struck and older.entry.pid != newer.entry.pid and id(older) not in seen:
-                seen.add(id(older))
+        began: dict[int, Execution] = {}
+        for execution in executions:
+            began.setdefault(execution.entry.epoch, execution)
+        for older in [one for one in executions if one.entry.pid in frozen]:
+            newer = [first for epoch, first in began.items() if epoch > older.entry.epoch and first.entry.pid != older.entry.pid]
+            overlapping = [first.start for first in newer if first.start < older.end]
+            if overlapping and any(struck <= max(overlapping) for struck, _ in frozen[older.entry.pid]):
                 yield older

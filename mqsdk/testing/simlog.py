@@ -104,10 +104,13 @@ class SimBackend(Backend):
         return self._joined(subscription, [own], forget)
 
     def _joined(self, subscription: Subscription, groups: Sequence[Group], forget: Callable[[SimConsumer], None]) -> SimConsumer:
-        consumer = SimConsumer(self.store, subscription, groups, self._capabilities, forget)
+        consumer = self._made(subscription, groups, forget)
         self._consumers.append(consumer)
         consumer.join()
         return consumer
+
+    def _made(self, subscription: Subscription, groups: Sequence[Group], forget: Callable[[SimConsumer], None]) -> SimConsumer:
+        return SimConsumer(self.store, subscription, groups, self._capabilities, forget)
 
     def admin(self) -> Admin:
         self._check_open()

@@ -10,6 +10,7 @@ import pytest
 from mqsdk.spi import Backend, Capabilities
 from mqsdk.testing.conformance import BackendConformance
 from mqsdk.testing.simlog import SimBackend, SimLog
+from mqsdk.testing.simqueue import SimQueue
 
 
 class TestMemory(BackendConformance):
@@ -58,3 +59,12 @@ class TestMemoryWithReceipts(TestMemory):
 
     def make_backend(self) -> Backend:
         return SimBackend(self.store_of_broker, capabilities=self.capabilities)
+
+
+class TestQueue(TestMemory):
+    """The in-memory broker of queues, whose positions are numbers of deliveries."""
+
+    trim = BackendConformance.trim  # it has no positions that could be gone
+
+    def make_backend(self) -> Backend:
+        return SimQueue(self.store_of_broker)

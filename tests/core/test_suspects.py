@@ -161,7 +161,24 @@ def test_a_suspect_waits_until_nothing_else_runs() -> None:
     owner.finish(busy)
     assert owner.started() == [0]
     owner.finish(owner.job(0))
-    assert owner.started() == [1]
+    assert owner.started() == []  # if this one ended the process, the other would be blamed once more
+    assert owner.answered() == [1]
+
+
+def test_nothing_starts_before_the_end_of_what_ran_alone_is_stored() -> None:
+    """Of two messages that ran alone after three crashes, the good one became a dead letter when the other ended the process at once."""
+    other = spi.Partition("orders", 1)
+    owner = Owner(ordered=True, tuning=MANY_WORKERS)
+    owner.feed(spi.Assigned(other, 1, 0, blamed(0, 3), clean=True))
+    owner.feed(spi.Assigned(P0, 2, 0, blamed(0, 3), clean=True))
+    (good,) = owner.deliver(record(0, key="good"), epoch=2)
+    assert owner.deliver(record(0, key="bad"), partition=other) == []
+    owner.finish(good)
+    assert owner.started() == []
+    saved = owner.settles()[-1]
+    assert (saved.partition, saved.watermark) == (P0, 1)
+    owner.settled()
+    assert [job.partition for job in owner.jobs()] == [other]
 
 
 def blamed(position: int, crashes: int) -> bytes:

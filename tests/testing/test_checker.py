@@ -282,3 +282,28 @@ def test_a_frozen_process_that_begins_something_under_its_lost_ownership_is_flag
 def test_within_the_frozen_process_nothing_overlaps_what_it_had_begun() -> None:
     back = [began("billing", "a", 1, 25, 20, 4), ended("billing", "a", 1, 26, 20, 4)]
     assert {"OVERLAP"} <= {problem.rule for problem in frozen_in_a_call(awake=back).problems}
+
+
+def test_all_that_a_frozen_process_had_begun_may_be_left_over() -> None:
+    """One message of each key: the longest of them is not the only one that went on."""
+    run = [sent(kind, key, 0, 1) for key in "ab" for kind in (Kind.SEND_INVOKE, Kind.SEND_STORED)]
+    run += [began("billing", "a", 0, 10, 20, 2), began("billing", "b", 0, 10, 20, 2), struck(FREEZE, 20, 11)]
+    for key in "ab":
+        run += [began("billing", key, 0, 20, 30, 3), ended("billing", key, 0, 21, 30, 3)]
+    run += [ended("billing", "a", 0, 30, 20, 2), ended("billing", "b", 0, 40, 20, 2)]
+    result = judge(run, ["billing"], ordered=["billing"])
+    assert result.ok, result
+    assert result.orphans == 2
+
+
+def test_a_publish_that_was_repeated_after_a_doubt_explains_a_second_copy() -> None:
+    """Behind what was sent with the first one."""
+    run = [sent(Kind.SEND_INVOKE, "a", sequence, sequence) for sequence in (0, 1)]
+    stored = [sent(Kind.SEND_STORED, "a", sequence, 5) for sequence in (0, 1)]
+    for at, sequence in enumerate((0, 1, 0, 1)):
+        run += [began("billing", "a", sequence, 10 + 2 * at, 20, 2), ended("billing", "a", sequence, 11 + 2 * at, 20, 2)]
+    doubts = [sent(Kind.SEND_UNKNOWN, "a", sequence, 3) for sequence in (0, 1)]
+    result = judge([*run, *stored, *doubts], ["billing"], ordered=["billing"])
+    assert result.ok, result
+    assert result.duplicates == {"unknown": 2}
+    assert {problem.rule for problem in judge([*run, *stored], ["billing"], ordered=["billing"]).problems} == {"DUPLICATE", "BACKWARDS"}

@@ -7,7 +7,7 @@ from typing import Protocol
 from mqsdk.core.parking import HALTS, PARTITION
 from mqsdk.core.sparse import decode
 from mqsdk.events import Freed, Halted
-from tests.core.broken import Broken
+from tests.simulation.broken import Broken
 
 
 class Saved(Protocol):

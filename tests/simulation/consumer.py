@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from mqsdk.core import actions as act
 from mqsdk.core.machine import Machine
 from mqsdk.events import BreakerChanged, DeadLettered, Dropped, Freed, GapSeen, Halted
 from mqsdk.spi import events as spi
-from tests.core.broken import Broken
-from tests.core.limit_model import LimitModel
-from tests.core.world import BASE_S, MAX_S, World
+from tests.simulation.broken import Broken
+from tests.simulation.limit_model import LimitModel
+from tests.simulation.world import BASE_S, MAX_S, World
 
 
 @dataclass
@@ -34,8 +35,9 @@ class Task:
 class Simulation(World):
     """The machine, its workers, and the checks."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, trace: Callable[[str], None] | None = None, without: Collection[str] = ()) -> None:
+        self.trace = trace
+        super().__init__(seed, without)
         self.restart()
 
     def restart(self) -> None:
@@ -43,6 +45,7 @@ class Simulation(World):
         self.tasks: list[Task] = []
         self.waiting: deque[Task] = deque()
         self.machine = Machine(self.spec, self.tuning, self.rng)
+        self.due = self.machine.due()
         self.limit_model = LimitModel(self.tuning)
 
     # --- workers ----------------------------------------------------------------------------------------------------------------
@@ -146,16 +149,30 @@ class Simulation(World):
         self.limit_model.fed(self.now, events)
         for event in events:
             self._tell_letters(event)
-        for action in self.machine.feed(self.now, events):
+        actions = self.machine.feed(self.now, events)
+        if self.trace is not None:
+            self._show(events, actions)
+        for action in actions:
             self._perform(action)
         if self.drain_by is not None and self.drained is None and self.now > self.drain_by:
             raise Broken("the drain did not end at its deadline")
-        view = self.machine.view()
-        if view.records + sum(cursor.credit for cursor in self.cursors if cursor.owned) > max(self.tuning.in_flight_records, self.limit):
-            raise Broken("more in flight and allowed than the limit")
-        if view.records < 0 or view.bytes < 0 or (view.records == 0) != (view.bytes == 0):
-            raise Broken("in-flight counters are wrong")
+        self.due = self.machine.due()
+        self._check_limits()
         self._begin()
+
+    def _show(self, events: list[Any], actions: list[act.Action]) -> None:
+        assert self.trace is not None
+        for mark, one in [*(("->", event) for event in events), *(("  <-", action) for action in actions)]:
+            self.trace(f"{self.now:8.4f} {mark} {described(one)}")
+
+    def _check_limits(self) -> None:
+        """After every feed: so by the accounts themselves, a whole view is a third of what a feed costs."""
+        accounts = self.machine._credits._accounts.values()
+        records, size = sum([one.records for one in accounts]), sum([one.bytes for one in accounts])
+        if records + sum([cursor.credit for cursor in self.cursors if cursor.owned]) > max(self.tuning.in_flight_records, self.limit):
+            raise Broken("more in flight and allowed than the limit")
+        if records < 0 or size < 0 or (records == 0) != (size == 0):
+            raise Broken("in-flight counters are wrong")
 
     @property
     def limit(self) -> int:
@@ -242,14 +259,14 @@ class Simulation(World):
 
     def _advance(self) -> None:
         """To the next moment at which something happens."""
-        due = self.machine.due()
+        due = self.due
         if due is not None and (not self.heap or due <= self.heap[0][0]):
             self.now = max(self.now, due)
             self._feed()
             return
         self.now, _, call = heapq.heappop(self.heap)
         call()
-        if self.inbox and (not self.heap or self.rng.random() < 0.7):
+        if self.inbox and (not self.heap or self.rng.random() < 0.5):
             self._feed()
 
     def _until(self, is_done: Callable[[], bool], what: str) -> None:
@@ -282,8 +299,25 @@ def place(record_id: str) -> tuple[int, int]:
     return int(index), int(position)
 
 
-def run(seed: int) -> None:
+def described(one: Any) -> str:
+    """An event or an action in a line, its records by their positions."""
+    if isinstance(one, act.Run):
+        return f"Run job {one.job.token} of {one.job.partition.topic}/{one.job.partition.number}, epoch {one.job.origin.epoch}, " + (
+            f"attempt {one.job.attempt}: {[record.position for record in one.job.records]}"
+        )
+    if isinstance(one, act.Finished):
+        failed = [(record.position, failure.kind) for record, failure in one.failures]
+        return f"Finished job {one.job.token}: failed {failed}, skipped {[record.position for record in one.skipped]}"
+    if isinstance(one, act.Returned):
+        return f"Returned of job {one.job.token}: {[record.position for record in one.records]}"
+    if isinstance(one, spi.Batch):
+        return f"Batch of {one.partition.topic}/{one.partition.number}: {[(record.position, record.key) for record in one.records]}"
+    return repr(one)
+
+
+def run(seed: int, trace: Callable[[str], None] | None = None, without: Collection[str] = ()) -> None:
+    """trace: is told what is fed and what comes of it, line by line. without: faults that do not happen."""
     try:
-        Simulation(seed).run()
+        Simulation(seed, trace, without).run()
     except Exception as error:
         raise Broken(f"seed {seed}: {error}") from error

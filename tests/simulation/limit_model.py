@@ -7,7 +7,7 @@ from random import Random
 from mqsdk.core import actions as act
 from mqsdk.core.actions import BreakerPolicy
 from mqsdk.events import BreakerChanged
-from tests.core.broken import Broken
+from tests.simulation.broken import Broken
 
 
 def draw(rng: Random) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from mqsdk.core import actions as act
 from mqsdk.core.retry import Backoff, OnExhausted, RetryPolicy
 from mqsdk.spi import events as spi
-from tests.core import limit_model
-from tests.core.broken import Broken
-from tests.core.halt_model import HaltModel
-from tests.core.letter_model import LetterModel
+from tests.simulation import limit_model
+from tests.simulation.broken import Broken
+from tests.simulation.halt_model import HaltModel
+from tests.simulation.letter_model import LetterModel
 
 TOPIC, RETRY = "orders", "orders.g.retry"
 BASE_S, MAX_S = 0.05, 0.2
@@ -43,11 +43,13 @@ class World:
     cursors: those of the topic's partitions, then in half of the seeds as many of the retry topic's; a record's id tells its cursor.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, without: Collection[str] = ()) -> None:
         rng = self.rng = Random(seed)
         self.limits = Random(f"limits of {seed}")  # its own, so that other draws stay what they were
         self.rates = {name: rng.choice((0.0, 0.0, 0.05, 0.3)) for name in RATES}
         self.faults = [name for name in FAULTS if rng.random() < 0.4]
+        self.rates |= dict.fromkeys(self.rates.keys() & set(without), 0.0)
+        self.faults = [name for name in self.faults if name not in without]
         self.spec = act.Spec(
             TOPIC, "g", "c", ordered=rng.random() < 0.7, batch=rng.choice((None, None, None, 4)), batch_wait_s=rng.choice((0.0, 0.03)),
             is_async=rng.random() < 0.3, sparse_bytes=rng.choice((4096, 4096, 24, 0)), retry=RETRY if rng.random() < 0.5 else None,
@@ -186,11 +188,18 @@ class World:
         cursor = self.cursors[number]
         if process != self.process or epoch != cursor.epoch or not cursor.owned:
             return
+        if cursor.read_to > cursor.records[-1].position:
+            return  # all of it is delivered; the next owner begins anew
+        if not cursor.credit and not cursor.gaps:
+            self.after(0.01, lambda: self._deliver(number, epoch, process))
+            return
         while gap := next((gap for gap in cursor.gaps if gap[0] <= cursor.read_to < gap[1]), None):
             self.inbox.append(spi.Gap(self.part(number), epoch, cursor.read_to, gap[1], "retention"))
             cursor.read_to = gap[1]
         end = min((start for start, _ in cursor.gaps if start >= cursor.read_to), default=1 << 62)
-        held = [record for record in cursor.records if not any(start <= record.position < stop for start, stop in cursor.gaps)]
+        held = cursor.records
+        if cursor.gaps:
+            held = [record for record in held if not any(start <= record.position < stop for start, stop in cursor.gaps)]
         ready = [record for record in held if cursor.read_to <= record.position < end][: min(cursor.credit, self.rng.randint(1, 20))]
         if ready:
             again = max(0, cursor.read_to - 2) if self.rate("stale") else cursor.read_to

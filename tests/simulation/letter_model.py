@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.core.broken import Broken
+from tests.simulation.broken import Broken
 
 Where = tuple[int, int]  # cursor and position of a message
 

@@ -12,8 +12,8 @@ from mqsdk.core.cut import Cuts, Cutting
 from mqsdk.core.oldside import OldSide
 from mqsdk.core.partitioner import partition_of
 from mqsdk.spi import PartitionProgress
-from tests.core.broken import Broken
-from tests.core.cluster_change import run
+from tests.simulation.broken import Broken
+from tests.simulation.cluster_change import run
 
 SEEDS = 150
 

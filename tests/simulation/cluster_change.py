@@ -17,7 +17,7 @@ from mqsdk.core.oldside import OldSide
 from mqsdk.core.partitioner import partition_of
 from mqsdk.core.retry import Backoff, RetryPolicy
 from mqsdk.spi import events as spi
-from tests.core.broken import Broken
+from tests.simulation.broken import Broken
 
 OLD, NEW = 3, 2  # partitions
 WRITERS, KEYS, MESSAGES = 3, 4, 10
