@@ -16,7 +16,6 @@ into the next generation, and all go on there. Every store looks at that word af
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -142,7 +141,7 @@ class CursorFile:
         """
         self.marked = False  # before the sync: a later store marks again
         with suppress(FileNotFoundError):  # the group was deleted
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = files.open_write(self.path)
             try:
                 files.sync_data(fd)
             finally:
@@ -254,7 +253,7 @@ class CursorFile:
     def _open_generation(self, number: int) -> None:
         path = _generation_path(self._path, number)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = files.open_write(path)
         except FileNotFoundError:
             raise NoSuchGroup(f"the group has no progress in topic `{self._path.name}`") from None
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import stat
 import sys
@@ -46,7 +47,7 @@ def open_read(name: str, at: int) -> int:
     return os.open(name, os.O_RDONLY | _SAFE, dir_fd=at)
 
 
-def open_write(name: str, at: int) -> int:
+def open_write(name: str | Path, at: int | None = None) -> int:
     """For reading and writing; FileNotFoundError when there is none."""
     return os.open(name, os.O_RDWR | _SAFE, dir_fd=at)
 
@@ -104,6 +105,17 @@ def size_of(fd: int) -> int:
     return os.fstat(fd).st_size
 
 
+def identity(fd: int) -> tuple[int, int]:
+    """(device, inode): a copy of the file has another one."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def map_shared(fd: int, size: int) -> mmap.mmap:
+    """The first `size` bytes, shared with every process that maps them. Allocated before, see `allocate`."""
+    return mmap.mmap(fd, size)
+
+
 def rename(old: str, new: str, at: int, to: int | None = None) -> None:
     os.rename(old, new, src_dir_fd=at, dst_dir_fd=at if to is None else to)
 
@@ -145,7 +157,13 @@ else:
         os.fdatasync(fd)
 
 
+def sync_file(fd: int) -> None:
+    """As `sync_data`, and all that is known of the file: one that is about to be given its name."""
+    os.fsync(fd)
+
+
 def sync_dir(fd: int) -> None:
+    """Make the names in a directory survive a power loss."""
     os.fsync(fd)
 
 
@@ -160,7 +178,7 @@ def allocate(fd: int, size: int) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Make the names in a directory survive a power loss."""
+    """As `sync_dir`."""
     fd = open_dir(path)
     try:
         os.fsync(fd)

@@ -92,7 +92,7 @@ def map_file(fd: int, path: Path) -> tuple[mmap.mmap, int]:
     size = files.size_of(fd)
     if partitions < 1 or size != PAGE * (1 + 2 * partitions):
         raise CursorDamaged("the progress file's size does not fit its number of partitions", path)
-    return mmap.mmap(fd, size), partitions
+    return files.map_shared(fd, size), partitions
 
 
 def create(path: Path, cursors: Sequence[Cursor]) -> bool:
@@ -104,11 +104,11 @@ def create(path: Path, cursors: Sequence[Cursor]) -> bool:
         fd = files.open_new(temporary, directory)
         try:
             files.allocate(fd, size)
-            with mmap.mmap(fd, size) as mapped:
+            with files.map_shared(fd, size) as mapped:
                 mapped[: _HEADER.size] = _HEADER.pack(MAGIC, VERSION, len(cursors), 0)
                 for partition, cursor in enumerate(cursors):
                     fill(mapped, PAGE * (1 + partition), cursor)
-            os.fsync(fd)
+            files.sync_file(fd)
             files.link(temporary, path.name, directory)
             files.sync_dir(directory)
         finally:
