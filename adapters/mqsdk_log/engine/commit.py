@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -36,11 +37,13 @@ class _Waiter:
 class GroupCommit:
     """The syncs of one partition in one process. Any thread; `sync.lock` serialises processes."""
 
-    def __init__(self, directory: int, words: state.Words, tag: int, what: str) -> None:
+    def __init__(self, directory: int, words: state.Words, tag: int, what: str, sync_topic: Callable[[], None]) -> None:
+        """sync_topic: makes sure that the topic's own name is on the medium; cheap after the first time."""
         self._directory = directory
         self._words = words
         self._tag = tag
         self._what = what
+        self._sync_topic = sync_topic
         self._lock_fd = files.open_create("sync.lock", directory)
         self._mutex: Any = threading.Lock()
         self._busy: Any = threading.Lock()  # threads share the descriptor of sync.lock, so flock does not keep them apart
@@ -49,6 +52,7 @@ class GroupCommit:
         self._fds: dict[int, int] = {}
         self._mark = Mark(0, -1, 0)
         self._marked_at = 0.0
+        self._named = -1  # base of the newest segment whose name is on the medium for sure
 
     def commit(self, target: int, deadline: float | None) -> None:
         """Return when everything below `target` is on the medium. SyncFailed: it may or may not be."""
@@ -166,9 +170,17 @@ class GroupCommit:
         try:
             for base in bases:
                 files.sync_data(self._fds[base])
+            if last != self._named:
+                self._sync_names()
+                self._named = last
         except OSError as error:
             self._words[state.FLAGS] |= state.FAILED
             raise SyncFailed(f"{self._what}: fdatasync failed; the records may be stored; {READ_ONLY}") from error
+
+    def _sync_names(self) -> None:
+        """Of a new segment: with `none` its maker did not sync it, and elsewhere it may have died before it did. And of the topic."""
+        self._sync_topic()
+        files.sync_dir(self._directory)
 
     def _open_segments(self, synced: int, last: int) -> list[int]:
         """Every segment that may hold something between the durable mark and the tail; descriptors of others are closed."""

@@ -22,7 +22,7 @@ DIR_MODE = 0o700
 _SAFE = os.O_CLOEXEC | os.O_NOFOLLOW
 
 # Bound once: a wrapper of Python would cost the publish path 0.1 us a call.
-pread = os.pread
+_pread = os.pread
 pwritev = os.pwritev
 pwrite = os.pwrite
 lseek = os.lseek
@@ -41,6 +41,14 @@ def open_dir(path: str | Path, at: int | None = None) -> int:
 def make_dir(name: str | Path, at: int | None = None) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, DIR_MODE, dir_fd=at)
+
+
+def make_dirs(path: Path) -> None:
+    """A directory and those above it that are missing, each on the medium before anything is in it."""
+    if not path.is_dir():
+        make_dirs(path.parent)
+        make_dir(path)
+        sync_path(path.parent)
 
 
 def open_read(name: str, at: int) -> int:
@@ -88,6 +96,14 @@ def close_all(fds: Iterable[int]) -> None:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def pread(fd: int, size: int, position: int) -> bytes:
+    """`size` bytes at `position`, fewer only at the end of the file: to recovery a read that was cut short would look like a torn tail."""
+    data = _pread(fd, size, position)
+    while len(data) < size and (more := _pread(fd, size - len(data), position + len(data))):
+        data += more
+    return data
 
 
 def names(at: int) -> list[str]:

@@ -102,9 +102,10 @@ class Topic:
         self.bands = None if of else Bands(self._directory, self._create_band, self._open_band)
         self._shared = Shared(
             self.name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
-            lambda number: rules.floor(name, number), rules.report, self.bands,
+            lambda number: rules.floor(name, number), rules.report, self.bands, lambda: self._sync_name(topics),
         )  # fmt: skip
         self._mutex: Any = threading.Lock()
+        self._named = False
         self._partitions: dict[int, PartitionLog] = {}
         self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
 
@@ -123,6 +124,11 @@ class Topic:
             if number not in self._partitions:
                 self._partitions[number] = PartitionLog(self._shared, number)
             return self._partitions[number]
+
+    def _sync_name(self, topics: int) -> None:
+        if not self._named:
+            files.sync_dir(topics)
+            self._named = True
 
     def _create_band(self, directory: int, name: str) -> None:
         create(directory, name, self.partition_count, self.durability)
