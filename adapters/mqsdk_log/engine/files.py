@@ -244,7 +244,11 @@ def replace(name: str, data: bytes, at: int, *, durable: bool = True) -> None:
 
 
 def temporary_name(name: str) -> str:
-    return f"{name}.{os.urandom(6).hex()}.tmp"
+    return f"{name}.{random_bytes(6).hex()}.tmp"
+
+
+def random_bytes(size: int) -> bytes:
+    return os.urandom(size)
 
 
 def lock_until(fd: int, kind: int, deadline: float | None, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
@@ -98,7 +97,7 @@ def map_file(fd: int, path: Path) -> tuple[mmap.mmap, int]:
 def create(path: Path, cursors: Sequence[Cursor]) -> bool:
     """Make a file that appears complete or not at all, one slot per cursor. False when the name was taken already."""
     directory = files.open_dir(path.parent)
-    temporary = f"~{os.urandom(8).hex()}.tmp"
+    temporary = files.temporary_name("~")
     size = PAGE * (1 + 2 * len(cursors))
     try:
         fd = files.open_new(temporary, directory)
