@@ -18,6 +18,7 @@ from .checkpoint import Mark
 from .errors import LockTimeout, SyncFailed, SyncLater
 
 CHECKPOINT_S = 1.0
+_NEVER = 1 << 64  # no offset is as high
 READ_ONLY = "look at the disk, then reboot: the first start after it checks what is stored"
 
 
@@ -92,7 +93,7 @@ class GroupCommit:
     def _lead(self, me: _Waiter, deadline: float | None) -> None:
         failure: SyncFailed | None = None
         try:
-            self.sync(deadline)
+            self.sync(deadline, target=me.target)
         except SyncFailed as error:
             failure = error
             raise
@@ -128,9 +129,11 @@ class GroupCommit:
             del waiting[0]
             heir.gate.release()
 
-    def sync(self, deadline: float | None = None, *, mark_now: bool = False) -> None:
+    def sync(self, deadline: float | None = None, *, mark_now: bool = False, target: int | None = None) -> None:
         """Sync all that is appended now. After one failure nothing is tried again on that range: the kernel may call the pages clean.
 
+        target: whoever syncs up to it, in any process, has done what is wanted. Without that look each of eight processes made a sync for
+        each of its appends, because the one that had just synced had appended again: 183 syncs for 200 appends, 40 with it.
         SyncLater: nothing was tried, for want of a lock by `deadline` or of a descriptor, so it may be tried again.
         """
         busy, held = self._busy, list[bool]()
@@ -138,8 +141,10 @@ class GroupCommit:
             if not mutex.acquire(busy, deadline, held):
                 raise SyncLater(f"{self._what}: another thread synced until the deadline; the records may be stored")
             try:
-                files.lock_until(self._lock_fd, files.LOCK_EX, deadline, f"{self._what}: sync lock")
-                self._sync_locked(mark_now)
+                words, until = self._words, _NEVER if target is None else target
+                files.lock_until(self._lock_fd, files.LOCK_EX, deadline, f"{self._what}: sync lock", lambda: words[state.SYNCED] >= until)
+                if words[state.SYNCED] < until:
+                    self._sync_locked(mark_now)
             finally:
                 files.flock(self._lock_fd, files.LOCK_UN)
         except LockTimeout:
