@@ -1,7 +1,9 @@
 """Progress of one group in one topic: two slots of 4,096 bytes per partition, in a memory-mapped file that is fully allocated.
 
-A store fills the slot that is *not* the newest, so a crash or a torn page costs the last store and nothing else. The owner's epoch
-stands in the slot and is compared, under the file's own lock, at every store: whoever lost a partition cannot move its progress any more.
+A store fills the slot that is *not* the newest, so a process that dies in it costs that store and nothing else. A machine that goes down
+may leave a page torn: then the other slot counts, as of the last sync or a store before it. Both torn is told, never believed. The owner's
+epoch stands in the slot and is compared, under the file's own lock, at every store: whoever lost a partition cannot move its progress any
+more.
 
 File: one header page, then region A, then region B, one slot per partition and region (the two copies lie on different pages).
 

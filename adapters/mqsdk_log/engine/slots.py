@@ -95,7 +95,7 @@ def map_file(fd: int, path: Path) -> tuple[mmap.mmap, int]:
 
 
 def create(path: Path, cursors: Sequence[Cursor]) -> bool:
-    """Make a file that appears complete or not at all, one slot per cursor. False when the name was taken already."""
+    """Make a file that appears complete or not at all, both slots of a partition with its cursor. False when the name was taken already."""
     directory = files.open_dir(path.parent)
     temporary = files.temporary_name("~")
     size = PAGE * (1 + 2 * len(cursors))
@@ -105,8 +105,8 @@ def create(path: Path, cursors: Sequence[Cursor]) -> bool:
             files.allocate(fd, size)
             with files.map_shared(fd, size) as mapped:
                 mapped[: _HEADER.size] = _HEADER.pack(MAGIC, VERSION, len(cursors), 0)
-                for partition, cursor in enumerate(cursors):
-                    fill(mapped, PAGE * (1 + partition), cursor)
+                for number, cursor in enumerate([*cursors, *cursors]):  # both regions, so that a torn page always leaves one
+                    fill(mapped, PAGE * (1 + number), cursor)
             files.sync_file(fd)
             files.link(temporary, path.name, directory)
             files.sync_dir(directory)

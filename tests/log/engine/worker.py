@@ -43,6 +43,8 @@ def steady(root: str, name: str, durability: Any, size: str, segment_bytes: str)
         partition.append(records(name, number, 1, int(size)), timestamp_ms=int(time.time() * 1000))
         say(number)
         number += 1
+        if number % 200 == 0:
+            time.sleep(0.01)  # so that the others, and who reads it all, get somewhere
 
 
 def share(root: str, name: str, appends: str, sync_s: str) -> None:

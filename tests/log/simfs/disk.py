@@ -220,8 +220,8 @@ class Snapshot:
             found.pending.append(Naming(change.moment, add, remove))
         return found
 
-    def after_power_loss(self, chance: random.Random, *, torn_progress: bool = False) -> Image:
-        """The machine went down: what was not synced is there in part. torn_progress: also pages of progress files are torn."""
+    def after_power_loss(self, chance: random.Random, *, torn_progress: int = 0) -> Image:
+        """The machine went down: what was not synced is there in part. torn_progress: how many pages of a progress file too."""
         moments = sorted(
             {moment for state in self.files.values() for moment, _ in state.sizes} | {change.moment for change in self.pending}
         )
@@ -230,7 +230,7 @@ class Snapshot:
         how_names = chance.choice(("any", "first", "until", "nothing", "all"))
         return self.left(how_data, how_names, cut, chance, torn_progress=torn_progress)
 
-    def left(self, how_data: str, how_names: str, cut: int, chance: random.Random, *, torn_progress: bool = False) -> Image:
+    def left(self, how_data: str, how_names: str, cut: int, chance: random.Random, *, torn_progress: int = 0) -> Image:
         """What of the unsynced is there.
 
         how_data: all, nothing, until (moment `cut`), pages (each for itself). how_names: all, nothing, until, first (in their order), any.
@@ -273,7 +273,7 @@ def _walk(directory: Directory, names: dict[Directory, dict[str, Node]], path: s
             yield from _walk(node, names, f"{path}{name}/")
 
 
-def _content(state: FileState, rule: tuple[str, int, bool], chance: random.Random, choices: list[str]) -> bytes:
+def _content(state: FileState, rule: tuple[str, int, int], chance: random.Random, choices: list[str]) -> bytes:
     how, cut, torn_progress = rule
     if not state.dirty and not state.sizes:
         return _joined(state.durable, state.durable_size)
@@ -285,10 +285,13 @@ def _content(state: FileState, rule: tuple[str, int, bool], chance: random.Rando
     elif how == "until":
         size = next((one for moment, one in reversed(state.sizes) if moment <= cut), size)
     pages = dict(state.durable)
-    may_tear = torn_progress or "/cursors/" not in state.label
+    is_progress = "/cursors/" in state.label
+    tears = torn_progress if is_progress else len(state.dirty)
     for page, versions in state.dirty.items():
         if how == "pages":
-            pages[page] = _mixed([pages.get(page, _EMPTY), *(content for _, content in versions)], chance, may_tear)
+            tear = 0.0 if tears <= 0 else 0.5 if is_progress else 0.13
+            pages[page] = _mixed([pages.get(page, _EMPTY), *(content for _, content in versions)], chance, tear)
+            tears -= pages[page] not in [state.durable.get(page, _EMPTY), *(content for _, content in versions)]
         elif how == "until":
             pages[page] = next((content for moment, content in reversed(versions) if moment <= cut), pages.get(page, _EMPTY))
     found = _joined(pages, size)
@@ -299,17 +302,13 @@ def _content(state: FileState, rule: tuple[str, int, bool], chance: random.Rando
     return found
 
 
-def _mixed(versions: list[bytes], chance: random.Random, may_tear: bool) -> bytes:
-    """The newest, the oldest, or any; one in eight times two of them mixed at a sector."""
+def _mixed(versions: list[bytes], chance: random.Random, tear: float) -> bytes:
+    """The newest, the oldest, or any; with the probability `tear` two of them mixed at a sector."""
+    if chance.random() < tear:
+        at = SECTOR * chance.randrange(PAGE // SECTOR)
+        return chance.choice(versions)[:at] + chance.choice(versions)[at:]
     draw = chance.random()
-    if draw < 0.35:
-        return versions[-1]
-    if draw < 0.6:
-        return versions[0]
-    if draw < 0.87 or not may_tear:
-        return chance.choice(versions)
-    at = SECTOR * chance.randrange(PAGE // SECTOR)
-    return chance.choice(versions)[:at] + chance.choice(versions)[at:]
+    return versions[-1] if draw < 0.4 else versions[0] if draw < 0.7 else chance.choice(versions)
 
 
 def _joined(pages: dict[int, bytes], size: int) -> bytes:

@@ -54,10 +54,10 @@ class Machine:
             log._forget()
         self._logs = []
 
-    def lose_power(self, data: str = "nothing", names: str = "nothing", until: int = 0) -> None:
+    def lose_power(self, data: str = "nothing", names: str = "nothing", until: int = 0, torn_progress: int = 0) -> None:
         """What was not synced is gone, or is there as told: see `Snapshot.left`."""
         self.system.poll(all_maps=True)
-        image = self.system.disk.frozen().left(data, names, until, self.chance)
+        image = self.system.disk.frozen().left(data, names, until, self.chance, torn_progress=torn_progress)
         self.kill()
         self._stack.close()
         self._boot(image)

@@ -144,6 +144,19 @@ def test_what_is_delayed_is_there_after_a_power_loss_though_its_folder_could_not
     assert values(partition) == [b"one", b"late"]
 
 
+def test_removed_segments_of_which_some_come_back_take_nothing_with_them() -> None:
+    """Retention removed several at once. A power loss brought some of them back, with a hole, and what stood behind it was cut."""
+    for seed in range(30):
+        with Machine() as machine:
+            machine.chance.seed(seed)
+            partition = machine.partition("interval")
+            for number in range(6):
+                append(partition, bytes([65 + number]) * 600, durable=True)
+            partition.remove_before(5)
+            machine.lose_power(names="any")
+            assert values(machine.open("interval").topic("orders").partition(0))[-1] == b"F" * 600, seed
+
+
 @pytest.mark.parametrize("durability", ["none", "always"])
 def test_reads_that_return_less_than_was_asked_for_are_no_torn_tail(machine: Machine, durability: str) -> None:
     """Recovery took the end of a read for the end of the log, and cut what was stored."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import time
 
 import pytest
+from mqsdk_log.engine.cursors import Cursor, CursorDamaged
+from mqsdk_log.engine.groups import Group
 
 from tests.log.simfs.check import Broken
 from tests.log.simfs.explore import explore
+from tests.log.simfs.machine import Machine
 from tests.log.simfs.mutants import MUTANTS, Mutant
 from tests.log.simfs.story import Setting
 from tests.log.simfs.system import Fault
@@ -59,6 +63,31 @@ def test_a_disk_that_is_full_at_any_call(durability: str, times: int) -> None:
 def _plain(setting: Setting, durability: str, fault: Fault) -> Setting:
     limits = setting.limits.__class__(segment_bytes=2000, min_free_bytes=0)
     return Setting(durability, limits, 14, (50, 300), True, False, fault)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("torn", [1, 2])
+def test_torn_pages_of_a_progress_file_are_never_believed(torn: int) -> None:
+    """One leaves the other slot; both may be told."""
+    for seed in range(100):
+        with Machine() as machine:
+            machine.chance = chance = random.Random(seed)
+            machine.partition("always")
+            group = Group(machine.system.path, "billing")
+            group.ensure("orders", [0])
+            file = group.cursors("orders")
+            stored = [(0, b"")]
+            for number in range(1, chance.randint(2, 9)):
+                stored.append((number, bytes([number]) * 600))
+                file.store(0, Cursor(number, file.read(0).epoch, high=number, sparse=stored[-1][1]))
+                if chance.random() < 0.3:
+                    file.sync()
+            file.close()
+            machine.lose_power("pages", torn_progress=torn)
+            try:
+                found = Group(machine.system.path, "billing").progress("orders")[0]
+                assert (found.watermark, found.sparse) in stored
+            except CursorDamaged:
+                assert torn == 2, f"seed {seed}: one torn page is not told, the other slot counts"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
