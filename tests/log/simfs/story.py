@@ -136,7 +136,6 @@ class Story:
 
     def _open(self) -> None:
         found = open_log(self._system, self.setting.durability, self.setting.limits)
-        found._syncer.mark = _refuse  # type: ignore[method-assign]  # the story itself is the background
         self._logs.append(found)
         self._parts.append(found.create_topic(TOPIC, 1).partition(0))
 
@@ -313,10 +312,11 @@ class Story:
 
 
 def open_log(system: System, durability: Durability, limits: Limits) -> Log:
-    """As the backend opens one: recovery gives out no offset that a group has settled."""
+    """As the backend opens one: recovery gives out no offset that a group has settled. Nothing runs in the background."""
     path = system.path
     found = Log.open(path, durability=durability, limits=limits)
     found.floor = lambda name, number: cursors.highest(path, name, number)
+    found._syncer.mark = _refuse  # type: ignore[method-assign]
     return found
 
 
