@@ -229,16 +229,21 @@ def write_all(fd: int, data: bytes, position: int) -> None:
 
 
 def replace(name: str, data: bytes, at: int, *, durable: bool = True) -> None:
-    """Write a whole file so that a reader sees the old or the new one, never half."""
+    """Write a whole file so that a reader sees the old or the new one, never half. A full disk is left as it was."""
     temporary = temporary_name(name)
     fd = open_new(temporary, at)
     try:
-        write_all(fd, data, 0)
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+        try:
+            write_all(fd, data, 0)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unlink(temporary, at)
+        raise
     if durable:
         os.fsync(at)
 

@@ -7,6 +7,7 @@ import threading
 import uuid as uuids
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ def create(topics: int, name: str, partitions: int, durability: Durability) -> N
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ValueError(f"partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
     temporary = files.temporary_name(".new")
+    try:
+        _fill(topics, temporary, partitions, durability)
+        files.rename(temporary, name, topics)
+    except OSError:
+        with suppress(OSError):  # who tries again on a full disk must not fill it with what he began
+            files.remove_tree(temporary, topics)
+        raise
+    files.sync_dir(topics)
+
+
+def _fill(topics: int, temporary: str, partitions: int, durability: Durability) -> None:
     files.make_dir(temporary, topics)
     directory = files.open_dir(temporary, topics)
     try:
@@ -41,8 +53,6 @@ def create(topics: int, name: str, partitions: int, durability: Durability) -> N
         files.sync_dir(directory)
     finally:
         files.close(directory)
-    files.rename(temporary, name, topics)
-    files.sync_dir(topics)
 
 
 def read_settings(directory: int, name: str) -> tuple[bytes, int]:

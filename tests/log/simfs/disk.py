@@ -134,6 +134,14 @@ class Disk:
         self._numbers += 1
         return self._numbers
 
+    def file(self, path: str) -> File:
+        node: Node = self.root
+        for name in path.split("/"):
+            assert isinstance(node, Directory)
+            node = node.entries[name]
+        assert isinstance(node, File)
+        return node
+
     def reserve(self, number: int) -> None:
         """Numbers of a loaded image are not given out again."""
         self._numbers = max(self._numbers, number)

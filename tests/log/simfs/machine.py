@@ -10,7 +10,7 @@ from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.shared import Durability, Limits
 
 from tests.log.simfs.clock import Clock
-from tests.log.simfs.disk import Disk, Image
+from tests.log.simfs.disk import Disk, Image, Snapshot
 from tests.log.simfs.explore import folder
 from tests.log.simfs.story import open_log
 from tests.log.simfs.system import System
@@ -23,7 +23,9 @@ class Machine:
 
     system: System
 
-    def __init__(self) -> None:
+    def __init__(self, image: Image | None = None) -> None:
+        """image: what it begins with, in its first boot if that has not ended."""
+        self._image = image
         self.chance = random.Random(1)
         self.clock = Clock()
         self._boots = 0
@@ -31,7 +33,7 @@ class Machine:
         self._logs: list[Log] = []
 
     def __enter__(self) -> Self:
-        self._boot(None)
+        self._boot(self._image)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -53,16 +55,19 @@ class Machine:
             log._forget()
         self._logs = []
 
+    def snapshot(self) -> Snapshot:
+        self.system.poll(all_maps=True)
+        return self.system.disk.frozen()
+
     def lose_power(self, data: str = "nothing", names: str = "nothing", until: int = 0, torn_progress: int = 0) -> None:
         """What was not synced is gone, or is there as told: see `Snapshot.left`."""
-        self.system.poll(all_maps=True)
-        image = self.system.disk.frozen().left(data, names, until, self.chance, torn_progress=torn_progress)
+        image = self.snapshot().left(data, names, until, self.chance, torn_progress=torn_progress)
         self.kill()
         self._stack.close()
         self._boot(image)
 
     def _boot(self, image: Image | None) -> None:
-        self._boots += 1
+        self._boots += 1 if image is None or image.alive is not None else 2
         self.system = System(self._stack.enter_context(folder()), Disk(), self.chance, f"boot {self._boots}")
         if image is not None:
             self.system.load(image)

@@ -14,8 +14,8 @@ from mqsdk_log.engine.commit import GroupCommit
 from mqsdk_log.engine.errors import SyncFailed
 from mqsdk_log.engine.segment import Extent
 
+from tests.log.simfs.fault import Fault
 from tests.log.simfs.story import Setting
-from tests.log.simfs.system import Fault
 
 
 class Mutant(NamedTuple):

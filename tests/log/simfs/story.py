@@ -16,7 +16,8 @@ from mqsdk_log.engine.partition import PartitionLog
 from mqsdk_log.engine.shared import Durability, Limits
 
 from tests.log.simfs.clock import BASE_MS, Clock
-from tests.log.simfs.system import Fault, System
+from tests.log.simfs.fault import Fault
+from tests.log.simfs.system import System
 
 TOPIC, GROUP = "orders", "billing"
 HOUR_MS = 3_600_000

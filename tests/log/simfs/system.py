@@ -14,39 +14,15 @@ import random
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mqsdk_log.engine import files
 
 from tests.log.simfs.disk import Directory, Disk, File, Image, Naming, Node
+from tests.log.simfs.fault import Fault
 
 FREE = 1 << 40
-
-
-@dataclass
-class Fault:
-    """The call to break.
-
-    calls: by name. after: so many of them are left alone. times: how many then fail, with the error `number`. short: a write does a part
-    and says so, in place of an error.
-    """
-
-    calls: tuple[str, ...]
-    after: int = 0
-    times: int = 1
-    number: int = errno.ENOSPC
-    short: bool = False
-
-    def strikes(self, call: str) -> bool:
-        if call not in self.calls or self.times <= 0:
-            return False
-        if self.after > 0:
-            self.after -= 1
-            return False
-        self.times -= 1
-        return True
 
 
 class _Mapping(mmap.mmap):
@@ -158,14 +134,18 @@ class System:
         self.disk.change(Naming(self.moment, [(directory, new, node)], []))
 
     def unlink(self, name: str, *, dir_fd: int) -> None:
+        self._remove(os.unlink, name, dir_fd)
+
+    def rmdir(self, name: str, *, dir_fd: int) -> None:
+        self._remove(os.rmdir, name, dir_fd)
+
+    def _remove(self, call: Callable[..., None], name: str, dir_fd: int) -> None:
         directory = self._directory(dir_fd)
         if name not in directory.entries:
             raise FileNotFoundError(errno.ENOENT, "not there", name)
         self._step("unlink", directory.label + name)
-        os.unlink(name, dir_fd=dir_fd)
+        call(name, dir_fd=dir_fd)
         self.disk.change(Naming(self.moment, [], [(directory, name, directory.entries[name])]))
-
-    rmdir = unlink
 
     def mkdir(self, path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         place = self._place(path, dir_fd)

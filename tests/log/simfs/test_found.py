@@ -11,8 +11,8 @@ from mqsdk_log.engine import format as fmt
 from mqsdk_log.engine.errors import LogError
 from mqsdk_log.engine.groups import Group
 
+from tests.log.simfs.fault import Fault
 from tests.log.simfs.machine import Machine, append, values
-from tests.log.simfs.system import Fault
 
 
 @pytest.fixture
@@ -155,6 +155,40 @@ def test_removed_segments_of_which_some_come_back_take_nothing_with_them() -> No
             partition.remove_before(5)
             machine.lose_power(names="any")
             assert values(machine.open("interval").topic("orders").partition(0))[-1] == b"F" * 600, seed
+
+
+def test_a_tail_that_was_cut_is_kept_over_the_next_power_loss_too(machine: Machine) -> None:
+    partition = machine.partition("interval")
+    append(partition, b"one", durable=True)
+    fd = files.open_write("00000000000000000000.log", partition.directory)
+    files.write_all(fd, b"torn" * 10, files.size_of(fd))
+    files.sync_file(fd)
+    files.close(fd)
+    machine.lose_power()
+    assert values(machine.open("interval").topic("orders").partition(0)) == [b"one"]  # recovered, the tail is cut
+    machine.lose_power()
+    (kept,) = (machine.system.path / "topics/orders/0/quarantine").iterdir()
+    assert kept.read_bytes() == b"torn" * 10
+
+
+def test_who_tries_again_on_a_full_disk_leaves_nothing_behind(machine: Machine) -> None:
+    """Each try to make a segment, or the band for a delay, left a file or a folder, and they are never the same."""
+    partition = machine.partition("always")
+    append(partition, b"a" * 600)
+    now_ms = machine.clock.time_ns() // 1_000_000
+    partition.delays.put([(None, b"", b"first", 0, 0, 1)], [now_ms + 1000], timestamp_ms=now_ms)
+    before = _everything(machine)
+    machine.system.fault = Fault(("pwrite",), times=1000, number=errno.ENOSPC)
+    for _ in range(3):
+        with pytest.raises((LogError, OSError)):
+            append(partition, b"b" * 600)
+        with pytest.raises((LogError, OSError)):
+            partition.delays.put([(None, b"", b"far", 0, 0, 1)], [now_ms + 10**9], timestamp_ms=now_ms)
+    assert _everything(machine) == before
+
+
+def _everything(machine: Machine) -> list[str]:
+    return sorted(str(path.relative_to(machine.system.path)) for path in machine.system.path.rglob("*"))
 
 
 @pytest.mark.parametrize("durability", ["none", "always"])

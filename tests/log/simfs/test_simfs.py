@@ -10,13 +10,14 @@ import time
 import pytest
 from mqsdk_log.engine.cursors import Cursor, CursorDamaged
 from mqsdk_log.engine.groups import Group
+from mqsdk_log.engine.shared import Durability
 
 from tests.log.simfs.check import Broken
 from tests.log.simfs.explore import explore
-from tests.log.simfs.machine import Machine
+from tests.log.simfs.fault import Fault
+from tests.log.simfs.machine import Machine, append, values
 from tests.log.simfs.mutants import MUTANTS, Mutant
 from tests.log.simfs.story import Setting
-from tests.log.simfs.system import Fault
 
 SEEDS = 80  # about 50 images each
 SOAK_IMAGES = 50_000
@@ -63,6 +64,28 @@ def test_a_disk_that_is_full_at_any_call(durability: str, times: int) -> None:
 def _plain(setting: Setting, durability: str, fault: Fault) -> Setting:
     limits = setting.limits.__class__(segment_bytes=2000, min_free_bytes=0)
     return Setting(durability, limits, 14, (50, 300), True, False, fault)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("durability", ["none", "always"])
+def test_a_write_that_ends_after_any_byte(durability: Durability) -> None:
+    """The process died in it, or the machine: the batch is there as a whole or not at all, and the log goes on."""
+    with Machine() as machine:
+        partition = machine.partition(durability)
+        append(partition, b"one", durable=True)
+        before = machine.snapshot()
+        file = machine.system.path / "topics/orders/0/00000000000000000000.log"
+        start = file.stat().st_size
+        append(partition, b"two" * 10, b"three")
+        batch = file.read_bytes()[start:]
+    for size in range(len(batch) + 1):
+        whole = [b"two" * 10, b"three"] if size == len(batch) else []
+        disk = before.disk()
+        disk.file("topics/orders/0/00000000000000000000.log").write(start, batch[:size], 1_000_000)
+        for image in (disk.frozen().after_kill(), disk.frozen().left("all", "all", 0, random.Random(1))):
+            with Machine(image) as after:
+                partition = after.open(durability).topic("orders").partition(0)
+                append(partition, b"next", durable=True)
+                assert values(partition) == [b"one", *whole, b"next"], size
 
 
 @pytest.mark.parametrize("torn", [1, 2])
