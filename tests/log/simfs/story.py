@@ -17,7 +17,7 @@ from mqsdk_log.engine.shared import Durability, Limits
 
 from tests.log.simfs.clock import BASE_MS, Clock
 from tests.log.simfs.fault import Fault
-from tests.log.simfs.system import System
+from tests.log.simfs.system import Death, System
 
 TOPIC, GROUP = "orders", "billing"
 HOUR_MS = 3_600_000
@@ -143,7 +143,7 @@ class Story:
     def _step(self) -> None:
         steps: list[tuple[int, Callable[[], None]]] = [
             (40, self._append), (8, self._append_durably), (9, self._sync), (3, self._seal), (3, self._another), (2, self._wait),
-            (1, self._jump), (2, self._append_large),
+            (1, self._jump), (2, self._append_large), (4, self._die),
         ]  # fmt: skip
         if self._cursor is not None:
             steps += [(16, self._settle), (4, self._sync_cursor), (2, self._own)]
@@ -157,6 +157,8 @@ class Story:
         action()
 
     def _part(self) -> PartitionLog:
+        if not self._parts:
+            self._open()
         return self._chance.choice(self._parts)
 
     def _values(self, count: int) -> tuple[bytes, ...]:
@@ -224,6 +226,36 @@ class Story:
             if self.setting.durability != "none" and not self._parts[0].is_read_only:
                 self.known.tell("durable", self._parts[0].end())
         self._open()
+
+    def _die(self) -> None:
+        """The process is killed in one of the next calls; another one goes on."""
+        part, self._parts = self._part(), []
+        victim = next(log for log in self._logs if log.topic(TOPIC).partition(0) is part)
+        others, self._logs = [log for log in self._logs if log is not victim], [victim]
+        self._parts = [part]
+        self._system.lives_for = self._chance.randint(1, 12)
+        try:
+            while self._system.lives_for:
+                self._guarded(self._chance.choice(self._deadly))
+        except Death:
+            victim._forget()
+        finally:
+            self._system.lives_for = None
+            self._logs, self._parts = others, [log.topic(TOPIC).partition(0) for log in others]
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
+            self._own()
+        self._open()
+
+    @property
+    def _deadly(self) -> list[Callable[[], None]]:
+        found = [self._append, self._append_durably, self._append_large, self._sync, self._seal]
+        if self._cursor is not None:
+            found += [self._settle, self._sync_cursor]
+        if self.setting.delays:
+            found += [self._delay, self._move, self._checkpoint]
+        return found + ([self._remove] if self.setting.retention else [])
 
     def _wait(self) -> None:
         self._clock.waited_s += self._chance.choice((0.2, 1.5, 10))
@@ -296,7 +328,7 @@ class Story:
         """Note what took its place since the last look: what is moved comes at no offset that its publisher was told."""
         if not self.setting.delays:
             return
-        part = self._parts[0]
+        part = self._part()
         reader = part.reader(max(self._seen, part.start()))
         try:
             while found := reader.read(1000, 1 << 24):

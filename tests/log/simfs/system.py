@@ -39,6 +39,10 @@ class _Mapping(mmap.mmap):
         self.close()
 
 
+class Death(BaseException):
+    """The process is gone: no handler for errors runs, and no call is made any more."""
+
+
 class System:
     """Like `os`. Use `installed` to put it under the engine."""
 
@@ -53,6 +57,7 @@ class System:
         self.watch: Callable[[], None] | None = None  # called at every moment, before the call is made or half-way through a write
         self.trace: list[str] | None = None
         self.short_reads = 0.0
+        self.lives_for: int | None = None  # so many calls more until the process dies; 0: it is dead
         self._chance = chance
         self._fds: dict[int, Node] = {}
         self._maps: list[tuple[weakref.ref[_Mapping], File]] = []
@@ -240,7 +245,8 @@ class System:
         _write_files(self.path, image)
 
     def _step(self, call: str, what: str) -> None:
-        """A moment at which the machine may go down, or the call fail."""
+        """A moment at which the machine may go down, the process die, or the call fail."""
+        self._live(f"{call} {what}")
         self.moment += 1
         if self._polled:
             self.poll()
@@ -250,6 +256,15 @@ class System:
             self.watch()
         if self.fault is not None and self.fault.strikes(call):
             self._strike(call, what)
+
+    def _live(self, what: str) -> None:
+        if self.lives_for is None:
+            return
+        if self.lives_for == 1 and self.trace is not None:
+            self.trace.append(f"       x the process is killed in {what}")
+        self.lives_for = max(self.lives_for - 1, 0)
+        if not self.lives_for:
+            raise Death
 
     def _strike(self, call: str, what: str) -> None:
         assert self.fault is not None
@@ -261,6 +276,11 @@ class System:
 
     def _write(self, call: str, fd: int, data: bytes, position: int) -> int:
         node = self._file(fd)
+        if self.lives_for == 1:
+            half = data[: self._chance.randint(0, len(data))]
+            os.pwrite(fd, half, position)
+            node.write(position, half, self.moment)
+        self._live(f"{call} {node.label}")
         self.moment += 1
         if self._polled:
             self.poll()

@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_at_any_call(durability: str, times: int) -> None:
     calls, faults = 0, 1
     while faults:
         fault = Fault(EVERY_CALL, after=calls, times=times, number=errno.ENOSPC)
-        faults = explore(11, crashes=1, images=1, bend=lambda setting: _plain(setting, durability, fault)).faults  # noqa: B023
+        faults = explore(17, crashes=1, images=1, bend=lambda setting: _plain(setting, durability, fault)).faults  # noqa: B023
         calls += 1
     assert calls > 60
 
