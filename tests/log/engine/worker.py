@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import sys
 import time
 from typing import Any
@@ -34,17 +36,37 @@ def append(root: str, name: str, durability: Any, count: str, size: str, appends
     log.close()
 
 
-def steady(root: str, name: str, durability: Any, size: str, segment_bytes: str) -> None:
-    """Append one record after the other until killed; acknowledge each by its number. What is refused is told and tried again."""
+def steady(root: str, name: str, durability: Any, size: str, segment_bytes: str, moment: str) -> None:
+    """Append one record after the other until killed; tell the number of each. moment: after the first one, kill itself before that call."""
     log = Log.open(root, durability=durability, limits=Limits(segment_bytes=int(segment_bytes), min_free_bytes=0))
     partition = log.topic("orders").partition(0)
     number = 0
     while True:
         partition.append(records(name, number, 1, int(size)), timestamp_ms=int(time.time() * 1000))
         say(number)
+        if number == 0 and int(moment):
+            die_before(int(moment))
         number += 1
         if number % 200 == 0:
             time.sleep(0.01)  # so that the others, and who reads it all, get somewhere
+
+
+def die_before(moment: int) -> None:
+    """SIGKILL, as from outside, before the n-th call from now of those between which something may be half done."""
+    calls = 0
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("flock", "pwritev", "pwrite", "ftruncate", "rename", "replace", "sync_data", "sync_dir", "open_new"):
+        setattr(files, name, counted(getattr(files, name)))
 
 
 def share(root: str, name: str, appends: str, sync_s: str) -> None:
