@@ -37,7 +37,7 @@ def append(root: str, name: str, durability: Any, count: str, size: str, appends
 
 
 def steady(root: str, name: str, durability: Any, size: str, segment_bytes: str, moment: str) -> None:
-    """Append one record after the other until killed; tell the number of each. moment: after the first one, kill itself before that call."""
+    """Append one record after the other until killed; tell the number of each. moment: after the first, kill itself before that call."""
     log = Log.open(root, durability=durability, limits=Limits(segment_bytes=int(segment_bytes), min_free_bytes=0))
     partition = log.topic("orders").partition(0)
     number = 0
