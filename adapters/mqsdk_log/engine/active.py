@@ -30,7 +30,7 @@ class ActiveSegment:
         self._lock_fd = -1
         try:
             self._lock_fd = files.open_create("lock", self._directory)
-            self._commit = GroupCommit(self._directory, self._words, self._tag, self._what)
+            self._commit = GroupCommit(self._directory, self._words, self._tag, self._what, shared.sync_name)
         except BaseException:
             files.close_all((self._lock_fd, self._directory))
             raise
@@ -55,9 +55,13 @@ class ActiveSegment:
         return bool(self._words[state.FLAGS] & state.FAILED) and self._words[state.TAG] == self._tag
 
     def _take_back(self, end: int, error: OSError | None) -> NoReturn:
-        """Remove what a failed write left behind and raise what happened. Always raises."""
+        """Remove what a failed write left behind and raise what happened. Always raises.
+
+        The cut is synced, or a power loss would bring it back: records that were refused, or damage at the end of a segment.
+        """
         try:
             files.ftruncate(self._fd, end)
+            self._sync_cut()
         except OSError as second:
             raise SyncFailed(f"{self._what}: a failed write could not be taken back; the records may be stored") from second
         self._index_cut(end)
@@ -65,6 +69,13 @@ class ActiveSegment:
             raise DiskFull(f"{self._what}: no room for the records; nothing was written. Free some space") from error
         code = errno.errorcode.get(error.errno or 0, "unknown")
         raise WriteFailed(f"{self._what}: the write failed ({code}); nothing was written") from error
+
+    def _sync_cut(self) -> None:
+        try:
+            files.sync_data(self._fd)
+        except OSError:
+            self._words[state.FLAGS] |= state.FAILED  # what was appended before is in the same file
+            raise
 
     def _settle(self) -> tuple[int, int]:
         """(end, next) of the true tail, recovering when slot and files disagree; opens the active segment."""

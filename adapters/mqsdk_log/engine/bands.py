@@ -53,7 +53,6 @@ class Bands:
             if self._directory < 0:
                 if create:
                     files.make_dir(DIRECTORY, self._topic_directory)
-                    files.sync_dir(self._topic_directory)
                 with suppress(FileNotFoundError):
                     self._directory = files.open_dir(DIRECTORY, self._topic_directory)
             return self._directory
@@ -87,6 +86,7 @@ class Bands:
     def _make(self, directory: int, name: str) -> None:
         if name in files.names(directory):
             return
+        files.sync_dir(self._topic_directory)  # the folder of the bands: whoever made it may have died before it was on the medium
         try:
             self._create(directory, name)
         except OSError as error:

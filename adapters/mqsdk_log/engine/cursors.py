@@ -1,7 +1,9 @@
 """Progress of one group in one topic: two slots of 4,096 bytes per partition, in a memory-mapped file that is fully allocated.
 
-A store fills the slot that is *not* the newest, so a crash or a torn page costs the last store and nothing else. The owner's epoch
-stands in the slot and is compared, under the file's own lock, at every store: whoever lost a partition cannot move its progress any more.
+A store fills the slot that is *not* the newest, so a process that dies in it costs that store and nothing else. A machine that goes down
+may leave a page torn: then the other slot counts, as of the last sync or a store before it. Both torn is told, never believed. The owner's
+epoch stands in the slot and is compared, under the file's own lock, at every store: whoever lost a partition cannot move its progress any
+more.
 
 File: one header page, then region A, then region B, one slot per partition and region (the two copies lie on different pages).
 
@@ -16,7 +18,6 @@ into the next generation, and all go on there. Every store looks at that word af
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -142,7 +143,7 @@ class CursorFile:
         """
         self.marked = False  # before the sync: a later store marks again
         with suppress(FileNotFoundError):  # the group was deleted
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = files.open_write(self.path)
             try:
                 files.sync_data(fd)
             finally:
@@ -254,7 +255,7 @@ class CursorFile:
     def _open_generation(self, number: int) -> None:
         path = _generation_path(self._path, number)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = files.open_write(path)
         except FileNotFoundError:
             raise NoSuchGroup(f"the group has no progress in topic `{self._path.name}`") from None
         try:

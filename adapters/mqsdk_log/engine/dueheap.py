@@ -10,7 +10,6 @@ of its batch in its segment, a hint like the rest: whoever follows it checks wha
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -76,7 +75,7 @@ class DueHeap:
 
     def _map(self) -> None:
         size = files.size_of(self._fd) // 8 * 8
-        self._mapped = mmap.mmap(self._fd, size)
+        self._mapped = files.map_shared(self._fd, size)
         self._view = memoryview(self._mapped)
         self._words: Any = self._view.cast("Q")
         self._capacity = (size - HEAD) // _ENTRY

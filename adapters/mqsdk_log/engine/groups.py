@@ -179,7 +179,7 @@ class Group:
 
     def _make_directories(self) -> None:
         for name in ("members", "leases", "cursors"):
-            (self._directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_dirs(self._directory / name)
 
     def _remove_directory(self) -> None:
         """Only when nothing of it is in use: rmdir refuses a directory that somebody filled again."""

@@ -128,6 +128,7 @@ class Log:
                 if twin is not None:
                     raise TopicExists(f"topic {name} differs from the existing {twin} in case only; use that name or another")
                 self._sweep()
+                files.sync_dir(self._directory)  # the folder of topics: whoever made it may have died before it was on the medium
                 topic.create(self._topics_directory, name, partitions, self.durability)
         return self.topic(name, deadline)
 

@@ -291,6 +291,7 @@ class PartitionLog(ActiveSegment):
         for one in doomed:  # the start is told first: who comes now finds it, who is reading has the file open
             files.unlink(segment.index_name(one), self._directory)
             files.unlink(segment.file_name(one), self._directory)
+            files.sync_dir(self._directory)  # one by one: a power loss must not leave a hole, for what stands behind one is cut
         return len(doomed)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------

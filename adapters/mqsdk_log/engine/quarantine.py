@@ -28,6 +28,7 @@ def sync(directory: int, base: int) -> None:
 
 def _open_quarantine(directory: int) -> int:
     files.make_dir(QUARANTINE, directory)
+    files.sync_dir(directory)
     return files.open_dir(QUARANTINE, directory)
 
 
@@ -43,6 +44,7 @@ def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
                 files.write_all(copy, data, at - position)
                 at += len(data)
             files.sync_data(copy)
+            files.sync_dir(keep)
         finally:
             files.close(copy)
     finally:
@@ -57,6 +59,7 @@ def set_aside(directory: int, base: int) -> None:
     try:
         files.rename(segment.file_name(base), segment.file_name(base), directory, keep)
         files.unlink(segment.index_name(base), directory)
+        files.sync_dir(keep)
         files.sync_dir(directory)
     finally:
         files.close(keep)

@@ -154,6 +154,9 @@ class Reader(Generic[R]):
             except CorruptBatch:
                 # Another CPU's store may be on its way; only damage is still there after a look under the writers' lock.
                 if attempt == 3:
+                    if self._ends_here(active):
+                        self._at = limit
+                        break
                     raise self._damage(limit, bound) from None
                 time.sleep(0.001)
             else:
@@ -216,6 +219,10 @@ class Reader(Generic[R]):
 
     def _shared_lock(self) -> Any:
         return _SharedLock(self._directory)
+
+    def _ends_here(self, active: int) -> bool:
+        """Whether the next segment goes on with the very next offset: what stands behind the last batch was refused to its publisher."""
+        return self._header.base_offset != active and self._next == self._dense and self._next in segment.bases(self._directory)
 
     def _damage(self, limit: int, bound: int) -> CorruptRange:
         """What to tell the consumer: from the next offset to the next good batch, of this segment or a later one."""

@@ -104,6 +104,7 @@ def _drop_orphans(site: Site, active: int) -> None:
                 files.close(fd)
             if empty:
                 files.unlink(segment.file_name(base), site.directory)
+    files.sync_dir(site.directory)  # before anything is appended: after a power loss it would stand in the middle of what was
 
 
 def _reaches(site: Site, fd: int, header: SegmentHeader, end: int, next_offset: int) -> bool:

@@ -63,7 +63,7 @@ def _make_marker(directory: int) -> str:
     fd = files.open_new(temporary, directory)
     try:
         files.write_all(fd, text.encode(), 0)
-        os.fsync(fd)
+        files.sync_file(fd)
         files.link(temporary, MARKER, directory)
         files.sync_dir(directory)
     except FileExistsError:

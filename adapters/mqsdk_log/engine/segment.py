@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,7 +38,7 @@ def holding(found: list[int], offset: int) -> int | None:
 
 def create(directory: int, base: int, topic_uuid: bytes, partition: int, *, durable: bool, flags: int = 0) -> SegmentHeader:
     """Make an empty segment under a temporary name, then rename it: a segment never exists without its header."""
-    header = SegmentHeader(int.from_bytes(os.urandom(4), "little"), base, int(time.time() * 1000), topic_uuid, partition, flags)
+    header = SegmentHeader(int.from_bytes(files.random_bytes(4), "little"), base, int(time.time() * 1000), topic_uuid, partition, flags)
     files.replace(file_name(base), fmt.encode_segment_header(header), directory, durable=durable)
     return header
 

@@ -35,7 +35,8 @@ class Limits:
 class Shared:
     """One open topic. floor(partition): lowest next offset that recovery may give out, from the groups' progress.
 
-    bands: where delayed records wait; None in a band.
+    bands: where delayed records wait; None in a band. sync_name: has the topic's name survive a power loss; for the first sync of each
+    partition, because whoever made the topic may have died before he saw to it.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Shared:
     floor: Callable[[int], int]
     report: Callable[[str], None]
     bands: Bands | None
+    sync_name: Callable[[], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
@@ -92,23 +91,23 @@ def map_file(fd: int, path: Path) -> tuple[mmap.mmap, int]:
     size = files.size_of(fd)
     if partitions < 1 or size != PAGE * (1 + 2 * partitions):
         raise CursorDamaged("the progress file's size does not fit its number of partitions", path)
-    return mmap.mmap(fd, size), partitions
+    return files.map_shared(fd, size), partitions
 
 
 def create(path: Path, cursors: Sequence[Cursor]) -> bool:
-    """Make a file that appears complete or not at all, one slot per cursor. False when the name was taken already."""
+    """Make a file that appears complete or not at all, both slots of a partition with its cursor. False when the name was taken already."""
     directory = files.open_dir(path.parent)
-    temporary = f"~{os.urandom(8).hex()}.tmp"
+    temporary = files.temporary_name("~")
     size = PAGE * (1 + 2 * len(cursors))
     try:
         fd = files.open_new(temporary, directory)
         try:
             files.allocate(fd, size)
-            with mmap.mmap(fd, size) as mapped:
+            with files.map_shared(fd, size) as mapped:
                 mapped[: _HEADER.size] = _HEADER.pack(MAGIC, VERSION, len(cursors), 0)
-                for partition, cursor in enumerate(cursors):
-                    fill(mapped, PAGE * (1 + partition), cursor)
-            os.fsync(fd)
+                for number, cursor in enumerate([*cursors, *cursors]):  # both regions, so that a torn page always leaves one
+                    fill(mapped, PAGE * (1 + number), cursor)
+            files.sync_file(fd)
             files.link(temporary, path.name, directory)
             files.sync_dir(directory)
         finally:

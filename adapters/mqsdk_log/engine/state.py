@@ -9,8 +9,6 @@ Page 0: magic, version, partition count, boot tag, topic generation; bytes 512 t
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 import zlib
 from typing import Any
 
@@ -39,8 +37,8 @@ Words = Any  # memoryview of u64; typed loosely, because typeshed's memoryview i
 
 def tag_of(fd: int) -> int:
     """Boot tag: hash of the boot and of this very file, so that neither a reboot nor a copied directory is believed. Never 0."""
-    found = os.fstat(fd)
-    text = f"{files.boot_identity()} {found.st_dev} {found.st_ino}".encode()
+    device, inode = files.identity(fd)
+    text = f"{files.boot_identity()} {device} {inode}".encode()
     return zlib.crc32(text) << 32 | zlib.crc32(text, 0x6D71) | 1
 
 
@@ -71,7 +69,7 @@ class StatePage:
 
     def __init__(self, fd: int, partitions: int) -> None:
         self.tag = tag_of(fd)
-        self.map = mmap.mmap(fd, size_for(partitions))
+        self.map = files.map_shared(fd, size_for(partitions))
         self._view = memoryview(self.map)
         self.words: Words = self._view.cast("Q")
         self.partitions = partitions

@@ -7,6 +7,7 @@ import threading
 import uuid as uuids
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ def create(topics: int, name: str, partitions: int, durability: Durability) -> N
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ValueError(f"partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
     temporary = files.temporary_name(".new")
+    try:
+        _fill(topics, temporary, partitions, durability)
+        files.rename(temporary, name, topics)
+    except OSError:
+        with suppress(OSError):  # who tries again on a full disk must not fill it with what he began
+            files.remove_tree(temporary, topics)
+        raise
+    files.sync_dir(topics)
+
+
+def _fill(topics: int, temporary: str, partitions: int, durability: Durability) -> None:
     files.make_dir(temporary, topics)
     directory = files.open_dir(temporary, topics)
     try:
@@ -41,8 +53,6 @@ def create(topics: int, name: str, partitions: int, durability: Durability) -> N
         files.sync_dir(directory)
     finally:
         files.close(directory)
-    files.rename(temporary, name, topics)
-    files.sync_dir(topics)
 
 
 def read_settings(directory: int, name: str) -> tuple[bytes, int]:
@@ -102,9 +112,10 @@ class Topic:
         self.bands = None if of else Bands(self._directory, self._create_band, self._open_band)
         self._shared = Shared(
             self.name, self.uuid, self._directory, self._page, rules.durability, rules.limits, rules.syncer, self._wakers,
-            lambda number: rules.floor(name, number), rules.report, self.bands,
+            lambda number: rules.floor(name, number), rules.report, self.bands, lambda: self._sync_name(topics),
         )  # fmt: skip
         self._mutex: Any = threading.Lock()
+        self._named = False
         self._partitions: dict[int, PartitionLog] = {}
         self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
 
@@ -123,6 +134,11 @@ class Topic:
             if number not in self._partitions:
                 self._partitions[number] = PartitionLog(self._shared, number)
             return self._partitions[number]
+
+    def _sync_name(self, topics: int) -> None:
+        if not self._named:
+            files.sync_dir(topics)
+            self._named = True
 
     def _create_band(self, directory: int, name: str) -> None:
         create(directory, name, self.partition_count, self.durability)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import sys
 import time
 from typing import Any
 
+from mqsdk_log.engine import files
 from mqsdk_log.engine.errors import DiskFull, LogError
 from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.shared import Limits
@@ -31,6 +34,75 @@ def append(root: str, name: str, durability: Any, count: str, size: str, appends
         number, done = number + int(count), done + 1
         say(base, number - 1)
     log.close()
+
+
+def steady(root: str, name: str, durability: Any, size: str, segment_bytes: str, moment: str) -> None:
+    """Append one record after the other until killed; tell the number of each. moment: after the first, kill itself before that call."""
+    log = Log.open(root, durability=durability, limits=Limits(segment_bytes=int(segment_bytes), min_free_bytes=0))
+    partition = log.topic("orders").partition(0)
+    number = 0
+    while True:
+        partition.append(records(name, number, 1, int(size)), timestamp_ms=int(time.time() * 1000))
+        say(number)
+        if number == 0 and int(moment):
+            die_before(int(moment))
+        number += 1
+        if number % 200 == 0:
+            time.sleep(0.01)  # so that the others, and who reads it all, get somewhere
+
+
+def die_before(moment: int) -> None:
+    """SIGKILL, as from outside, before the n-th call from now of those between which something may be half done."""
+    calls = 0
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("flock", "pwritev", "pwrite", "ftruncate", "rename", "replace", "sync_data", "sync_dir", "open_new"):
+        setattr(files, name, counted(getattr(files, name)))
+
+
+def share(root: str, name: str, appends: str, sync_s: str) -> None:
+    """Append with `always` on a disk whose sync takes `sync_s`; tell how many syncs this process made. Begins when stdin says so."""
+    real, calls = files.sync_data, 0
+
+    def slow(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(float(sync_s))
+        real(fd)
+
+    log = Log.open(root, durability="always", limits=Limits(min_free_bytes=0))
+    partition = log.topic("orders").partition(0)
+    partition.ensure_valid()
+    files.sync_data = slow
+    say("ready")
+    sys.stdin.readline()
+    for number in range(int(appends)):
+        partition.append(records(name, number, 1, 100), timestamp_ms=1)
+    say("syncs", calls)
+    log.close()
+
+
+def stubborn(root: str, durability: Any, appends: str) -> None:
+    """Append so many records, whatever becomes of them; each line says which and how: stored, or the error."""
+    log = Log.open(root, durability=durability, limits=Limits(segment_bytes=20_000, min_free_bytes=0))
+    partition = log.topic("orders").partition(0)
+    for number in range(int(appends)):
+        try:
+            partition.append(records("s", number, 1, 500), timestamp_ms=1)
+            say(number, "stored")
+        except LogError as error:
+            say(number, type(error).__name__)
+        except OSError as error:
+            say(number, "OSError", error.errno)
 
 
 def delay(root: str, name: str, durability: Any) -> None:
@@ -98,7 +170,10 @@ def sleeper(root: str, count: str) -> None:
 
 
 def main() -> None:
-    programs = {"append": append, "delay": delay, "hold": hold, "full": full, "sleeper": sleeper}
+    programs = {
+        "append": append, "delay": delay, "full": full, "hold": hold, "share": share, "sleeper": sleeper, "steady": steady,
+        "stubborn": stubborn,
+    }  # fmt: skip
     try:
         programs[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
     except LogError as error:
