@@ -54,6 +54,13 @@ def translate(error: Exception, cluster: str, path: str = "") -> Exception:
         return StateError(
             str(error), where=f"cluster {cluster} ({KIND})", state="stale" if isinstance(error, engine.StaleHandle) else "closed"
         )
+    if isinstance(error, engine.InUse):
+        fix = (
+            "stop the applications that use it first"
+            if error.pids
+            else "look for its processes with `mqsdk ps`; on other hosts and in containers too"
+        )
+        return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")
     if isinstance(error, GroupBusy):
         fix = "stop its consumers first; members: " + ", ".join(f"{member.host}:{member.pid}" for member in error.members)
         return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")

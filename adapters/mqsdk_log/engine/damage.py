@@ -15,9 +15,11 @@ def load(directory: int) -> dict[str, list[list[int]]]:
     """Partition number as text -> [[start, stop], ...]; empty when there is no file or it cannot be read."""
     try:
         found = json.loads(files.read_all(NAME, directory))
-    except (FileNotFoundError, ValueError):
+        if all(isinstance(low, int) and isinstance(high, int) for ranges in found.values() for low, high in ranges):
+            return {str(partition): [list(pair) for pair in ranges] for partition, ranges in found.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {}
 
 
 def record(directory: int, partition: int, start: int, stop: int) -> None:

@@ -121,6 +121,16 @@ class Delays:
         with self._exclusive(None) as heap:
             return 0 if heap is None else len(heap)
 
+    def reindex(self, deadline: float | None = None) -> tuple[int, bool]:
+        """Make the heap anew from the bands. (entries in it, whether it held the same before). LockTimeout."""
+        with self._exclusive(deadline) as heap:
+            if heap is None:
+                return 0, True
+            before = heap.digest()
+            self._rebuild(heap)
+            self._words[state.DUE] = heap.first_ms()
+            return len(heap), heap.digest() == before
+
     def floor(self, number: int) -> int:
         """Recovery of a band gives out no offset below it: a record that was moved and then lost there had a higher one."""
         return self._floors.get(number, 0)
