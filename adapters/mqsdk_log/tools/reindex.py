@@ -123,15 +123,20 @@ def _active(view: PartitionView, base: int, fd: int, salt: int) -> array[int]:
                 return index.rebuild(view.directory, base, fd, salt, files.size_of(fd))
             start = max(done, SEGMENT_HEADER_SIZE)
             entries += index.entries_of(base, fd, salt, start, tail.end, entries[-1] & 0xFFFFFFFF if entries else 0)
-            place = files.open_create(segment.index_name(base), view.directory)
-            try:
-                files.ftruncate(place, 0)
-                files.write_all(place, entries.tobytes(), 0)
-            finally:
-                files.close(place)
+            if entries or view.size_of(segment.index_name(base)):
+                _store_in_place(view, base, entries)
     finally:
         files.close(lock)
     return entries
+
+
+def _store_in_place(view: PartitionView, base: int, entries: array[int]) -> None:
+    place = files.open_create(segment.index_name(base), view.directory)
+    try:
+        files.ftruncate(place, 0)
+        files.write_all(place, entries.tobytes(), 0)
+    finally:
+        files.close(place)
 
 
 def proven(view: PartitionView, base: int, fd: int, salt: int, entries: array[int]) -> str:

@@ -24,7 +24,7 @@ def plan(call: Call) -> Plan:
     with target.opened() as root:
         target.chosen(root, name)
         findings = _found(root, name, number, call.advance)
-    steps = [step for finding in findings if (step := _step(root, finding))]
+        steps = [step for finding in findings if (step := _step(root, finding))]
     return Plan(steps, lambda advance: _apply(target, name, number, bool(steps), advance), wrong=bool(steps))
 
 

@@ -18,7 +18,7 @@ from mqsdk_log.tools.walk import Course, Flaw
 REPAIR, REINDEX = "mqsdk log repair", "mqsdk log reindex"
 MARK_ANEW = "write the durable mark anew"
 WRONG = ("damage", "order", "failed", "hint", "unsupported")  # what makes the log not clean; everything else is told and harmless
-_LOOKS, _PAUSE_S = 3, 0.02  # what a live writer is just changing looks wrong once, not three times
+LOOKS, PAUSE_S = 3, 0.02  # what a live writer is just changing looks wrong once, not three times
 
 
 class Finding(NamedTuple):
@@ -222,12 +222,12 @@ def _tail(view: PartitionView, tail: Tail | None) -> list[Finding]:
 def _behind(view: PartitionView, tail: Tail) -> Flaw | None:
     """Bytes behind the published end that stay there: a writer died in the middle. One at work changes them between two looks."""
     last: tuple[int, int] | None = None
-    for _ in range(_LOOKS):
+    for _ in range(LOOKS):
         size = view.size(tail.segment)
         if size <= tail.end or (last is not None and last != (tail.end, size)):
             return None
         last = tail.end, size
-        time.sleep(_PAUSE_S)
+        time.sleep(PAUSE_S)
         now = view.tail()
         if now is None or now.segment != tail.segment:
             return None
@@ -237,12 +237,12 @@ def _behind(view: PartitionView, tail: Tail) -> Flaw | None:
 
 def _checkpoint(view: PartitionView, end: int) -> list[Finding]:
     bad, last = 0, -1
-    for _ in range(_LOOKS):
+    for _ in range(LOOKS):
         copies, bad = checkpoint.copies(view.directory)
         last = max((mark.offset for mark in copies), default=-1)
         if not bad:
             break
-        time.sleep(_PAUSE_S)
+        time.sleep(PAUSE_S)
     found = []
     if bad:
         what = f"{bad} of 2 copies of the durable mark fail their checksum"
@@ -257,9 +257,9 @@ def _indexes(view: PartitionView, bases: list[int], entries: dict[int, Any], tor
     found = []
     for base in bases:
         problem = ""
-        for look in range(_LOOKS):
+        for look in range(LOOKS):
             if look:
-                time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)
                 entries[base] = index.load(view.directory, base)
             known = [entry for entry in entries.get(base, ()) if entry & 0xFFFFFFFF < torn.get(base, 1 << 32)]
             if not (problem := index_problem(view, base, known)):
