@@ -6,6 +6,7 @@ import json
 import time
 
 from . import files
+from .errors import UNEXPECTED
 
 NAME = "damage.json"
 _PATIENCE_S = 5.0  # held for one small write; the caller holds the partition lock meanwhile
@@ -17,7 +18,7 @@ def load(directory: int) -> dict[str, list[list[int]]]:
         found = json.loads(files.read_all(NAME, directory))
         if all(isinstance(low, int) and isinstance(high, int) for ranges in found.values() for low, high in ranges):
             return {str(partition): [list(pair) for pair in ranges] for partition, ranges in found.items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, *UNEXPECTED):
         return {}
     return {}
 

@@ -15,6 +15,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+# What reading a JSON file may raise that holds something else than expected: nested too deep and infinite numbers included.
+UNEXPECTED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 class LogError(Exception):
     """Base of everything that the engine raises on purpose."""

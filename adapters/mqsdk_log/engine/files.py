@@ -187,6 +187,12 @@ def read_all(name: str, at: int, limit: int = 1 << 24) -> bytes:
         os.close(fd)
 
 
+def read_path(path: Path, limit: int = 1 << 24) -> bytes:
+    """As `read_all`, for a file that is not below a directory that is held open."""
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
 def write_all(fd: int, data: bytes, position: int) -> None:
     view = memoryview(data)
     while view:

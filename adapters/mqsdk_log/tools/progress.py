@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mqsdk_log.engine import assignment, files, groups, members, slots
-from mqsdk_log.engine.errors import LogError, UnsupportedVersion
+from mqsdk_log.engine.errors import UNEXPECTED, LogError, UnsupportedVersion
 from mqsdk_log.engine.slots import PAGE, SUPERSEDED_AT, Cursor, CursorDamaged, word_at
 
 
@@ -103,7 +103,7 @@ def _copies(data: mmap.mmap, at: int, apart: int) -> Copies:
 
 
 def _owners(directory: Path, topic: str) -> dict[int, str]:
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with suppress(OSError, *UNEXPECTED):
         assigned = assignment.load(directory / "assign.json").owners.get(topic, {})
         about = {member: members.describe(directory / "members", member) for member in set(assigned.values())}
         return {number: f"{about[member].host}:{about[member].pid}" for number, member in assigned.items() if about[member].pid}
@@ -113,12 +113,12 @@ def _owners(directory: Path, topic: str) -> dict[int, str]:
 def damage_problem(path: Path) -> str:
     """What is wrong with a damage.json, "" when nothing is."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(files.read_path(path))
         ranges = [pair for given in found.values() for pair in given]
         if not all(number.isdecimal() for number in found) or not all(0 <= low < high for low, high in ranges):
             return "it names no ranges of offsets"
     except FileNotFoundError:
         return ""
-    except (ValueError, TypeError, AttributeError):
+    except UNEXPECTED:
         return "it cannot be read"
     return ""

@@ -54,7 +54,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Verdict:
-    """Of one partition of a topic or of a band."""
+    """Of one partition of a topic or of a band. is_cold: its slot of the state page is not of this boot and place."""
 
     topic: str
     partition: int
@@ -62,6 +62,7 @@ class Verdict:
     start: int
     end: int
     course: Course
+    is_cold: bool
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -138,10 +139,18 @@ def topic(root: Root, name: str, advance: walk.Advance) -> tuple[list[Verdict], 
                     findings += _partition(one, number, verdicts, advance)
             findings += _groups(root, view, verdicts)
             findings += _marks(view)
+            findings += _cold(verdicts)
             return verdicts, findings
     except (BadRoot, UnsupportedVersion) as error:
         kind = "unsupported" if isinstance(error, UnsupportedVersion) else "damage"
         return [], [Finding(name, None, kind, str(error))]
+
+
+def _cold(verdicts: list[Verdict]) -> list[Finding]:
+    """A note per topic after a reboot or in a copy."""
+    what = "not opened since the boot, or a copy: the next append looks at the files from the durable mark on"
+    names = {one.topic: sum(other.is_cold for other in verdicts if other.topic == one.topic) for one in verdicts if one.is_cold}
+    return [Finding(name, None, "note", f"{count} partitions: {what}") for name, count in names.items()]
 
 
 def _partition(topic: TopicView, number: int, verdicts: list[Verdict], advance: walk.Advance) -> list[Finding]:
@@ -160,7 +169,7 @@ def partition(view: PartitionView, advance: walk.Advance) -> Verdict:
     bases = view.bases(tail)
     course = walk.through(view, tail, bases, advance)
     end = tail.next_offset if tail is not None else course.expected
-    verdict = Verdict(view.topic.name, view.number, len(bases), bases[0] if bases else end, end, course)
+    verdict = Verdict(view.topic.name, view.number, len(bases), bases[0] if bases else end, end, course, tail is None and bool(bases))
     add = verdict.findings.append
     known = view.topic.lost().get(view.number, [])
     for flaw in course.flaws:
@@ -205,10 +214,7 @@ def _of_topic(view: TopicView) -> list[Finding]:
 
 def _tail(view: PartitionView, tail: Tail | None) -> list[Finding]:
     found: list[Finding] = []
-    if tail is None and view.bases(None):
-        what = "the state page is not of this boot and place: the next append looks at the files from the durable mark on"
-        found.append(Finding(view.topic.name, view.number, "note", what))
-    elif tail is not None and tail.failed:
+    if tail is not None and tail.failed:
         what = "read-only: a sync failed in this boot, what came after the durable mark may not be on the medium"
         found.append(Finding(view.topic.name, view.number, "failed", what, f"{REPAIR} {_folder(view)}"))
     if tail is not None and (more := _behind(view, tail)) is not None:

@@ -216,6 +216,7 @@ def test_who_has_a_root_alone_keeps_others_out_and_is_named(place: Any, monkeypa
         Log.open(place.path, alone=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_process_that_has_it_open_is_named_by_its_pid(place: Any) -> None:
     place.fill()
     place.close()
@@ -238,6 +239,7 @@ def test_a_process_that_has_it_open_is_named_by_its_pid(place: Any) -> None:
     Log.open(place.path, alone=True).close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_keep_the_log_open_for_its_parent(place: Any) -> None:
     place.fill()
     ready, told = os.pipe()
