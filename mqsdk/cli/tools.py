@@ -14,7 +14,7 @@ from mqsdk.cli.exits import DONE, FOUND, REFUSED
 from mqsdk.cli.output import Column, bytes_text, printable, seconds_text, text_of, time_text
 from mqsdk.cli.session import Command, Family, Session, pass_session
 from mqsdk.errors import ConfigError
-from mqsdk.spi.tools import Advance, Call, Field, Line, Parameter, Plan, Report, Tool, Toolbox
+from mqsdk.spi.tools import Advance, Call, Field, Line, Parameter, Plan, Remark, Report, Tool, Toolbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,9 +134,17 @@ def _shown(session: Session, report: Report) -> int:
             if number:
                 out.write("")
             out.show(table.name, table.rows, [_column(one) for one in table.fields], table.empty)
+        for remark in report.remarks:
+            _say(session, remark)
         if report.facts:
             out.fields({name.replace("_", " "): value for name, value in report.facts.items()})
     return REFUSED if report.refused else FOUND if report.wrong else DONE
+
+
+def _say(session: Session, remark: Remark) -> None:
+    session.out.write(f"  {remark.kind:8} {printable(remark.where)}: {printable(remark.what)}")
+    if remark.fix:
+        session.out.write(f"           fix: {printable(remark.fix)}")
 
 
 def _streamed(session: Session, lines: Iterable[Line]) -> bool:

@@ -88,13 +88,24 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that people should read: its kind in a word, where it is, what it is, what to do about it. JSON has it from a table."""
+
+    kind: str
+    where: str
+    what: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a tool found or did. facts: single values, shown after the tables. lines: in place of both, one by one.
+    """What a tool found or did. remarks, facts: shown after the tables. lines: in place of all of them, one by one.
 
     wrong: something is not right, exit code 1. refused: it cannot be judged by this version, exit code 5.
     """
 
     tables: Sequence[Table] = ()
+    remarks: Sequence[Remark] = ()
     facts: Row = field(default_factory=dict)
     lines: Iterable[Line] | None = None
     wrong: bool = False

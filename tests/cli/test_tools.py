@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mqsdk.cli.main import cli
 from mqsdk.runtime import plugins
 from mqsdk.spi import StateError, hookimpl
-from mqsdk.spi.tools import Call, Field, Line, NotThere, Parameter, Plan, Report, Table, Tool, Toolbox
+from mqsdk.spi.tools import Call, Field, Line, NotThere, Parameter, Plan, Remark, Report, Table, Tool, Toolbox
 from tests.cli.harness import Result
 
 
@@ -22,7 +22,8 @@ def look(call: Call) -> Report:
     facts = {"cluster": call.cluster, "path": call.options.get("path")}
     rows = [{"name": name, "value": str(value), "size": 2048} for name, value in sorted(call.values.items())]
     table = Table("values", rows, [Field("name"), Field("value"), Field("size", True, "bytes")], "no values")
-    return Report([table, Table("more", [{"x": 1}], ())], facts, wrong=call.values["wrong"])
+    remarks = [Remark("note", "reel 1", "it is long", "cut it")]
+    return Report([table, Table("more", [{"x": 1}], ())], remarks, facts, wrong=call.values["wrong"])
 
 
 def stream(call: Call) -> Report:
@@ -93,6 +94,7 @@ def test_what_is_given_reaches_the_tool_and_what_it_answers_is_shown() -> None:
     text = mqsdk("tape", "look", "orders", "--reel", "r1").out
     assert "2.0 KiB" in text
     assert "\n\nx" not in text
+    assert "  note     reel 1: it is long\n           fix: cut it\n" in text
 
 
 def test_a_place_is_a_position_or_a_time() -> None:

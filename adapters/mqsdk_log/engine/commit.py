@@ -17,7 +17,7 @@ from .checkpoint import Mark
 from .errors import LockTimeout, SyncFailed, SyncLater
 
 CHECKPOINT_S = 1.0
-READ_ONLY = "look at the disk, then reboot: the first start after it checks what is stored"
+READ_ONLY = "look at the disk, then `mqsdk log repair`, or reboot: the first start after it checks what is stored"
 
 
 class _Waiter:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from mqsdk.spi.tools import Call, Field, Report, Table
-from mqsdk_log.engine import dueheap, files
+from mqsdk_log.engine import dueheap, files, segment
 from mqsdk_log.engine.quarantine import QUARANTINE
 from mqsdk_log.tools import progress
 from mqsdk_log.tools.survey import PartitionView, Root, Tail, TopicView
@@ -30,7 +30,7 @@ def ls(call: Call) -> Report:
                 topics.append(_topic(view, partitions))
                 groups += _groups(root, view, partitions)
         facts = {"root": str(root.path), "format": root.format}
-        return Report((_topics_table(topics), _groups_table(_summed(groups))), facts)
+        return Report((_topics_table(topics), _groups_table(_summed(groups))), facts=facts)
 
 
 def _one(root: Root, name: str) -> Report:
@@ -47,14 +47,14 @@ def _one(root: Root, name: str) -> Report:
         Table("lost", lost, lost_fields),
     ]
     facts = {"topic": name, "durability": view.durability, "keep_s": view.retention_s, "uuid": view.uuid.hex()}
-    return Report(tables, facts)
+    return Report(tables, facts=facts)
 
 
 # --- topics --------------------------------------------------------------------------------------------------------------------------
 
 
 def _topic(view: TopicView, partitions: list[Row]) -> Row:
-    states = sorted({row["state"] for row in partitions if row["state"] != "ok"})
+    states = sorted({row["state"] for row in partitions if row["state"] not in ("ok", "unused")})
     ages = [row["age"] for row in partitions if row["age"] is not None]
     return {
         "topic": view.name,
@@ -112,7 +112,9 @@ def _state(view: PartitionView, tail: Tail | None) -> str:
         return "read-only"
     if view.number in view.topic.lost():
         return "records lost"
-    return "ok" if tail is not None else "not opened since boot"
+    if tail is not None:
+        return "ok"
+    return "not opened since boot" if segment.bases(view.directory) else "unused"
 
 
 def _waiting(view: PartitionView) -> int | None:

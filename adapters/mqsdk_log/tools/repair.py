@@ -83,9 +83,8 @@ def _apply(target: Target, name: str, number: int | None, needed: bool, tell: Te
                     for one in (topic, *_bands(topic)):
                         _mend(views[one.name], one, part, gauge, done)
         left = [one for one in _found(root, name, number, tell) if one.kind in verify.WRONG]
-    rows = [one.row for one in left]
-    fields = [Field("partition", True), Field("kind"), Field("what"), Field("fix")]
-    return Report((_table(done, "nothing was to be done"), Table("left", rows, fields)), wrong=bool(left))
+    tables = (_table(done, "nothing was to be done"), Table("left", [one.row for one in left], ()))
+    return Report(tables, [one.remark for one in left], wrong=bool(left))
 
 
 def _alone(target: Target, durability: str) -> Log:

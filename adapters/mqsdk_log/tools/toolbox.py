@@ -27,16 +27,16 @@ def verified(call: Call) -> Report:
     facts = {
         "records": sum(one.course.records for one in verdicts),
         "problems": len(wrong),
-        "lost": sum(one.flaw.stop - one.flaw.start for one in wrong if one.kind == "damage" and one.flaw is not None),
+        "lost": sum(one.lost for one in findings),
     }
     numbers = [Field(key, True) for key in ("partitions", "segments", "records", "repeats", "problems")]
-    places = [Field(key, True) for key in ("partition", "segment", "position", "start", "stop")]
     tables = (
         Table("topics", verify.summed(verdicts, findings), [Field("topic"), *numbers], "there are no topics"),
         Table("partitions", [one.row for one in verdicts], ()),
-        Table("findings", [one.row for one in findings], [Field("topic"), *places, Field("kind"), Field("what"), Field("fix")]),
+        Table("findings", [one.row for one in findings], ()),
     )
-    return Report(tables, facts, wrong=bool(wrong), refused=any(one.kind == "unsupported" for one in wrong))
+    remarks = [one.remark for one in findings]
+    return Report(tables, remarks, facts, wrong=bool(wrong), refused=any(one.kind == "unsupported" for one in wrong))
 
 
 def upgraded(call: Call) -> Plan:

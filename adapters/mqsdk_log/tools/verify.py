@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mqsdk.spi.tools import Remark
 from mqsdk_log.engine import checkpoint, damage, files, index, segment
 from mqsdk_log.engine import format as fmt
 from mqsdk_log.engine.errors import BadRoot, CorruptBatch, UnsupportedVersion
@@ -24,6 +25,7 @@ LOOKS, PAUSE_S = 3, 0.02  # what a live writer is just changing looks wrong once
 class Finding(NamedTuple):
     """Something to tell. kind: as of a Flaw, or known (lost, and told before), failed (read-only after a failed sync), hint (an index or
     another file that can be made anew), note. flaw: where in the segments. remedy: what `repair` does, where the flaw does not say it.
+    lost: how many offsets cannot be read.
     """
 
     topic: str
@@ -33,10 +35,19 @@ class Finding(NamedTuple):
     fix: str = ""
     flaw: Flaw | None = None
     remedy: str = ""
+    lost: int = 0
+
+    @property
+    def remark(self) -> Remark:
+        """As people read it."""
+        where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
+        if self.flaw is not None:
+            where += f", segment {self.flaw.segment}, position {self.flaw.position}"
+        return Remark(self.kind, where, self.what, self.fix)
 
     @property
     def row(self) -> dict[str, Any]:
-        """As a row of a table, and in JSON."""
+        """In JSON."""
         flaw = self.flaw
         return {
             "topic": self.topic,
@@ -67,7 +78,7 @@ class Verdict:
 
     @property
     def row(self) -> dict[str, Any]:
-        """As a row of a table, and in JSON."""
+        """In JSON."""
         wrong = sum(one.kind in WRONG for one in self.findings)
         return {
             "topic": self.topic,
@@ -176,7 +187,8 @@ def partition(view: PartitionView, advance: walk.Advance) -> Verdict:
         add(_told(view, flaw, known))
     for low, high in known:
         if high > verdict.start and not any(flaw.start < high and flaw.stop > low for flaw in course.flaws):
-            add(Finding(view.topic.name, view.number, "known", f"offsets {low} to {high} (excluded) are lost; that has been recorded"))
+            what = f"offsets {low} to {high} (excluded) are lost; that has been recorded"
+            add(Finding(view.topic.name, view.number, "known", what, lost=high - max(low, verdict.start)))
     verdict.findings += _tail(view, tail)
     verdict.findings += _checkpoint(view, course.expected)
     torn = {flaw.segment: flaw.position for flaw in course.flaws if flaw.kind == "torn"}  # entries behind it are cut off with it
@@ -196,7 +208,8 @@ def _told(view: PartitionView, flaw: Flaw, known: list[tuple[int, int]]) -> Find
         fix = "use the version of mqsdk that wrote it, or a later one"
     elif kind == "order":
         fix = "restore the segment from a copy"
-    return Finding(view.topic.name, view.number, kind, what, fix, flaw)
+    count = flaw.stop - flaw.start if kind in ("damage", "known") else 0
+    return Finding(view.topic.name, view.number, kind, what, fix, flaw, lost=count)
 
 
 def _folder(view: PartitionView) -> str:

@@ -32,7 +32,7 @@ def test_topics_with_their_sizes_and_how_far_groups_are(place: Any) -> None:
     found = place.mqsdk("ls", "--json").document
     (topic,) = found["topics"]
     assert {key: topic[key] for key in ("topic", "partitions", "segments", "records", "durability", "state")} == {
-        "topic": "orders", "partitions": 2, "segments": 3, "records": 12, "durability": "interval", "state": "not opened since boot",
+        "topic": "orders", "partitions": 2, "segments": 3, "records": 12, "durability": "interval", "state": "ok",
     }  # fmt: skip
     assert topic["bytes"] == sum(path.stat().st_size for path in place.segments)
     assert [(one["topic"], one["group"], one["lag"]) for one in found["groups"]] == [("orders", "billing", 7)]
@@ -47,7 +47,7 @@ def test_one_topic_with_its_partitions(place: Any) -> None:
     assert {key: first[key] for key in ("partition", "start", "end", "durable", "segments", "state")} == {
         "partition": 0, "start": 0, "end": 12, "durable": 12, "segments": 3, "state": "ok",
     }  # fmt: skip
-    assert (second["end"], second["segments"]) == (0, 0)
+    assert (second["end"], second["segments"], second["state"]) == (0, 0, "unused")
     assert [(one["partition"], one["watermark"], one["lag"], one["epoch"]) for one in found["groups"]] == [(0, 0, 12, 0), (1, 0, 0, 0)]
     assert "12" in place.mqsdk("ls", "orders").out
     assert place.mqsdk("ls", "nothing", "--json").code == 6
