@@ -168,3 +168,35 @@ def test_a_segment_without_an_index_of_a_damaged_one_is_covered_behind_the_damag
         files.close(fd)
         files.close(directory)
     assert [entry >> 32 for entry in made] == [4, 8, 12]
+
+
+def test_what_is_appended_meanwhile_and_afterwards_is_in_the_index(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest segment's index is finished under the lock, in the file that appenders have open."""
+    partition = place.open(limits=Limits(min_free_bytes=0)).create_topic("orders", 1).partition(0)
+    real, calls = index.entries_of, list[int]()
+
+    def append() -> None:
+        for _ in range(8):
+            partition.append([(None, b"", b"v" * 40_000, 0, 0, 1)], timestamp_ms=1)
+
+    def entries_of(*arguments: Any) -> array[int]:
+        found: array[int] = real(*arguments)
+        if not calls:
+            append()
+        calls.append(len(found))
+        return found
+
+    append()
+    monkeypatch.setattr(index, "entries_of", entries_of)
+    rows(place)
+    append()
+    path = place.segments[0]
+    directory = files.open_dir(place.folder)
+    fd = files.open_read(path.name, directory)
+    try:
+        salt = int.from_bytes(path.read_bytes()[12:16], "little")
+        assert index.load(directory, 0) == real(0, fd, salt, 64, path.stat().st_size)
+    finally:
+        files.close(fd)
+        files.close(directory)
+    assert len(calls) == 2

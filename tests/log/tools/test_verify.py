@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from mqsdk_log.engine import format as fmt
+from mqsdk_log.engine import segment, state
 from mqsdk_log.engine.shared import Limits
 from mqsdk_log.tools import verify
 from mqsdk_log.tools.survey import Root
@@ -60,16 +61,16 @@ def test_every_byte_of_every_segment_is_seen_when_it_changes(place: Any, hurt: A
     place.close()
     if boot == "new":
         hurt.reboot(place.path)
-    for segment in place.segments:
-        for at in range(segment.stat().st_size):
-            hurt.flip(segment, at, 1 << at % 8)
+    for path in place.segments:
+        for at in range(path.stat().st_size):
+            hurt.flip(path, at, 1 << at % 8)
             found = wrong(place.path)
-            assert [one.kind for one in found] == ["damage"], f"byte {at} of {segment.name}"
+            assert [one.kind for one in found] == ["damage"], f"byte {at} of {path.name}"
             flaw = found[0].flaw
             assert flaw is not None
-            assert flaw.segment == int(segment.stem)
+            assert flaw.segment == int(path.stem)
             assert flaw.position <= at < flaw.stop_position
-            hurt.flip(segment, at, 1 << at % 8)
+            hurt.flip(path, at, 1 << at % 8)
     assert wrong(place.path) == []
 
 
@@ -93,16 +94,16 @@ def test_no_changed_byte_is_returned_or_cut_by_a_recovery(place: Any, hurt: Any,
 def test_a_reader_in_a_running_process_meets_the_same_ranges(place: Any, hurt: Any) -> None:
     place.fill()
     place.close()
-    for segment in place.segments:
-        for at in range(0, segment.stat().st_size, 11):
-            hurt.flip(segment, at)
+    for path in place.segments:
+        for at in range(0, path.stat().st_size, 11):
+            hurt.flip(path, at)
             (found,) = wrong(place.path)
             assert found.flaw is not None
             assert place.read() == (
                 place.values[: found.flaw.start] + place.values[found.flaw.stop :],
                 [(found.flaw.start, found.flaw.stop)],
             )
-            hurt.flip(segment, at)
+            hurt.flip(path, at)
 
 
 def indexed(place: Any) -> Path:
@@ -285,3 +286,24 @@ def test_a_damaged_topic_file_is_a_finding_and_no_end(place: Any) -> None:
     assert found.code == 1
     assert {one["topic"]: one["problems"] for one in found.document["topics"]} == {"other": 0, "orders": 1}
     assert found.document["findings"][0]["topic"] == "orders"
+
+
+def test_a_segment_that_ends_too_early_between_two_batches_is_told(place: Any) -> None:
+    place.fill()
+    place.close()
+    with place.segments[0].open("r+b") as file:
+        file.truncate(64 + 126)
+    (found,) = wrong(place.path)
+    assert found.flaw is not None
+    assert (found.kind, found.flaw.start, found.flaw.stop) == ("damage", 2, 4)
+    assert place.read() == (place.values[:2] + place.values[4:], [(2, 4)])
+
+
+def test_segments_that_retention_is_about_to_remove_or_a_roll_has_begun_are_no_part_of_the_log(place: Any) -> None:
+    partition = place.fill()
+    partition.slot[state.LOG_START] = int(place.segments[1].stem)
+    directory = partition.directory
+    segment.create(directory, 99, bytes(16), 0, durable=False)
+    found = place.mqsdk("verify", "--json")
+    assert (found.code, found.document["records"], found.document["partitions"][0]["start"]) == (0, 8, 4)
+    assert [line["offset"] for line in place.mqsdk("dump", "orders", "--json").lines] == list(range(4, 12))
