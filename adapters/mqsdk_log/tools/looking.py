@@ -25,7 +25,7 @@ def ls(call: Call) -> Report:
             return _one(root, names[0])
         topics, groups = [], []
         for name in names:
-            with root.topic(name) as view:
+            with target.unless_gone(None), root.topic(name) as view:
                 partitions = [_partition(view, number) for number in range(view.partitions)]
                 topics.append(_topic(view, partitions))
                 groups += _groups(root, view, partitions)

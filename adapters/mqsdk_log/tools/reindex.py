@@ -41,10 +41,10 @@ def plan(call: Call) -> Plan:
         names = target.chosen(root, call.values["topic"])
         size = verify.total_bytes(root, names)
     steps = [f"make the indexes of {len(names):,} topics anew from {size:,} bytes of segments"] if names else []
-    return Plan(steps, lambda advance: _apply(target, names, advance))
+    return Plan(steps, lambda advance: _apply(target, names, call.values["topic"], advance))
 
 
-def _apply(target: Target, names: list[str], tell: Callable[[int, int], None]) -> Report:
+def _apply(target: Target, names: list[str], named: str | None, tell: Callable[[int, int], None]) -> Report:
     rows: list[dict[str, Any]] = []
     options = target.options
     with target.opened() as root:
@@ -52,7 +52,7 @@ def _apply(target: Target, names: list[str], tell: Callable[[int, int], None]) -
         log = Log.open(target.path, durability=options.durability, create=False, any_filesystem=options.any_filesystem)
         try:
             for name in names:
-                with root.topic(name) as view, view.bands() as bands, log.visit(name) as topic:
+                with target.unless_gone(named), root.topic(name) as view, view.bands() as bands, log.visit(name) as topic:
                     rows += _of_topic(view, topic, gauge)
                     for number, band in bands:
                         if topic.bands is not None:

@@ -49,6 +49,15 @@ class Target:
             except NoSuchTopic as error:
                 raise NotThere(str(error), where=str(self.path), fix="`mqsdk log ls` shows what is there") from error
 
+    @contextmanager
+    def unless_gone(self, named: str | None) -> Iterator[None]:
+        """Pass over a topic that was deleted since it was listed, but one that was asked for."""
+        try:
+            yield
+        except NoSuchTopic:
+            if named is not None:
+                raise
+
     def chosen(self, root: Root, topic: str | None) -> list[str]:
         """The topics that a call names: all, or this one. NotThere."""
         names = root.topics()

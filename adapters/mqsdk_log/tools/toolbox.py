@@ -20,9 +20,10 @@ def verified(call: Call) -> Report:
         names = target.chosen(root, call.values["topic"])
         gauge = verify.Gauge(verify.total_bytes(root, names), call.advance)
         for name in names:
-            found, others = verify.topic(root, name, gauge)
-            verdicts += found
-            findings += [one for verdict in found for one in verdict.findings] + others
+            with target.unless_gone(call.values["topic"]):
+                found, others = verify.topic(root, name, gauge)
+                verdicts += found
+                findings += [one for verdict in found for one in verdict.findings] + others
     wrong = [one for one in findings if one.kind in verify.WRONG]
     facts = {
         "records": sum(one.course.records for one in verdicts),

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from mqsdk_log.engine import files
 from mqsdk_log.engine import format as fmt
 from mqsdk_log.tools import verify
+from mqsdk_log.tools.survey import Root
 
 from mqsdk.cli.main import cli
 
@@ -219,3 +220,14 @@ def test_a_root_by_a_symbolic_link_of_another_user_or_of_everybody_is_refused(
     place.path = real
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     assert place.mqsdk("verify").code == 5
+
+
+@pytest.mark.parametrize("command", [("ls",), ("verify",), ("reindex", "--yes")])
+def test_a_topic_that_is_deleted_meanwhile_ends_no_look_at_all_of_them(
+    place: Any, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    place.fill()
+    real = Root.topics
+    monkeypatch.setattr(Root, "topics", lambda root: ["gone", *real(root)])
+    assert place.mqsdk(*command).code == 0
+    assert place.mqsdk(command[0], "gone", *command[1:]).code == 6
