@@ -10,7 +10,9 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
+from mqsdk.cli import tools
 from mqsdk.cli.main import cli
+from mqsdk.cli.session import Session
 from mqsdk.runtime import plugins
 from mqsdk.spi import StateError, hookimpl
 from mqsdk.spi.tools import Call, Field, Line, NotThere, Parameter, Plan, Remark, Report, Table, Tool, Toolbox
@@ -136,3 +138,22 @@ def test_a_backend_without_tools_is_no_command_and_one_that_is_blocked_says_so(m
         assert (found.code, "there is no command" in found.document["error"]["what"]) == (2, True)
     monkeypatch.setenv("MQSDK_DISABLE_PLUGINS", "tape")
     assert mqsdk("tape", "look", "--json").code in (2, 3)
+
+
+def test_a_long_call_draws_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session()
+    with tools._bar(session, "look") as advance:
+        advance(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with tools._bar(session, "look") as advance:
+        advance(512, 1024)
+        advance(1024, 1024)
+    shown = capsys.readouterr()
+    assert "look" in shown.err
+    assert shown.out == ""
+    session.out.json = True
+    with tools._bar(session, "look") as advance:
+        advance(1, 2)
+    assert capsys.readouterr().err == ""

@@ -15,6 +15,7 @@ from mqsdk_log.engine import files, state
 from mqsdk_log.engine import format as fmt
 from mqsdk_log.engine.errors import InUse, ReadOnly, SyncFailed
 from mqsdk_log.engine.log import Log
+from mqsdk_log.engine.shared import Limits
 from mqsdk_log.tools import mending, verify
 
 
@@ -265,3 +266,25 @@ def test_a_refused_root_leaves_no_descriptor_open(place: Any) -> None:
         Log.open(place.path, alone=True)
     assert len(os.listdir("/proc/self/fd")) == before
     assert Path(place.path / "open.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_delayed_is_repaired_with_its_topic(place: Any, hurt: Any) -> None:
+    due = 4_000_000_000_000
+    place.fill()
+    place.close()
+    delays = place.open(limits=Limits(min_free_bytes=0)).topic("orders").partition(0).delays
+    for number in range(3):
+        delays.put([(None, b"", b"later %d" % number, 0, 0, 1)], [due + number], timestamp_ms=1)
+    place.close()
+    (path,) = (place.path / "topics/orders/delay").glob("*/0/*.log")
+    hurt.flip(path, path.read_bytes().index(b"later 1"))
+    (step,) = place.mqsdk("repair", "orders", "--dry-run", "--json").document["plan"]
+    assert step.startswith("orders delay 8/0: record offsets 1 to 2")
+    (text,) = done(place)
+    assert "offsets 1 to 2 (excluded) as lost" in text
+    assert place.mqsdk("verify").code == 0
+    partition = place.open().topic("orders").partition(0)
+    while partition.move(due + 9):
+        pass
+    place.close()
+    assert place.read()[0] == [*place.values, b"later 0", b"later 2"]
