@@ -46,12 +46,17 @@ class Found(NamedTuple):
 class Root:
     """An open root. One thread; closed by its owner."""
 
-    def __init__(self, path: Path, any_filesystem: bool = True) -> None:
-        """BadRoot for what is no log or may not be used, UnsupportedVersion for another format. any_filesystem: looking needs no locks."""
+    def __init__(self, path: Path, durability: str = "") -> None:
+        """BadRoot for what is no log or may not be used, UnsupportedVersion for another format.
+
+        durability: what the processes use that append; "": not known, so that of the topic's creation. On any file system, for looking
+        needs no locks.
+        """
         self.path = path
+        self._durability = durability
         self.directory = roots.open_directory(path, create=False)
         try:
-            roots.check(path, self.directory, any_filesystem)
+            roots.check(path, self.directory, any_filesystem=True)
             try:
                 text = files.read_all(roots.MARKER, self.directory).decode("utf-8", "replace")
             except FileNotFoundError:
@@ -75,7 +80,7 @@ class Root:
             raise NoSuchTopic(f"there is no topic {name}")
         with self._topics() as directory:
             try:
-                view = TopicView.open(name, name, directory, self.path / roots.TOPICS / name)
+                view = TopicView.open(name, name, directory, self.path / roots.TOPICS / name, self._durability)
             except FileNotFoundError:
                 raise NoSuchTopic(f"there is no topic {name}") from None
         try:
@@ -97,7 +102,7 @@ class Root:
 
 @dataclass
 class TopicView:
-    """A topic, or one of its bands."""
+    """A topic, or one of its bands. durability: what recovery goes by."""
 
     name: str
     path: Path
@@ -108,11 +113,11 @@ class TopicView:
     retention_s: float | None
 
     @classmethod
-    def open(cls, name: str, folder: str, at: int, path: Path) -> TopicView:
+    def open(cls, name: str, folder: str, at: int, path: Path, durability: str = "") -> TopicView:
         directory = files.open_dir(folder, at)
         try:
             uuid, partitions = topics.read_settings(directory, name)
-            durability = str(json.loads(files.read_all(topics.SETTINGS, directory)).get("durability", ""))
+            durability = durability or str(json.loads(files.read_all(topics.SETTINGS, directory)).get("durability", ""))
             return cls(name, path, directory, uuid, partitions, durability, topics.read_retention(directory))
         except BaseException:
             files.close(directory)
@@ -144,7 +149,8 @@ class TopicView:
                 directory = files.open_dir("delay", self.directory)
                 try:
                     for name in sorted(name for name in files.names(directory) if name.isdecimal()):
-                        found.append((int(name), TopicView.open(f"{self.name} delay {name}", name, directory, self.path / "delay" / name)))
+                        band = TopicView.open(f"{self.name} delay {name}", name, directory, self.path / "delay" / name, self.durability)
+                        found.append((int(name), band))
                 finally:
                     files.close(directory)
             yield found

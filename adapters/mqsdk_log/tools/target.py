@@ -21,6 +21,7 @@ class Target:
     def __init__(self, call: Call) -> None:
         self.name = call.cluster or "--root"
         self.options = Options.parse(call.options, self.name)
+        self._durability = self.options.durability if call.cluster else ""
         self.path = Path(self.options.path).expanduser().absolute()
 
     @contextmanager
@@ -34,7 +35,7 @@ class Target:
                     backend=KIND,
                     fix="name its directory with --root, or run the command where the application runs",
                 )
-            root = Root(self.path)
+            root = Root(self.path, self._durability)
             try:
                 yield root
             finally:

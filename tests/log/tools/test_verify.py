@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mqsdk_log.engine import format as fmt
 from mqsdk_log.engine import segment, state
 from mqsdk_log.engine.shared import Limits
 from mqsdk_log.tools import verify
 from mqsdk_log.tools.survey import Root
+
+from mqsdk.cli.main import cli
+
+NOW_MS = 1_700_000_000_000
 
 
 def findings(path: Path) -> list[verify.Finding]:
@@ -307,3 +312,29 @@ def test_segments_that_retention_is_about_to_remove_or_a_roll_has_begun_are_no_p
     found = place.mqsdk("verify", "--json")
     assert (found.code, found.document["records"], found.document["partitions"][0]["start"]) == (0, 8, 4)
     assert [line["offset"] for line in place.mqsdk("dump", "orders", "--json").lines] == list(range(4, 12))
+
+
+def test_a_hole_above_the_mark_is_judged_by_the_durability_of_the_configuration(place: Any, hurt: Any, tmp_path: Path) -> None:
+    """A topic that was made with `interval` and is written with `always` now: what was answered is damaged, and not a torn end."""
+    partition = place.fill("interval")
+    mark = (place.folder / "checkpoint").read_bytes()
+    for value in (b"one", b"two"):
+        partition.append([(None, b"", value, 0, 0, 1)], timestamp_ms=NOW_MS)
+    place.close()
+    (place.folder / "checkpoint").write_bytes(mark)
+    hurt.reboot(place.path)
+    path = place.segments[-1]
+    hurt.flip(path, path.read_bytes().index(b"one"))
+
+    def kinds(*words: str) -> set[str]:
+        found = json.loads(CliRunner().invoke(cli, ["log", "verify", "--json", *words]).stdout)
+        return {one["kind"] for one in found["findings"]} - {"note"}
+
+    assert kinds("--root", str(place.path)) == {"torn"}
+    for durability, kind in (("interval", "torn"), ("always", "damage")):
+        clusters = f"{{one: {{backend: log, path: log, durability: {durability}}}}}"
+        (tmp_path / "mqsdk.yaml").write_text(f'version: 1\nclusters: {clusters}\nroutes: [{{topics: ["*"], cluster: one}}]\n')
+        (tmp_path / "mqsdk.yaml").chmod(0o600)
+        assert kinds() == {kind}
+        planned = json.loads(CliRunner().invoke(cli, ["log", "repair", "orders", "--dry-run", "--json"]).stdout)["plan"][0]
+        assert ("as lost" in planned) == (kind == "damage")
