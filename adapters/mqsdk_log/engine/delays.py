@@ -200,6 +200,8 @@ class Delays:
         band = self._bands.topic(number).partition(self._number)
         expected, stop, lost = band.start(), band.tail(), 0
         for base, position, found in bands.words(band.directory, band.slot, expected, stop):
+            if base + len(found) > dueheap.OFFSETS:  # nobody wrote so many: no reference can name it, so it counts as damaged
+                continue
             left = [
                 entry
                 for index, entry in enumerate(_entries(number, base, position, found))

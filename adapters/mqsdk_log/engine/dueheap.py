@@ -31,7 +31,8 @@ _FIRST = HEAD // 8
 _ENTRY = 24
 TAKE_LIMIT = 1000  # entries of one `take`: there is room for them
 _OFFSET_BITS, _SIZE_BITS = 50, 8
-_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+OFFSETS = 1 << _OFFSET_BITS  # what a reference can tell apart
+_OFFSET_MASK = OFFSETS - 1
 
 
 def reference(band: int, offset: int, size: int) -> int:

@@ -252,6 +252,22 @@ def test_whatever_the_files_hold_reading_ends_by_name(seed_log: Path, tmp_path: 
         print(f"{seed - first:,} cases from FUZZ_SEED={first}")
 
 
+def test_an_offset_that_no_reference_can_name_ends_nothing(seed_log: Path, tmp_path: Path) -> None:
+    """Of a batch in a band, all checksums right: whoever asked what is delayed got a ValueError."""
+    root = tmp_path / "root"
+    shutil.copytree(seed_log, root, ignore=shutil.ignore_patterns("wake"))
+    (path,) = (root / "topics/orders/delay").glob("*/0/*.log")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 64 + 16, 1 << 52)
+    made_right(data)
+    path.write_bytes(data)
+    (path.parent / "checkpoint").unlink()
+    (root / "topics/orders/delay/0.due").unlink()
+    with Log.open(root, create=False, limits=Limits(min_free_bytes=0)) as log:
+        delays: Any = log.topic("orders").partition(0).delays
+        assert delays.waiting() == 0
+
+
 def test_memory_does_not_follow_the_numbers_that_files_claim(seed_log: Path, tmp_path: Path) -> None:
     """Cases that set large numbers, under a count of what is allocated."""
     tracemalloc.start()
