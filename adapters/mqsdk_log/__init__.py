@@ -1,4 +1,4 @@
-"""The embedded log as a backend of mqsdk: `backend: log`. Only the hook; the rest is imported when a cluster of this kind is made."""
+"""The embedded log as a backend of mqsdk: `backend: log`. Only the hooks; the rest is imported when a cluster of this kind is made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from mqsdk_log.options import Options
 
 if TYPE_CHECKING:
     from mqsdk.spi import Backend
+    from mqsdk.spi.tools import Toolbox
 
-__all__ = ["Options", "mqsdk_backend"]
+__all__ = ["Options", "mqsdk_backend", "mqsdk_tools"]
 
 
 @hookimpl
@@ -22,3 +23,13 @@ def mqsdk_backend(kind: str, name: str, options: Mapping[str, Any]) -> Backend |
     from mqsdk_log.backend import LogBackend
 
     return LogBackend(name, Options.parse(options, name))
+
+
+@hookimpl
+def mqsdk_tools(kind: str) -> Toolbox | None:
+    """The commands `mqsdk log ...`."""
+    if kind != "log":
+        return None
+    from mqsdk_log.tools.toolbox import TOOLBOX
+
+    return TOOLBOX

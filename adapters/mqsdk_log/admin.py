@@ -62,6 +62,16 @@ class LogAdmin(Admin):
         with translated(self._cluster):
             self._log.keep(topic, seconds)
 
+    def trim(self, topic: str, positions: dict[int, int]) -> None:
+        """Whole segments below the positions; the newest one too where all of it is, for which another one is begun."""
+        with translated(self._cluster):
+            found = self._log.topic(topic)
+            for number, position in positions.items():
+                partition = found.partition(number)
+                if position >= partition.end():
+                    partition.seal(0.0)
+                partition.remove_before(position)
+
     def partitions(self, topic: str) -> int | None:
         found = self._find(topic)
         return None if found is None else found.partition_count

@@ -54,6 +54,13 @@ def translate(error: Exception, cluster: str, path: str = "") -> Exception:
         return StateError(
             str(error), where=f"cluster {cluster} ({KIND})", state="stale" if isinstance(error, engine.StaleHandle) else "closed"
         )
+    if isinstance(error, engine.InUse):
+        fix = (
+            "stop the applications that use it first"
+            if error.pids
+            else "look for its processes with `mqsdk ps`; on other hosts and in containers too"
+        )
+        return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")
     if isinstance(error, GroupBusy):
         fix = "stop its consumers first; members: " + ", ".join(f"{member.host}:{member.pid}" for member in error.members)
         return StateError(str(error), where=f"cluster {cluster} ({KIND})", fix=fix, state="active")
@@ -107,11 +114,13 @@ def refusal(error: Exception) -> Rejected | Unknown:
     if isinstance(error, engine.LockTimeout):
         return Rejected("throttled", what, retryable=True, fix="another process holds the partition; is one stopped?")
     if isinstance(error, engine.ReadOnly):
-        return Rejected("backend", what, fix="look at the disk, then reboot")
+        return Rejected("backend", what, fix="look at the disk, then `mqsdk log repair`, or reboot")
     if isinstance(error, OSError) and error.errno in _FULL:
         return Rejected("full", f"the log's disk is full ({os.strerror(error.errno or 0)})", retryable=True, fix=_FIXES[errno.ENOSPC])
-    if isinstance(error, engine.DiskFull | engine.WriteFailed):
+    if isinstance(error, engine.DiskFull):
         return Rejected("full", what, retryable=True, fix="free some space on the disk of the log")
+    if isinstance(error, engine.WriteFailed):
+        return Rejected("backend", what, retryable=True, fix="look at the disk of the log")
     if isinstance(error, engine.TooLarge):
         return Rejected("too_large", what)
     if isinstance(error, engine.NoSuchTopic | IndexError):

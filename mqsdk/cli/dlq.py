@@ -16,6 +16,7 @@ from mqsdk.cli.exits import DONE, FOUND, NotFound, Refused
 from mqsdk.cli.look import body_fields
 from mqsdk.cli.output import Column, time_text
 from mqsdk.cli.session import Family, Place, Session, changing, check_names, pass_session
+from mqsdk.errors import MqError
 from mqsdk.runtime import deadletters, reading
 from mqsdk.runtime.deadletters import Chosen, DeadLetter
 from mqsdk.runtime.redrive import Moved, Redrive, is_delayed, target_of
@@ -163,16 +164,26 @@ def _details(selection: Selection, letter: DeadLetter, body: bool) -> dict[str, 
 @changing
 @pass_session
 def purge(session: Session, /, yes: bool, dry_run: bool, **options: Any) -> int:
-    """Remove the chosen letters: no `dlq` command finds them again. Their bytes stay in the topic of dead letters."""
+    """Remove the chosen letters: no `dlq` command finds them again. Their bytes go when all before them are removed too."""
     selection = Selection(session, options)
     total = selection.count()
     name = deadletters.topic_of(selection.topic, selection.group)
-    plan = f"remove {total:,} dead letters of {selection.topic}/{selection.group}: nothing brings them back; their bytes stay in {name}"
+    bytes_go = f"their bytes leave {name} when all before them are removed too"
+    plan = f"remove {total:,} dead letters of {selection.topic}/{selection.group}: nothing brings them back; {bytes_go}"
     if total and not session.confirmed([plan], yes, dry_run):
         return DONE
     purged, failed = _purge(session, selection) if total else (0, 0)
+    _trim(session, selection)
     session.out.fields({"purged": purged, "failed": failed})
     return FOUND if failed else DONE
+
+
+def _trim(session: Session, selection: Selection) -> None:
+    """What is all done need not be kept. A failure is told and no reason to call the rest one: the next call tries again."""
+    try:
+        deadletters.trim(session.backend(selection.place.cluster), selection.topic, selection.group)
+    except MqError as error:
+        session.out.warn(f"what is done could not be removed from {deadletters.topic_of(selection.topic, selection.group)}: {error.what}")
 
 
 def _purge(session: Session, selection: Selection) -> tuple[int, int]:
@@ -211,6 +222,7 @@ def redrive(session: Session, /, yes: bool, dry_run: bool, rate: float | None, *
     if total and not session.confirmed(_redrive_plan(selection, total), yes, dry_run):
         return DONE
     tally = _redrive(session, selection, total, rate) if total else Moved()
+    _trim(session, selection)
     if tally.doubled:
         session.out.warn(f"{tally.doubled:,} letters were copied but could not be removed: another redrive handles them twice")
     session.out.fields({"moved": tally.moved, "skipped": tally.skipped, "failed": tally.failed})

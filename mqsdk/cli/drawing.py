@@ -47,3 +47,23 @@ def progress_bar(label: str, total_bytes: int | None, total: int | None = None) 
             progress.update(task, completed=size if total_bytes else messages, messages=messages)
 
         yield advance
+
+
+class BytesBar:
+    """A bar on stderr that appears with the first report, by bytes of a total that may still grow; `close` takes it away."""
+
+    def __init__(self, label: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(label, total=None)
+        self._running = False
+
+    def __call__(self, done: int, total: int, /) -> None:
+        if not self._running:
+            self._progress.start()
+            self._running = True
+        self._progress.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._progress.stop()

@@ -34,6 +34,7 @@ from mqsdk.errors import (
     UnsafeBackend,
     UnsupportedFormat,
 )
+from mqsdk.spi.tools import NotThere
 
 DONE, FOUND, USAGE, INVALID, UNREACHABLE, REFUSED, MISSING, UNKNOWN, NOT_CLEAN, WATCHDOG = range(10)
 DEFECT, INTERRUPTED = 70, 130
@@ -49,7 +50,7 @@ class Refused(MqError):
 
 # First match wins, so subclasses stand before their bases.
 _BY_TYPE: tuple[tuple[type[MqError] | tuple[type[MqError], ...], int], ...] = (
-    (NotFound, MISSING),
+    ((NotFound, NotThere), MISSING),
     (SourceDown, UNREACHABLE),
     ((ConfigError, DeclarationError), INVALID),
     ((Refused, CapabilityError, StateError, MoveRefused, UnsafeBackend, UnsupportedFormat), REFUSED),

@@ -18,7 +18,7 @@ from mqsdk.errors import MqError
 
 
 class Entry(NamedTuple):
-    """Where a command is, and the line of `mqsdk --help`, which imports none of the modules."""
+    """Where a command is, and the line of `mqsdk --help`, which imports none of the modules. module "tools": a backend's own tools."""
 
     module: str
     name: str
@@ -40,9 +40,10 @@ COMMANDS: dict[str, Entry] = {
     "reload": Entry("processes", "reload", "Let running processes read their configuration now."),
     "stacks": Entry("processes", "stacks", "Running handlers with age and stack."),
     "doctor": Entry("doctor", "doctor", "Connect to the clusters; report unsafe settings."),
+    "log": Entry("tools", "", "Look at the files of an embedded log, check and repair them."),
     "init": Entry("init", "init", "Write a commented mqsdk.yaml and an app.py."),
 }
-LATER = ("move", "trace", "log")
+LATER = ("move", "trace")
 
 
 class Commands(click.Group):
@@ -53,8 +54,8 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         entry = COMMANDS.get(name)
-        if entry is None:
-            return None
+        if entry is None or entry.module == "tools":
+            return _tools(name)
         command = getattr(import_module(f"mqsdk.cli.{entry.module}"), entry.name)
         assert isinstance(command, click.Command)
         return command
@@ -62,7 +63,7 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] in LATER:
             raise Refused(f"`mqsdk {args[0]}` is not in this version", fix="`mqsdk --help` lists the commands of this version")
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args[0] not in COMMANDS and not args[0].startswith("-") and _tools(args[0]) is None:
             raise click.UsageError(f"there is no command `{args[0]}`{_meant(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -82,6 +83,20 @@ class Commands(click.Group):
         code = _guarded(session, words, call)
         session.out.flush()
         sys.exit(code)
+
+
+def _tools(name: str) -> click.Command | None:
+    """The command of a backend of this name, if it is installed and has tools. Shipped ones are in COMMANDS too, for `--help`."""
+    from mqsdk.runtime import plugins
+
+    if name not in COMMANDS and name not in plugins.known_backends():
+        return None
+    box = plugins.tools_of(name)
+    if box is None:
+        return None
+    from mqsdk.cli.tools import family
+
+    return family(name, box)
 
 
 def _guarded(session: Session, words: Sequence[str], call: Any) -> int:

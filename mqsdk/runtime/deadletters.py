@@ -87,10 +87,45 @@ def _of_partition(admin: Admin, name: str, number: int, chosen: Chosen) -> Itera
     first, end = admin.bounds(name, number)
     done = Positions(one.record for one in reading.records(admin, name, number, first, end))
     for one in reading.records(admin, name, number, first, end):
-        if is_done(one.record) or one.record.position in done:
+        if _is_over(one.record, done):
             continue
         if chosen.matches(read_letter(number, one.record)):
             yield one
+
+
+def trim(backend: Backend, topic: str, group: str) -> dict[int, int]:
+    """Let the backend free the room of letters that are all done, and of the done records about them; partition -> position below which.
+
+    Where the SDK keeps the records (`retention`): elsewhere readers that nobody here knows of may want them. BackendError.
+    """
+    if not backend.capabilities.retention:
+        return {}
+    admin, name = backend.admin(), composed(topic, group)
+    positions = _spent(admin, name)
+    if positions:
+        admin.trim(name, positions)
+    return positions
+
+
+def _spent(admin: Admin, name: str) -> dict[int, int]:
+    """Below these positions every letter is done, and whoever consumes the topic of dead letters has been there.
+
+    A done record stands behind what it names, so one that is trimmed names nothing that is still there.
+    """
+    consumed = [admin.progress(name, one.group) for one in admin.groups(name)]
+    spent: dict[int, int] = {}
+    for number in range(admin.partitions(name) or 0):
+        first, end = admin.bounds(name, number)
+        stop = min([end, *(one.watermark for progress in consumed for one in progress if one.partition == number)])
+        done = Positions(one.record for one in reading.records(admin, name, number, first, end))
+        left = (one.record.position for one in reading.records(admin, name, number, first, stop) if not _is_over(one.record, done))
+        if (position := next(left, stop)) > first:
+            spent[number] = position
+    return spent
+
+
+def _is_over(record: Record, done: Positions) -> bool:
+    return is_done(record) or record.position in done
 
 
 def read_letter(partition: int, record: Record) -> DeadLetter:

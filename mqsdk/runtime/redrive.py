@@ -138,10 +138,11 @@ class _Removals:
         self._gone = {number: Positions() for number in self._read_to}
 
     def without_removed(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        """Those that are still there."""
+        """Those that are still there. What has been trimmed was removed before, and so may have been the record that says so."""
+        held: dict[int, int] = {}
         for number in {letter.partition for letter in letters}:
-            end = self._admin.bounds(self._name, number)[1]
+            held[number], end = self._admin.bounds(self._name, number)
             found = reading.records(self._admin, self._name, number, self._read_to[number], end)
             self._gone[number].read(one.record for one in found)
             self._read_to[number] = end
-        return [letter for letter in letters if letter.position not in self._gone[letter.partition]]
+        return [one for one in letters if one.position >= held[one.partition] and one.position not in self._gone[one.partition]]

@@ -188,7 +188,8 @@ class Admin:
     def trim(self, topic: str, positions: dict[int, int]) -> None:
         """Records below these positions (partition -> position) will not be read again by anybody: their room may be freed.
 
-        Called for topics of the SDK's own alone. A hint; what a backend cannot do, or does by itself, it leaves.
+        Called for topics of the SDK's own alone: delay topics, and where `retention` is claimed topics of dead letters. A hint; what a
+        backend cannot do, or does by itself, it leaves.
         """
 
     def delete_topic(self, topic: str) -> None:

@@ -26,6 +26,10 @@ class SimAdmin(Admin):
         self._store = store
         self._can = capabilities
 
+    def trim(self, topic: str, positions: dict[int, int]) -> None:
+        for number, position in positions.items():
+            self._store.trim(topic, number, position)
+
     def ensure_topic(self, topic: str, partitions: int | None) -> int:
         return self._store.create_topic(topic, partitions)
 

@@ -38,8 +38,8 @@ class Step(NamedTuple):
     output: str
 
 
-def page_steps() -> Iterator[Step]:
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+def page_steps(page: Path = PAGE) -> Iterator[Step]:
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield Step(command, output)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from mqsdk import App, Reject
 from mqsdk.cli.dlq import per_second
+from mqsdk.cli.main import cli
 from tests.cli.harness import NOW_MS, Broker
+from tests.processes import PATIENCE_S
 from tests.runtime.test_redrive import HandClock
 
 LETTERS, RETRY = "orders.billing.dlq", "orders.billing.retry"
@@ -102,7 +108,10 @@ def test_purge_removes_the_chosen_ones_and_no_others(orders: Broker) -> None:
 def test_purge_needs_yes_and_a_dry_run_changes_nothing(orders: Broker) -> None:
     assert orders.mqsdk("dlq", "purge", "orders", "billing").code == 5
     planned = orders.mqsdk("dlq", "purge", "orders", "billing", "--limit", "3", "--dry-run", "--json").document["plan"]
-    assert planned == ["remove 3 dead letters of orders/billing: nothing brings them back; their bytes stay in orders.billing.dlq"]
+    assert planned == [
+        "remove 3 dead letters of orders/billing: nothing brings them back; "
+        "their bytes leave orders.billing.dlq when all before them are removed too"
+    ]
     assert len(ids(orders)) == 4
 
 
@@ -222,3 +231,31 @@ def test_letters_of_a_deleted_group_can_still_be_read(orders: Broker) -> None:
 def test_the_cluster_may_be_named(orders: Broker) -> None:
     assert len(ids(orders, "--cluster", "local")) == 4
     assert orders.mqsdk("dlq", "list", "orders", "billing", "--cluster", "nowhere").code == 3
+
+
+def test_on_a_log_the_bytes_of_purged_letters_leave_the_disk(folder: Path) -> None:
+    """They stayed for ever, with a note about each: a topic of dead letters has no retention of its own."""
+    app = App()
+
+    @app.consumer("orders", group="billing")
+    def bill(order: str) -> None:
+        raise Reject("nothing to bill")
+
+    seen = threading.Semaphore(0)
+    app.observe(lambda event: seen.release() if type(event).__name__ == "DeadLettered" else None)
+    with app:
+        app.start()
+        for number in range(3):
+            app.publish("orders", f"secret {number}", key="k")
+        for _ in range(3):
+            assert seen.acquire(timeout=PATIENCE_S)
+
+    def stored() -> bytes:
+        return b"".join(path.read_bytes() for path in (folder / ".mqsdk/topics/orders.billing.dlq").rglob("*") if path.is_file())
+
+    assert stored().count(b"secret") == 3
+    assert CliRunner().invoke(cli, ["dlq", "purge", "orders", "billing", "--limit", "1", "--yes"]).exit_code == 0
+    assert stored().count(b"secret") == 3  # two of the segment are left
+    assert CliRunner().invoke(cli, ["dlq", "purge", "orders", "billing", "--yes"]).exit_code == 0
+    assert b"secret" not in stored()
+    assert b"mq-dlq-done" not in stored()

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from mqsdk_log.backend import LogBackend
+from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.shared import Limits
 from mqsdk_log.options import Options
 
 from mqsdk import App, PublishRejected
-from mqsdk.spi import Assigned, Batch, NewRecord, Partition, Progress, Published, Rejected, Stored, Subscription
+from mqsdk.cli.main import cli
+from mqsdk.spi import AccessDenied, Assigned, Batch, NewRecord, Partition, Progress, Published, Rejected, Stored, Subscription
 
 KIB, MIB = 1 << 10, 1 << 20
 P0 = Partition("orders", 0)
@@ -156,3 +159,23 @@ def test_to_the_last_byte_nothing_is_corrupt_settles_go_on_and_what_is_delayed_c
     read(len(stored) + 2)
     assert backend.admin().progress("orders", "billing")[0].messages == 0
     backend.close(time.monotonic() + 5)
+
+
+def test_on_a_read_only_file_system_the_log_is_refused_by_name_and_the_tools_look_at_it(disk: Mounting) -> None:
+    path = disk(2 * MIB)
+    with Log.open(path / "log", limits=Limits(min_free_bytes=0)) as log:
+        log.create_topic("orders", 1).partition(0).append([(None, b"", b"value", 0, 0, 1)], timestamp_ms=1)
+    subprocess.run(["mount", "-o", "remount,ro", path], check=True)
+    with pytest.raises(AccessDenied, match="Read-only file system"):
+        LogBackend("local", Options(path=str(path / "log"))).open(time.monotonic() + 5)
+
+    def mqsdk(*words: str) -> Any:
+        return CliRunner().invoke(cli, ["log", *words, "--root", str(path / "log")])
+
+    for words in (("verify",), ("ls", "orders"), ("dump", "orders"), ("repair", "orders", "--dry-run")):
+        assert mqsdk(*words).exit_code == 0
+    found = mqsdk("reindex", "--yes", "--json")
+    assert (found.exit_code, "Read-only file system" in found.output) == (4, True)
+    subprocess.run(["mount", "-o", "remount,rw", path], check=True)
+    with Log.open(path / "log", limits=Limits(min_free_bytes=0)) as log:
+        assert log.topic("orders").partition(0).end() == 1

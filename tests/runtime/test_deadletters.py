@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -125,3 +126,55 @@ def test_a_done_record_is_stored_as_durably_as_the_letter() -> None:
     kept.clear()
     Remover(backend, "t", "g", lambda: 0).remove(list(letters(backend.admin(), "t", "g")), 1.0)
     assert [(record.durable, dict(record.extra)[DONE]) for record in kept] == [(True, "0")]
+
+
+# --- what is all done need not be kept -----------------------------------------------------------------------------------------------
+
+
+def remove(backend: SimBackend, *names: str) -> None:
+    Remover(backend, "t", "g", lambda: 0).remove([one for one in letters(backend.admin(), "t", "g") if one.id in names], 1.0)
+
+
+def held(backend: SimBackend) -> list[tuple[int, int]]:
+    return [backend.admin().bounds("t.g.dlq", number) for number in range(2)]
+
+
+def test_letters_go_when_all_before_them_are_done_and_no_other_one_does(backend: SimBackend) -> None:
+    put(backend, (0, "a"), (0, "b"), (0, "c"), (1, "d"))
+    remove(backend, "b", "c")
+    assert deadletters.trim(backend, "t", "g") == {}  # "a" stands before them
+    remove(backend, "a")
+    assert deadletters.trim(backend, "t", "g") == {0: 5}  # the notes about them too
+    assert held(backend) == [(5, 5), (0, 1)]
+    put(backend, (0, "e"))
+    assert sorted(left(backend)) == ["d", "e"]
+    remove(backend, "d", "e")
+    assert deadletters.trim(backend, "t", "g") == {0: 7, 1: 2}
+    assert left(backend) == []
+    assert deadletters.trim(backend, "t", "g") == {}
+
+
+def test_a_done_record_that_names_what_is_left_stays(backend: SimBackend) -> None:
+    put(backend, (0, "a"), (0, "b"), (0, "c"))
+    remove(backend, "c")
+    remove(backend, "a")
+    assert deadletters.trim(backend, "t", "g") == {0: 1}
+    assert left(backend) == ["b"]  # and not "c", whose note is behind it
+
+
+def test_what_a_consumer_of_dead_letters_has_not_handled_stays(backend: SimBackend) -> None:
+    put(backend, (0, "a"), (0, "b"))
+    backend.admin().ensure_group("t.g.dlq", "reader", "earliest")
+    remove(backend, "a", "b")
+    assert deadletters.trim(backend, "t", "g") == {}
+    backend.admin().reset("t.g.dlq", "reader", {0: 1})
+    assert deadletters.trim(backend, "t", "g") == {0: 1}
+
+
+def test_nothing_is_trimmed_where_others_may_read(backend: SimBackend) -> None:
+    put(backend, (0, "a"))
+    remove(backend, "a")
+    other = SimBackend(backend.store, capabilities=replace(backend.capabilities, retention=False))
+    other.open(0.0)
+    assert deadletters.trim(other, "t", "g") == {}
+    assert held(backend)[0] == (0, 2)

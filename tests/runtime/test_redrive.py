@@ -9,7 +9,7 @@ import pytest
 
 from mqsdk.core.partitioner import partition_of
 from mqsdk.errors import UnsafeBackend
-from mqsdk.runtime import redrive
+from mqsdk.runtime import deadletters, redrive
 from mqsdk.runtime.deadletters import Chosen, DeadLetter, Remover, letters
 from mqsdk.runtime.redrive import CHUNK, Moved, Redrive
 from mqsdk.spi import Record
@@ -162,6 +162,16 @@ def test_what_somebody_else_removes_meanwhile_is_skipped(process: Process, backe
     slow = work(backend)
     Remover(backend, "orders", "billing", lambda: 0).remove([first], 1.0)
     assert last(slow.run(iter(found))) == Moved(2, 1)
+
+
+def test_what_somebody_else_removes_and_trims_meanwhile_is_skipped(process: Process, backend: SimBackend) -> None:
+    """The note that it was removed is gone with it: it would have been copied once more."""
+    dead(process, "a", "b", "c")
+    found = list(chosen(backend))
+    slow = work(backend)
+    Remover(backend, "orders", "billing", lambda: 0).remove(found, 1.0)
+    assert deadletters.trim(backend, "orders", "billing")
+    assert last(slow.run(iter(found))) == Moved(0, 3)
 
 
 def test_a_redrive_that_is_cut_off_doubles_one_chunk_at_most(

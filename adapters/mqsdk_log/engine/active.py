@@ -63,12 +63,18 @@ class ActiveSegment:
             files.ftruncate(self._fd, end)
             self._sync_cut()
         except OSError as second:
+            if files.lseek(self._fd, 0, files.SEEK_END) == end:  # nothing was written: the file system has become read-only
+                raise self._write_failed(error) from second
             raise SyncFailed(f"{self._what}: a failed write could not be taken back; the records may be stored") from second
         self._index_cut(end)
+        raise self._write_failed(error) from error
+
+    def _write_failed(self, error: OSError | None) -> LogError:
+        """What to raise for a write of which nothing is left. None: it was short."""
         if error is None or error.errno in _FULL:
-            raise DiskFull(f"{self._what}: no room for the records; nothing was written. Free some space") from error
+            return DiskFull(f"{self._what}: no room for the records; nothing was written. Free some space")
         code = errno.errorcode.get(error.errno or 0, "unknown")
-        raise WriteFailed(f"{self._what}: the write failed ({code}); nothing was written") from error
+        return WriteFailed(f"{self._what}: the write failed ({code}); nothing was written")
 
     def _sync_cut(self) -> None:
         try:

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import files
+from .errors import UNEXPECTED
+
 Owners = Mapping[str, Mapping[int, str]]  # topic -> partition -> member id
 
 
@@ -60,12 +63,12 @@ def _held(current: Mapping[int, str], member: str, partitions: int) -> int:
 def load(path: Path) -> Assignment:
     """The written assignment; an empty one when there is none or it is damaged: it is only a wish and is computed anew."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read_path(path))
         owners = {
             str(topic): {int(partition): str(owner) for partition, owner in parts.items()} for topic, parts in content["assign"].items()
         }
         return Assignment(int(content["generation"]), owners)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, *UNEXPECTED):
         return Assignment()
 
 

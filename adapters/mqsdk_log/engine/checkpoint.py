@@ -44,6 +44,16 @@ def _copies(directory: int) -> list[Mark | None]:
     return [_decode(data[:SIZE]), _decode(data[SIZE : 2 * SIZE])]
 
 
+def copies(directory: int) -> tuple[list[Mark], int]:
+    """(the valid copies, how many of those that were written once are damaged)."""
+    try:
+        size = len(files.read_all(NAME, directory))
+    except FileNotFoundError:
+        return [], 0
+    valid = [mark for mark in _copies(directory) if mark is not None]
+    return valid, min((size + SIZE - 1) // SIZE, 2) - len(valid)
+
+
 def load(directory: int) -> Mark | None:
     """The newer valid copy; None when there is no file or both are damaged."""
     return max((mark for mark in _copies(directory) if mark is not None), default=None)

@@ -6,6 +6,7 @@ import json
 import time
 
 from . import files
+from .errors import UNEXPECTED
 
 NAME = "damage.json"
 _PATIENCE_S = 5.0  # held for one small write; the caller holds the partition lock meanwhile
@@ -15,9 +16,11 @@ def load(directory: int) -> dict[str, list[list[int]]]:
     """Partition number as text -> [[start, stop], ...]; empty when there is no file or it cannot be read."""
     try:
         found = json.loads(files.read_all(NAME, directory))
-    except (FileNotFoundError, ValueError):
+        if all(isinstance(low, int) and isinstance(high, int) for ranges in found.values() for low, high in ranges):
+            return {str(partition): [list(pair) for pair in ranges] for partition, ranges in found.items()}
+    except (FileNotFoundError, *UNEXPECTED):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {}
 
 
 def record(directory: int, partition: int, start: int, stop: int) -> None:

@@ -121,6 +121,16 @@ class Delays:
         with self._exclusive(None) as heap:
             return 0 if heap is None else len(heap)
 
+    def reindex(self, deadline: float | None = None) -> tuple[int, bool]:
+        """Make the heap anew from the bands. (entries in it, whether it held the same before). LockTimeout."""
+        with self._exclusive(deadline) as heap:
+            if heap is None:
+                return 0, True
+            before = heap.digest()
+            self._rebuild(heap)
+            self._words[state.DUE] = heap.first_ms()
+            return len(heap), heap.digest() == before
+
     def floor(self, number: int) -> int:
         """Recovery of a band gives out no offset below it: a record that was moved and then lost there had a higher one."""
         return self._floors.get(number, 0)
@@ -190,6 +200,8 @@ class Delays:
         band = self._bands.topic(number).partition(self._number)
         expected, stop, lost = band.start(), band.tail(), 0
         for base, position, found in bands.words(band.directory, band.slot, expected, stop):
+            if base + len(found) > dueheap.OFFSETS:  # nobody wrote so many: no reference can name it, so it counts as damaged
+                continue
             left = [
                 entry
                 for index, entry in enumerate(_entries(number, base, position, found))

@@ -30,7 +30,8 @@ _FIRST = HEAD // 8
 _ENTRY = 24
 TAKE_LIMIT = 1000  # entries of one `take`: there is room for them
 _OFFSET_BITS, _SIZE_BITS = 50, 8
-_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+OFFSETS = 1 << _OFFSET_BITS  # what a reference can tell apart
+_OFFSET_MASK = OFFSETS - 1
 
 
 def reference(band: int, offset: int, size: int) -> int:
@@ -44,6 +45,16 @@ def reference(band: int, offset: int, size: int) -> int:
 def place(ref: int) -> tuple[int, int]:
     """(band, offset) of a reference."""
     return CLASSES - 1 - (ref >> (_OFFSET_BITS + _SIZE_BITS)), ref >> _SIZE_BITS & _OFFSET_MASK
+
+
+def waiting(name: str, at: int) -> int | None:
+    """How many entries the heap of this file holds, without the lock; None where nobody has made it in this boot. FileNotFoundError."""
+    fd = files.open_read(name, at)
+    try:
+        words = memoryview(files.pread(fd, 8 * 8, 0).ljust(64, b"\0")).cast("Q")
+        return int(words[_COUNT]) if words[_MAGIC] == MAGIC and words[_TAG] == state.tag_of(fd) else None
+    finally:
+        files.close(fd)
 
 
 class Moved(NamedTuple):
@@ -156,6 +167,14 @@ class DueHeap:
 
     def __len__(self) -> int:
         return int(self._words[_COUNT])
+
+    def digest(self) -> tuple[int, int]:
+        """(number of entries, a sum over their due times and references): equal for two heaps that hold the same, in whatever order."""
+        total, count = 0, self._words[_COUNT]
+        for start in range(0, count, 4096):
+            words = self._words[_FIRST + 3 * start : _FIRST + 3 * min(start + 4096, count)].tolist()
+            total += sum(map(hash, zip(words[::3], words[1::3], strict=True)))
+        return count, total & 0xFFFFFFFFFFFFFFFF
 
     def first_ms(self) -> int:
         """The next due time, `state.NOT_DUE` when nothing waits."""

@@ -1,7 +1,7 @@
 """What the engine raises. No text ever holds a key, a value or a header.
 
 LogError
-  BadRoot  NoSuchTopic  TopicExists  UnsupportedVersion  StaleHandle  ClosedHandle
+  BadRoot  InUse  NoSuchTopic  TopicExists  UnsupportedVersion  StaleHandle  ClosedHandle
   LockTimeout  DiskFull  WriteFailed  TooLarge        nothing was written
     ReadOnly                                          of WriteFailed: for good, trying again is of no use
   SyncFailed                                          unknown: written, perhaps not durable
@@ -12,7 +12,11 @@ LogError
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+# What reading a JSON file may raise that holds something else than expected: nested too deep and infinite numbers included.
+UNEXPECTED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class LogError(Exception):
@@ -21,6 +25,14 @@ class LogError(Exception):
 
 class BadRoot(LogError):
     """The directory cannot be used as a log: owner, mode, symbolic link, file system, or not a log at all."""
+
+
+class InUse(LogError):
+    """Somebody has the root open, and what was asked for needs it alone; or somebody has it alone. pids: of this host, as far as known."""
+
+    def __init__(self, what: str, pids: Sequence[int] = ()) -> None:
+        super().__init__(what)
+        self.pids = tuple(pids)
 
 
 class NoSuchTopic(LogError):

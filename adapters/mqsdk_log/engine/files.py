@@ -221,6 +221,12 @@ def read_all(name: str, at: int, limit: int = 1 << 24) -> bytes:
         os.close(fd)
 
 
+def read_path(path: Path, limit: int = 1 << 24) -> bytes:
+    """As `read_all`, for a file that is not below a directory that is held open."""
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
 def write_all(fd: int, data: bytes, position: int) -> None:
     view = memoryview(data)
     while view:
@@ -291,6 +297,19 @@ def locked(fd: int, kind: int = LOCK_EX, deadline: float | None = None, what: st
         yield
     finally:
         flock(fd, LOCK_UN)
+
+
+def holders(fd: int) -> list[int]:
+    """Other processes of this user and host that have the file open, as far as the kernel tells (Linux), sorted. Looks at all of them."""
+    wanted = os.fstat(fd)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(process / "fd"):
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.stat(process / "fd" / entry), wanted):
+                        found.append(int(process.name))
+    return sorted(set(found) - {os.getpid()})
 
 
 def filesystem_type(fd: int) -> str:

@@ -1,4 +1,4 @@
-"""Every byte of the log, and nothing but bytes: no file, no lock, no clock. FORMAT.md draws what is packed here.
+"""Every byte of the log, and nothing but bytes: no file, no lock, no clock. docs/native-log.md draws what is packed here.
 
 All integers are little-endian. A batch is a 64-byte header and a body; the body is a table of fixed-width entries, then the bytes of the
 records. Two checksums: the header's covers the base offset and is seeded with the segment's salt, so a batch of another segment never

@@ -52,14 +52,22 @@ def verified(fd: int, salt: int, base: int, entries: array[int], offset: int) ->
     return position if fields[fmt.BASE_OFFSET] == claimed <= offset else None
 
 
-def rebuild(directory: int, base: int, fd: int, salt: int, size: int) -> array[int]:
-    """Make the index anew by hopping from header to header (15M to 60M messages a second), and store it."""
+def entries_of(base: int, fd: int, salt: int, start: int, size: int, last: int = 0) -> array[int]:
+    """The entries for the batches from position `start` to `size`, by hopping from header to header (15M to 60M messages a second).
+
+    last: position of the entry before. Behind damage it goes on with the next batch.
+    """
     entries = array("Q")
-    last = 0
-    for position, fields in segment.headers(fd, salt, SEGMENT_HEADER_SIZE, size):
+    for position, fields in segment.surviving(fd, salt, start, size):
         if position - last >= SPACING:
             entries.append((fields[fmt.BASE_OFFSET] - base) << 32 | position)
             last = position
+    return entries
+
+
+def rebuild(directory: int, base: int, fd: int, salt: int, size: int) -> array[int]:
+    """Make the index anew and store it."""
+    entries = entries_of(base, fd, salt, SEGMENT_HEADER_SIZE, size)
     with suppress(OSError):  # a hint: a recovery may tidy up at the same time, the disk may be full
         files.replace(segment.index_name(base), entries.tobytes(), directory, durable=False)
     return entries

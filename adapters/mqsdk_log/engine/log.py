@@ -36,13 +36,14 @@ PATIENCE_S = 2.0
 class Log:
     """One open root. Any thread; other processes may have it open too."""
 
-    def __init__(self, path: Path, directory: int, durability: Durability, interval_s: float, limits: Limits) -> None:
+    def __init__(self, path: Path, directory: int, presence: int, durability: Durability, interval_s: float, limits: Limits) -> None:
         """Use `Log.open`."""
         self.path = path
         self.durability: Durability = durability
         self.floor: Callable[[str, int], int] = _no_floor
         self.report: Callable[[str], None] = _no_report
         self._directory = directory
+        self._presence = presence
         self._topics_directory = files.open_dir(TOPICS, directory)
         self._syncer = Syncer(interval_s, lambda text: self.report(text))
         self._rules = Rules(durability, limits, self._syncer, lambda *where: self.floor(*where), lambda text: self.report(text))
@@ -61,10 +62,12 @@ class Log:
         create: bool = True,
         limits: Limits | None = None,
         any_filesystem: bool = False,
+        alone: bool = False,
     ) -> Log:
         """Open a root, making it when `create` is set.
 
         durability: what an append waits for; the same in every process of one cluster. any_filesystem: allow network file systems.
+        alone: InUse when somebody else has it open; until this one is closed, nobody else opens it (they get InUse after 2 s).
         Raises BadRoot for a symbolic link, another owner, a world-writable directory, a network file system, or no log there and not
         `create`; UnsupportedVersion when a later version made it.
 
@@ -72,13 +75,14 @@ class Log:
         `report(text)` is told of recoveries that cut or lost something and of failed background syncs.
         """
         path = Path(path)
-        directory = root.open_directory(path, create)
+        directory, presence = root.open_directory(path, create), -1
         try:
             root.check(path, directory, any_filesystem)
             root.ensure_marker(path, directory, create)
-            return cls(path, directory, durability, interval_s, limits or Limits())
+            presence = root.attend(path, directory, alone)
+            return cls(path, directory, presence, durability, interval_s, limits or Limits())
         except BaseException:
-            files.close(directory)
+            files.close_all((presence, directory))
             raise
 
     def topics(self) -> list[str]:
@@ -255,7 +259,7 @@ class Log:
         self._end(gone)
 
     def _end(self, gone: Gone) -> None:
-        files.close_all((self._topics_directory, self._directory))
+        files.close_all((self._topics_directory, self._directory, self._presence))
         self._topics = {}
         self._mutex = gone
 

@@ -20,6 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import files
+from .errors import UNEXPECTED
+
 _WORD = struct.Struct("<Q")
 _SUFFIXES = (".lock", ".json", ".alive")
 
@@ -154,10 +157,10 @@ def watch(directory: Path, member: str) -> int | None:
 def describe(directory: Path, member: str) -> MemberInfo:
     """What the member wrote about itself; only its id when that is not readable."""
     try:
-        about = json.loads((directory / f"{member}.json").read_bytes())
+        about = json.loads(files.read_path(directory / f"{member}.json"))
         topics = tuple(str(topic) for topic in about["topics"])
         return MemberInfo(member, topics, float(about["lease_s"]), str(about["host"]), int(about["pid"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *UNEXPECTED) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise  # says nothing of the member, and one without topics would lose its partitions
         return MemberInfo(member)

@@ -215,6 +215,11 @@ class PartitionLog(ActiveSegment):
             with self._mutex, files.locked(self._lock_fd, deadline=time.monotonic() + _VALID_S, what=self._what):
                 self._settle()
 
+    def recover(self) -> None:
+        """Make the tail true, as the next append would. Raises as `append`."""
+        with self._mutex, files.locked(self._lock_fd, deadline=time.monotonic() + _VALID_S, what=self._what):
+            self._settle()
+
     def start(self) -> int:
         """First offset held."""
         self.ensure_valid()

@@ -32,15 +32,14 @@ def _open_quarantine(directory: int) -> int:
     return files.open_dir(QUARANTINE, directory)
 
 
-def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
-    """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
-    keep = _open_quarantine(directory)
+def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
+    """Copy [position, stop) of a segment for inspection; complete and on the medium when it returns."""
+    place = _open_quarantine(directory)
     try:
-        name = f"{base:020d}-{position}.torn"
-        copy = files.open_new(name, keep)
+        copy = files.open_new(name, place)
         try:
             at = position
-            while at < size and (data := files.pread(fd, min(1 << 20, size - at), at)):
+            while at < stop and (data := files.pread(fd, min(1 << 20, stop - at), at)):
                 files.write_all(copy, data, at - position)
                 at += len(data)
             files.sync_data(copy)
@@ -48,18 +47,23 @@ def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
         finally:
             files.close(copy)
     finally:
-        files.close(keep)
+        files.close(place)
+
+
+def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
+    """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
+    keep(directory, fd, f"{base:020d}-{position}.torn", position, size)
     files.ftruncate(fd, position)
     files.sync_data(fd)
     index.cut(directory, base, position)
 
 
 def set_aside(directory: int, base: int) -> None:
-    keep = _open_quarantine(directory)
+    place = _open_quarantine(directory)
     try:
-        files.rename(segment.file_name(base), segment.file_name(base), directory, keep)
+        files.rename(segment.file_name(base), segment.file_name(base), directory, place)
         files.unlink(segment.index_name(base), directory)
         files.sync_dir(keep)
         files.sync_dir(directory)
     finally:
-        files.close(keep)
+        files.close(place)

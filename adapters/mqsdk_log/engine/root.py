@@ -9,10 +9,13 @@ import uuid as uuids
 from pathlib import Path
 
 from . import files
-from .errors import BadRoot, UnsupportedVersion
+from .errors import BadRoot, InUse, LockTimeout, UnsupportedVersion
 
 MARKER = "MQSDK"
 TOPICS = "topics"
+PRESENCE = "open.lock"
+FORMAT = "1"
+_PATIENCE_S = 2.0  # who has a root alone is a tool that people started, and may take long
 _REFUSED_FILESYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "afs", "ncpfs", "virtiofs")
 
 
@@ -51,10 +54,35 @@ def ensure_marker(path: Path, directory: int, create: bool) -> None:
         if not create:
             raise BadRoot(f"{path} is not a log: there is no file {MARKER} in it") from None
         text = _make_marker(directory)
-    fields = dict(line.partition("=")[::2] for line in text.splitlines())
-    if fields.get("format") != "1":
-        raise UnsupportedVersion(f"log at {path}", fields.get("format", "nothing readable"), "1")
+    found = format_of(text)
+    if found != FORMAT:
+        raise UnsupportedVersion(f"format of the log at {path}", found, FORMAT)
     files.make_dir(TOPICS, directory)
+
+
+def format_of(text: str) -> str:
+    """The version that a marker names."""
+    return dict(line.partition("=")[::2] for line in text.splitlines()).get("format", "nothing readable")
+
+
+def attend(path: Path, directory: int, alone: bool) -> int:
+    """Descriptor that shows the process as one that has the root open, as long as it stays open. alone: as the only one. InUse.
+
+    A flock, so that it ends with the process: shared by all, exclusive for who needs the root alone.
+    """
+    fd = files.open_create(PRESENCE, directory)
+    try:
+        files.lock_until(fd, files.LOCK_EX if alone else files.LOCK_SH, time.monotonic() + (0 if alone else _PATIENCE_S), PRESENCE)
+    except LockTimeout:
+        pids = files.holders(fd)
+        files.close(fd)
+        who = f"process {', '.join(map(str, pids))}" if pids else "another process"
+        what = f"the log at {path} is open in {who}" if alone else f"the log at {path} is being repaired or upgraded by {who}"
+        raise InUse(what, pids) from None
+    except BaseException:
+        files.close(fd)
+        raise
+    return fd
 
 
 def _make_marker(directory: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from . import files, state
 from .bands import Bands
 from .delays import LOCK as DELAY_LOCK
-from .errors import BadRoot, ClosedHandle, Gone, NoSuchTopic, UnsupportedVersion
+from .errors import UNEXPECTED, BadRoot, ClosedHandle, Gone, NoSuchTopic, UnsupportedVersion
 from .partition import PartitionLog
 from .shared import Durability, Limits, Shared
 from .wake import DIRECTORY as WAKE
@@ -63,7 +63,7 @@ def read_settings(directory: int, name: str) -> tuple[bytes, int]:
         if version != VERSION:
             raise UnsupportedVersion(f"topic {name}", version, VERSION)
         uuid, partitions = bytes.fromhex(found["uuid"]), int(found["partitions"])
-    except (ValueError, KeyError, TypeError):
+    except UNEXPECTED:
         raise BadRoot(f"{SETTINGS} of topic {name} is damaged; restore it from a copy") from None
     if len(uuid) != 16 or not 1 <= partitions <= MAX_PARTITIONS:
         raise BadRoot(f"{SETTINGS} of topic {name} is damaged; restore it from a copy")
@@ -74,9 +74,9 @@ def read_retention(directory: int) -> float | None:
     """Seconds for which the topic was told to keep, None when it was not told. A damaged file says nothing."""
     try:
         found = json.loads(files.read_all(SETTINGS, directory)).get("retention_s")
-    except (FileNotFoundError, ValueError, AttributeError):
+        return float(found) if isinstance(found, int | float | str) and found is not True else None
+    except (FileNotFoundError, *UNEXPECTED):
         return None
-    return float(found) if isinstance(found, int | float | str) and found is not True else None
 
 
 def write_retention(directory: int, seconds: float) -> None:

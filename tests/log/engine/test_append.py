@@ -295,3 +295,41 @@ def test_closing_gives_every_descriptor_back(kit: Any) -> None:
         kit.opened[0].topic("orders").waiter()
         kit.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_on_a_file_system_that_became_read_only_nothing_is_stored_for_certain(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was unknown: what had not been written could not be taken back either."""
+    partition = kit.partition("interval")
+    kit.append(partition, b"one")
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EROFS, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "pwritev", refused)
+        patch.setattr(files, "ftruncate", refused)
+        for _ in range(2):
+            with pytest.raises(WriteFailed, match="EROFS"):
+                kit.append(partition, b"two")
+        assert kit.values(partition) == [b"one"]
+    assert kit.append(partition, b"three") == 1
+
+
+def test_a_write_that_was_torn_and_cannot_be_taken_back_stays_unknown(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = kit.partition("interval")
+    kit.append(partition, b"one")
+    real = files.pwritev
+
+    def torn(fd: int, parts: Any, position: int) -> int:
+        real(fd, [bytes(parts[0])], position)
+        raise OSError(errno.EIO, "injected")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "pwritev", torn)
+        patch.setattr(files, "ftruncate", refused)
+        with pytest.raises(SyncFailed):
+            kit.append(partition, b"two")
+    assert kit.append(partition, b"three") == 1

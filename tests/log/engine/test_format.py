@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import zlib
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mqsdk_log.engine import format as fmt
 from mqsdk_log.engine.errors import CorruptBatch, LogError, TooLarge, UnsupportedVersion
-from mqsdk_log.engine.log import Log
 from mqsdk_log.engine.reader import LogRecord
 
 SALT = 0x01020304
@@ -205,29 +202,3 @@ def test_a_damaged_segment_header_is_corrupt(at: int) -> None:
     packed[at] ^= 1
     with pytest.raises(CorruptBatch):
         fmt.decode_segment_header(bytes(packed))
-
-
-def test_the_golden_log_of_version_1_is_read_for_ever(tmp_path: Path) -> None:
-    root = tmp_path / "log"
-    shutil.copytree(Path(__file__).with_name("golden_v1"), root)
-    with Log.open(root, create=False) as log:
-        assert log.topics() == ["golden"]
-        partition = log.topic("golden").partition(0)
-        assert (partition.start(), partition.end()) == (0, 7)
-        found = []
-        reader = partition.reader(0)
-        while batch := reader.read(100, 1 << 20):
-            found += batch
-    base = 1_700_000_000_000
-    assert [(one.position, one.key, one.value, one.timestamp_ms - base, one.attempt, one.producer_id, one.sequence) for one in found] == [
-        (0, None, b"hello", 0, 1, 0, 0),
-        (1, b"a", b"one", 5, 1, 77, 40),
-        (2, b"", b"", -7, 3, 77, 41),
-        (3, b"b", b"three", 6, 1, 77, 42),
-        (4, b"z", b"zip" * 50, 10, 1, 0, 0),
-        (5, b"z", b"zip" * 50, 10, 1, 0, 0),
-        (6, b"k", b"last", 20, 1, 0, 0),
-    ]
-    assert fmt.decode_headers(found[1].block) == [(b"content-type", b"text/plain"), (b"empty", b"")]
-    data = (root / "topics/golden/0" / f"{0:020d}.log").read_bytes()
-    assert data == (Path(__file__).with_name("golden_v1") / "topics/golden/0" / f"{0:020d}.log").read_bytes()

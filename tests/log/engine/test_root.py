@@ -160,7 +160,17 @@ def test_leftovers_of_creations_that_died_are_no_topics_and_are_removed(kit: Any
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"version": 1, "partitions": 0, "uuid": "00"}', '{"version": 1, "partitions": "x", "uuid": 3}']
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"version": 1, "partitions": 0, "uuid": "00"}',
+        '{"version": 1, "partitions": "x", "uuid": 3}',
+        '{"version": 1, "partitions": Infinity, "uuid": "%s"}' % ("00" * 16),
+        "[" * 100_000,
+    ],
+    ids=["empty", "nothing", "list", "none", "words", "infinite", "deep"],
 )
 def test_a_damaged_topic_file_is_named(kit: Any, content: str) -> None:
     kit.open().create_topic("orders", 1)

@@ -298,3 +298,21 @@ def test_no_offset_that_was_settled_is_given_to_another_message(stage: Any) -> N
     after = stage.join(again)
     after.until(lambda: after.values == values)
     assert again.admin().bounds("orders", 0)[1] == 11
+
+
+def test_what_is_trimmed_leaves_the_disk_and_the_rest_stays(stage: Any) -> None:
+    """Segments below the position; all of the newest one only when nothing in it is needed any more."""
+    backend = stage.topic_of(1)
+    producer = backend.producer(stage.answers)
+    producer.publish([stage.record(P0, b"one %d" % number, token=number) for number in range(4)], time.monotonic() + 5)
+    admin = backend.admin()
+    folder = next(Path(backend._options.path).rglob("*.log")).parent
+    admin.trim("orders", {0: 3})
+    assert admin.bounds("orders", 0) == (0, 4)  # the segment holds the fourth as well
+    admin.trim("orders", {0: 4})
+    assert admin.bounds("orders", 0) == (4, 4)
+    assert b"one" not in b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+    producer.publish([stage.record(P0, b"two", token=9)], time.monotonic() + 5)
+    assert [record.value for record in admin.read("orders", 0, 0, 10)] == [b"two"]
+    with pytest.raises(BackendError):
+        admin.trim("nothing", {0: 1})

@@ -166,7 +166,7 @@ def rest(outcome: Any) -> tuple[Any, ...]:
     ("error", "code"),
     [
         (DiskFull("full"), "full"),
-        (WriteFailed("EIO"), "full"),
+        (WriteFailed("EIO"), "backend"),
         (SyncFailed("EIO"), None),
         (LogError("odd"), "backend"),
         (OSError(5, "x"), "backend"),
