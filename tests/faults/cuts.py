@@ -152,7 +152,7 @@ def send_again(folder: Path, proxy: Proxy, config: str, direct: str) -> None:
         scene.wait_until_settled()
     told = f"{outcome}, {last}, {scene}"
     print(f"\n{told}")
-    assert arrived and is_complete, told
+    assert (arrived, is_complete) == (True, True), told
     assert (outcome, last) == ("stored", "stored"), told
     assert scene.seen == [0, 1, 2], f"{scene.seen}: {told}"
 
