@@ -8,15 +8,7 @@ demo: .venv/.ready ; @$(BIN)/python examples/02_flights/demo.py
 test: lint .venv/.brokers ; $(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report= $(TESTS) && $(BIN)/coverage report --skip-covered && $(BIN)/coverage report -m --include='mqsdk/core/*'
 lint: .venv/.ready ; $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy $(CODE)
 bench: .venv/.ready ; $(BIN)/python -m pip install -q --group bench && $(BIN)/python benchmarks/run.py $(ARGS)
-<<<<<<< HEAD
-<<<<<<< HEAD
-soak: .venv/.brokers ; $(BIN)/python -m tests.simulation explore fleet --jobs 2 --seeds $${SOAK_SEEDS:-1000000} && SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py
-=======
-soak: .venv/.brokers ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py tests/log/simfs tests/log/engine/test_sweep.py
->>>>>>> simfs
-=======
-soak: .venv/.brokers ; SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py tests/log/tools/test_fuzz.py
->>>>>>> logtools
+soak: .venv/.brokers ; $(BIN)/python -m tests.simulation explore fleet --jobs 2 --seeds $${SOAK_SEEDS:-1000000} && SOAK_SECONDS=$${SOAK_SECONDS:-60} $(BIN)/pytest -q -s tests/faults tests/*/test_fleet.py tests/log/simfs tests/log/engine/test_sweep.py tests/log/tools/test_fuzz.py
 clean: ; rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage dist
 
 .venv/.ready: pyproject.toml .ci/setup ; @sh .ci/setup

@@ -32,7 +32,7 @@ def _open_quarantine(directory: int) -> int:
     return files.open_dir(QUARANTINE, directory)
 
 
-def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
+def preserve(directory: int, fd: int, name: str, position: int, stop: int) -> None:
     """Copy [position, stop) of a segment for inspection; complete and on the medium when it returns."""
     place = _open_quarantine(directory)
     try:
@@ -43,7 +43,7 @@ def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
                 files.write_all(copy, data, at - position)
                 at += len(data)
             files.sync_data(copy)
-            files.sync_dir(keep)
+            files.sync_dir(place)
         finally:
             files.close(copy)
     finally:
@@ -52,7 +52,7 @@ def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
 
 def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
     """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
-    keep(directory, fd, f"{base:020d}-{position}.torn", position, size)
+    preserve(directory, fd, f"{base:020d}-{position}.torn", position, size)
     files.ftruncate(fd, position)
     files.sync_data(fd)
     index.cut(directory, base, position)
@@ -63,7 +63,7 @@ def set_aside(directory: int, base: int) -> None:
     try:
         files.rename(segment.file_name(base), segment.file_name(base), directory, place)
         files.unlink(segment.index_name(base), directory)
-        files.sync_dir(keep)
+        files.sync_dir(place)
         files.sync_dir(directory)
     finally:
         files.close(place)
