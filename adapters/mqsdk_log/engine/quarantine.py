@@ -32,7 +32,7 @@ def _open_quarantine(directory: int) -> int:
     return files.open_dir(QUARANTINE, directory)
 
 
-def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
+def preserve(directory: int, fd: int, name: str, position: int, stop: int) -> None:
     """Copy [position, stop) of a segment for inspection; complete and on the medium when it returns."""
     place = _open_quarantine(directory)
     try:
@@ -52,7 +52,7 @@ def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
 
 def cut(directory: int, fd: int, base: int, position: int, size: int) -> None:
     """Keep [position, size) for inspection, then truncate. The copy is complete before the cut, so a crash between repeats it."""
-    keep(directory, fd, f"{base:020d}-{position}.torn", position, size)
+    preserve(directory, fd, f"{base:020d}-{position}.torn", position, size)
     files.ftruncate(fd, position)
     files.sync_data(fd)
     index.cut(directory, base, position)

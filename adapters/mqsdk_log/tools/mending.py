@@ -38,7 +38,7 @@ def _record(view: PartitionView, flaw: Flaw) -> str:
     if flaw.stop_position > flaw.position:
         name = f"{flaw.segment:020d}-{flaw.position}.bad"
         with view.open(flaw.segment) as fd:
-            quarantine.keep(view.directory, fd, name, flaw.position, flaw.stop_position)
+            quarantine.preserve(view.directory, fd, name, flaw.position, flaw.stop_position)
         kept = f"; a copy of the bytes is in quarantine/{name}"
     return f"recorded offsets {flaw.start} to {flaw.stop} (excluded) as lost{kept}"
 
@@ -113,7 +113,7 @@ def _restore_headers(view: PartitionView) -> Iterator[str]:
             if is_readable(view, fd) or (found := restored(view, fd, base)) is None:
                 continue
             name = f"{base:020d}-0.bad"
-            quarantine.keep(view.directory, fd, name, 0, SEGMENT_HEADER_SIZE)
+            quarantine.preserve(view.directory, fd, name, 0, SEGMENT_HEADER_SIZE)
         writable = files.open_write(segment.file_name(base), view.directory)
         try:
             files.write_all(writable, found, 0)
