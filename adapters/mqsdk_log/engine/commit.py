@@ -18,12 +18,8 @@ from .checkpoint import Mark
 from .errors import LockTimeout, SyncFailed, SyncLater
 
 CHECKPOINT_S = 1.0
-<<<<<<< HEAD
 _NEVER = 1 << 64  # no offset is as high
-READ_ONLY = "look at the disk, then reboot: the first start after it checks what is stored"
-=======
 READ_ONLY = "look at the disk, then `mqsdk log repair`, or reboot: the first start after it checks what is stored"
->>>>>>> logtools
 
 
 class _Waiter:

@@ -43,7 +43,7 @@ def keep(directory: int, fd: int, name: str, position: int, stop: int) -> None:
                 files.write_all(copy, data, at - position)
                 at += len(data)
             files.sync_data(copy)
-            files.sync_dir(keep)
+            files.sync_dir(place)
         finally:
             files.close(copy)
     finally:
@@ -63,7 +63,7 @@ def set_aside(directory: int, base: int) -> None:
     try:
         files.rename(segment.file_name(base), segment.file_name(base), directory, place)
         files.unlink(segment.index_name(base), directory)
-        files.sync_dir(keep)
+        files.sync_dir(place)
         files.sync_dir(directory)
     finally:
         files.close(place)
