@@ -174,7 +174,8 @@ def test_what_cannot_be_repaired_is_left_and_said(place: Any, hurt: Any) -> None
     place.fill()
     place.group()
     place.close()
-    hurt.flip(place.path / "groups/billing/cursors/orders", 4096 + 8)
+    for slot in (4096, 4096 * 3):
+        hurt.flip(place.path / "groups/billing/cursors/orders", slot + 8)
     hurt.flip(place.segments[0], 64 + 100)
     found = place.mqsdk("repair", "orders", "--yes", "--json")
     assert found.code == 1

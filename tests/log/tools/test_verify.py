@@ -165,7 +165,8 @@ def test_every_used_byte_of_a_progress_file_is_seen_when_it_changes(place: Any, 
 def test_both_copies_of_a_progress_damaged_say_what_to_do(place: Any, hurt: Any) -> None:
     place.fill()
     place.group()
-    hurt.flip(place.path / "groups/billing/cursors/orders", 4096 + 8)
+    for slot in (4096, 4096 * 3):
+        hurt.flip(place.path / "groups/billing/cursors/orders", slot + 8)
     found = place.mqsdk("verify", "--json")
     assert found.code == 1
     (one,) = found.document["findings"]
