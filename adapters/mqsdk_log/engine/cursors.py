@@ -46,6 +46,7 @@ class CursorFile:
         self._patience_s = patience_s
         self._fd = -1
         self.marked = False  # somebody has been asked to sync it
+        self._named = False  # its name is on the medium for sure
         self._known: dict[int, tuple[int, int, Cursor]] = {}
         self._open_generation(0)
         try:
@@ -148,6 +149,9 @@ class CursorFile:
                 files.sync_data(fd)
             finally:
                 files.close(fd)
+            if not self._named:
+                files.sync_path(self._path.parent)  # whoever made the file may have died before he did
+                self._named = True
 
     def _change(self, partition: int, change: Callable[[Cursor], Cursor | None]) -> tuple[Cursor, Cursor] | None:
         """Store what `change` makes of the newest slot; None when it makes nothing of it."""
@@ -267,6 +271,7 @@ class CursorFile:
         self._fd, self._map, self.partitions, self._generation = fd, mapped, partitions, number
         self._apart = PAGE * partitions  # from a slot of region A to its copy in B
         self._known.clear()
+        self._named = False
 
 
 def create(path: Path, cursors: Sequence[Cursor]) -> bool:

@@ -44,11 +44,10 @@ def make_dir(name: str | Path, at: int | None = None) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """A directory and those above it that are missing, each on the medium before anything is in it."""
+    """A directory and those above it that are missing."""
     if not path.is_dir():
         make_dirs(path.parent)
         make_dir(path)
-        sync_path(path.parent)
 
 
 def open_read(name: str, at: int) -> int:

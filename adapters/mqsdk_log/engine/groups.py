@@ -180,6 +180,8 @@ class Group:
     def _make_directories(self) -> None:
         for name in ("members", "leases", "cursors"):
             files.make_dirs(self._directory / name)
+        for path in (self._directory, *list(self._directory.parents)[:2]):  # whoever made them may have died before he did this
+            files.sync_path(path)
 
     def _remove_directory(self) -> None:
         """Only when nothing of it is in use: rmdir refuses a directory that somebody filled again."""

@@ -62,15 +62,16 @@ class Expected:
             case "seen", position, value:
                 self.at[position] = value
             case "durable", below:
-                self.durable = max(self.durable, below)
+                self.topic, self.durable = True, max(self.durable, below)
             case "delayed durably", number:
+                self.topic = True
                 self.durably_delayed.append(number)
             case "remove", below:
                 self.removed = max(self.removed, below)
             case "progress", watermark, high:
                 self.progress.append((watermark, high))
             case "progress synced", watermark, high:
-                self.progress = [(watermark, high)]
+                self.group, self.progress = True, [(watermark, high)]
             case _:
                 raise AssertionError(f"no such fact: {fact}")
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mqsdk_log.engine.errors import LogError
@@ -111,7 +111,7 @@ def _once(setting: Setting, number: int, known: Known, trace: list[str] | None, 
 
         system.watch = watch
         with system.installed(), clock.installed():
-            fresh = None if fault is None else type(fault)(fault.calls, fault.after, fault.times, fault.number, fault.short)
+            fresh = None if fault is None else replace(fault)
             story = Story(setting._replace(fault=fresh), chance, system, clock, known)
             story.run()
         return system.moment, moments, system

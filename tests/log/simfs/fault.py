@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Fault:
     """The call to break.
 
-    calls: by name. after: so many of them are left alone. times: how many then fail, with the error `number`. short: a write does a part
-    and says so, in place of an error.
+    calls: by name. where: how the name of the file ends. after: so many of them are left alone. times: how many then fail, with the error
+    `number`. short: a write does a part and says so, in place of an error.
     """
 
     calls: tuple[str, ...]
@@ -19,9 +19,10 @@ class Fault:
     times: int = 1
     number: int = errno.ENOSPC
     short: bool = False
+    where: str = ""
 
-    def strikes(self, call: str) -> bool:
-        if call not in self.calls or self.times <= 0:
+    def strikes(self, call: str, what: str) -> bool:
+        if call not in self.calls or self.times <= 0 or not what.endswith(self.where):
             return False
         if self.after > 0:
             self.after -= 1

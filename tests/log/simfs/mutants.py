@@ -178,8 +178,8 @@ def the_removal_of_a_segment_whose_roll_failed_is_not_synced(patch: pytest.Monke
 
 def _rolls_fail(setting: Setting) -> Setting:
     limits = setting.limits.__class__(segment_bytes=700, min_free_bytes=0)
-    fault = Fault(("fsync",), after=11, number=errno.EIO)  # of the directory, in a roll
-    return setting._replace(limits=limits, sizes=(10, 100), durability="always", delays=False, fault=fault)
+    fault = Fault(("fsync",), after=3, number=errno.EIO, where="/orders/0/")
+    return setting._replace(limits=limits, sizes=(10, 100), durability="always", delays=False, fault=fault, early=False)
 
 
 def a_short_read_is_believed(patch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     delays: bool
     retention: bool
     fault: Fault | None
+    early: bool = False  # the fault may strike while the log and its topic are being made
 
     @classmethod
     def of(cls, chance: random.Random) -> Setting:
@@ -43,7 +44,7 @@ class Setting(NamedTuple):
         with_delays = chance.random() < 0.35
         return cls(
             durability, Limits(segment_bytes=segment_bytes, min_free_bytes=0), chance.randint(6, 28), sizes, with_delays,
-            not with_delays and chance.random() < 0.3, _fault(chance) if chance.random() < 0.35 else None,
+            not with_delays and chance.random() < 0.3, _fault(chance) if chance.random() < 0.35 else None, chance.random() < 0.2,
         )  # fmt: skip
 
 
@@ -104,10 +105,11 @@ class Story:
     def run(self) -> None:
         """To its end, errors that the engine tells of included."""
         try:
-            self._guarded(self._begin)
-            if self._system.fault is None:
+            if self.setting.early:
                 self._system.fault = self.setting.fault
-            for _ in range(self.setting.steps if self._parts else 0):
+            self._guarded(self._begin)
+            self._system.fault = self.setting.fault
+            for _ in range(self.setting.steps):
                 self._guarded(self._step)
                 self._guarded(self._look)
         finally:
@@ -129,16 +131,24 @@ class Story:
 
     def _begin(self) -> None:
         self._open()
-        self.known.tell("topic")
         if self._chance.random() < 0.6:
             self._group.ensure(TOPIC, [self._parts[0].end()])
-            self.known.tell("group", self._parts[0].end())
+            if not self._system.struck:
+                self.known.tell("group", self._parts[0].end())
             self._own()
 
     def _open(self) -> None:
         found = open_log(self._system, self.setting.durability, self.setting.limits)
+        try:
+            topic = found.create_topic(TOPIC, 1)
+            if not self._system.struck:
+                self.known.tell("topic")
+            part = topic.partition(0)
+        except BaseException:
+            found._forget()
+            raise
         self._logs.append(found)
-        self._parts.append(found.create_topic(TOPIC, 1).partition(0))
+        self._parts.append(part)
 
     def _step(self) -> None:
         steps: list[tuple[int, Callable[[], None]]] = [

@@ -163,7 +163,7 @@ class System:
         self.disk.change(Naming(self.moment, [(directory, name, made)], []))
 
     def pread(self, fd: int, size: int, position: int) -> bytes:
-        if self.fault is not None and self.fault.strikes("pread"):
+        if self.fault is not None and self.fault.strikes("pread", self._fds[fd].label):
             self._strike("pread", self._fds[fd].label)
         if self.short_reads and size > 1 and self._chance.random() < self.short_reads:
             size = self._chance.randrange(1, size)
@@ -254,7 +254,7 @@ class System:
             self.trace.append(f"{self.moment:5d}  {call} {what}")
         if self.watch is not None:
             self.watch()
-        if self.fault is not None and self.fault.strikes(call):
+        if self.fault is not None and self.fault.strikes(call, what):
             self._strike(call, what)
 
     def _live(self, what: str) -> None:
@@ -290,7 +290,7 @@ class System:
             torn = self._chance.randint(0, len(data))
             node.write(position, data[:torn], self.moment)
             self.watch()
-        if self.fault is not None and self.fault.strikes(call):
+        if self.fault is not None and self.fault.strikes(call, node.label):
             half = data[: self._chance.randint(0, len(data) - 1)] if self.fault.short else b""
             os.pwrite(fd, half, position)
             node.write(position, half, self.moment)

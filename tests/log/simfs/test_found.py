@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from mqsdk_log.engine import files
 from mqsdk_log.engine import format as fmt
+from mqsdk_log.engine.cursors import Cursor
 from mqsdk_log.engine.errors import LogError
 from mqsdk_log.engine.groups import Group
 
@@ -53,6 +54,21 @@ def test_a_new_group_is_there_after_a_power_loss(machine: Machine) -> None:
     append(machine.partition("always"), b"one", b"two")
     group = Group(machine.system.path, "billing")
     group.ensure("orders", [2])
+    machine.lose_power()
+    assert Group(machine.system.path, "billing").progress("orders")[0].watermark == 2
+
+
+def test_the_progress_of_a_group_whose_maker_died_before_its_name_was_synced_is_kept_by_its_first_sync(machine: Machine) -> None:
+    append(machine.partition("always"), b"one", b"two")
+    group = Group(machine.system.path, "billing")
+    machine.system.fault = Fault(("fsync",), after=4, number=errno.EIO)  # the folders and the file are synced, the file's name is not
+    with pytest.raises(OSError, match="injected"):
+        group.ensure("orders", [0])
+    assert not group.ensure("orders", [0])  # it is there
+    file = group.cursors("orders")
+    file.store(0, Cursor(2, file.read(0).epoch, high=2))
+    file.sync()
+    file.close()
     machine.lose_power()
     assert Group(machine.system.path, "billing").progress("orders")[0].watermark == 2
 
