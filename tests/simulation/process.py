@@ -184,7 +184,7 @@ class Process:
         publisher._sender = sender
         self.senders.append(sender)
         if not publisher._direct:
-            publisher._results = results = PlayedResults(self.clock)
+            publisher._results = results = PlayedResults(self.clock, publisher._flow)
             publisher._producer = publisher._backend.producer(results)
 
     def _start_movers(self) -> None:
