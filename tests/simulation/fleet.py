@@ -215,7 +215,8 @@ class World:
         """
         process = self.processes[index]
         is_there = not (process.is_dead or process.is_draining or self.schedule.now < process.frozen_until)
-        if not is_there or (self.schedule.now < until and not any(sender.records for sender in process.senders)):
+        is_early = self.schedule.now < until and bool(self.programs[index]) and not any(sender.records for sender in process.senders)
+        if not is_there or is_early:
             self.schedule.after(0.05 if not is_there else 0.003, partial(self._switch, index, until))
             return
         new = replace(self._configurations[index], routes=(Route(topics=("*",), cluster="b"),))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LOOP = (0.0, 0.0005, 0.005)  # how long after its cause a thread runs
 SENDER = (0.0, 0.001)
 POLL_S = 1.0
+SWITCH_S = 0.02  # the thread of a change looks every two milliseconds; seldom enough here to look at more schedules
 LONGEST_WAIT_S = 0.08
 LATE = 1  # whose process only publishes, where somebody follows a change of cluster late
 
@@ -239,8 +240,10 @@ class Process:
             self._switch.wake()
 
     def _step_of_switch(self) -> float | None:
-        self.supervisor.switching.step()
-        return self.supervisor.switching.due()
+        switching = self.supervisor.switching
+        switching.step()
+        due = switching.due()
+        return None if due is None else max(due, self.clock.mono() + SWITCH_S)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """In this process, so not if it is no more, and not before it is thawed."""

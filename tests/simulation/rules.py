@@ -359,7 +359,7 @@ class Rules:
 
     def _is_moved(self, name: str) -> bool:
         is_delayed = any(copy.name == name and copy.topic.startswith("mq.") for copy in self._copies.values())
-        disturbs = REPEATING.union(("settle", "answer")).intersection(self._plan.faults) or self._world.lethal
+        disturbs = REPEATING.union(("settle", "answer", "publish")).intersection(self._plan.faults) or self._world.lethal
         return is_delayed and bool(disturbs)
 
     def _is_explained(self, problem: checker.Problem) -> bool:
