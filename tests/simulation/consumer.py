@@ -285,6 +285,7 @@ class Simulation(World):
         )
         self.ending = True
         self._drain(5)
+        self._feed()  # before its deadline: what is next may be seconds away
         self._until(lambda: self.drained is not None, "not drained")
         if self.drained != act.Drained(0, 0) or self.machine.view().records:
             raise Broken("drain left something")
