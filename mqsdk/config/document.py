@@ -6,9 +6,7 @@ booleans of `yes` and `on`, and numbers of `1:30` and `010`. Nothing of the cont
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -17,10 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from mqsdk.config import files
 from mqsdk.config.problems import Path, dotted
 from mqsdk.errors import ConfigError, Problem
 
-MAX_BYTES = 1024 * 1024
 MAX_ALIASES = 100
 MAX_DEPTH = 50
 MAX_VALUES = 20_000  # PyYAML reads about 30,000 values a second in pure Python; a real file has a few hundred
@@ -95,7 +93,7 @@ def _child(node: Node | None, part: str | int) -> tuple[Node, Node] | None:
 
 def read(path: str | FilePath) -> Document:
     """Read and build one file. ConfigError when it cannot be read or is no YAML; smaller problems are in the document."""
-    return built(content(str(path)), str(path))
+    return built(files.content(str(path)), str(path))
 
 
 def built(data: bytes, file: str, *, remote: bool = False) -> Document:
@@ -142,44 +140,6 @@ def _composed(text: str, file: str) -> Node | None:
 
 def _refused(file: str, what: str, fix: str, line: int = 0, column: int = 0) -> ConfigError:
     return ConfigError.of([Problem(key="", what=what, fix=fix, file=file, line=line, column=column)])
-
-
-def content(path: str, shown: str = "") -> bytes:
-    """What a file holds. shown: its name for people. Raises ConfigError for what is not read: a pipe, 1 GiB, a file that others may
-    write ..."""
-    file = shown or path
-    try:
-        # O_NONBLOCK: a named pipe must be refused, not waited for.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise _refused(file, "there is no such file", "give the path of a configuration file, or make one with `mqsdk init`") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
-        raise _refused(file, f"cannot be opened: {reason}", "check the path and the permissions") from None
-    try:
-        _check_trust(file, os.fstat(handle))
-        with os.fdopen(os.dup(handle), "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _refused(file, f"cannot be read: {error.strerror}", "check the disk and the permissions") from None
-    finally:
-        os.close(handle)
-    if len(data) > MAX_BYTES:
-        raise _refused(file, "is larger than 1 MiB", "a configuration holds settings only; check the path")
-    return data
-
-
-def _check_trust(file: str, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise _refused(file, "is a directory", "give the path of the file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise _refused(file, "is not a regular file", "pipes and devices are not read")
-    if status.st_mode & 0o022:
-        who = "everybody" if status.st_mode & 0o002 else "its group"
-        raise _refused(file, f"can be written by {who}", f"chmod go-w {file}")
-    # Root reads what an operator mounts into a container, whoever owns it; anybody else trusts himself and root only.
-    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:
-        raise _refused(file, "belongs to another user", "own the file that you configure a process with")
 
 
 def _decoded(content: bytes, file: str) -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mqsdk.config import files
 from mqsdk.config.origin import ANSWER_S, MAX_BYTES, Content, digest, refused
 from mqsdk.errors import ConfigError
 
@@ -55,9 +56,7 @@ class FolderSource:
         if len(found) > MAX_FILES:
             raise refused(self.name, f"holds more than {MAX_FILES} files that end in .yaml", "give a directory of its own")
         _check_trust(self.name)
-        from mqsdk.config import document  # YAML, which a process that only watches does not need
-
-        read = tuple((part.shown, document.content(part.path, part.shown)) for part in found)
+        read = tuple((part.shown, files.content(part.path, part.shown)) for part in found)
         data = b"\n".join(data for _, data in read)
         if len(data) > MAX_BYTES:
             raise refused(self.name, "is larger than 1 MiB", "a configuration holds settings only; check the path")

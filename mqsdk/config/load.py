@@ -88,11 +88,11 @@ def _read(
 
 
 def _settings_of(source: Source, environ: Mapping[str, str], environment: str | None, running: bool, content: Content | None) -> Settings:
-    from mqsdk.config import document, lastgood, variables
+    from mqsdk.config import document, files, lastgood, variables
 
     notices: list[str] = []
     fresh = content or _content(source, environ, running, notices)
-    data = fresh.data if fresh is not None else document.content(str(lastgood.path_of(source.id, environ)))
+    data = fresh.data if fresh is not None else files.content(str(lastgood.path_of(source.id, environ)))
     if fresh is not None and fresh.parts:
         found = document.joined(fresh.parts, source.name)
     else:

@@ -68,9 +68,9 @@ class FileSource:
         self.name = path
 
     def load(self, timeout_s: float = ANSWER_S) -> Content:
-        from mqsdk.config import document
+        from mqsdk.config import files
 
-        data = document.content(self.name)
+        data = files.content(self.name)
         return Content(digest(data), data)
 
     def watch(self, changed: Callable[[], object]) -> None:

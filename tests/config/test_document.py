@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mqsdk.config import document
+from mqsdk.config import document, files
 from mqsdk.config.load import load
 from mqsdk.errors import ConfigError
 
@@ -103,10 +103,10 @@ def test_a_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch, me: 
     monkeypatch.setattr(os, "geteuid", lambda: me)
     status = os.stat_result((0o100644, 0, 0, 1, owner, 0, 0, 0, 0, 0))
     if trusted:
-        document._check_trust("mqsdk.yaml", status)
+        files.check_trust("mqsdk.yaml", status)
     else:
         with pytest.raises(ConfigError, match="belongs to another user"):
-            document._check_trust("mqsdk.yaml", status)
+            files.check_trust("mqsdk.yaml", status)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mqsdk import ConfigError
-from mqsdk.config import document, folder
+from mqsdk.config import files, folder
 from mqsdk.config.load import load
 from mqsdk.config.model import Configuration
 from mqsdk.errors import Problem
@@ -148,7 +148,7 @@ def problems_file(mounted: Mounted, text: str) -> str:
 def test_all_parts_are_of_one_version_when_it_is_swapped_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted = Mounted(tmp_path / "shop")
     mounted.put(a="app: shop\n", b="defaults: {concurrency: 1}\n")
-    content = document.content
+    content = files.content
 
     def swapped(path: str, shown: str = "") -> bytes:
         if path.endswith("..v1/b.yaml"):
@@ -157,7 +157,7 @@ def test_all_parts_are_of_one_version_when_it_is_swapped_meanwhile(tmp_path: Pat
                 (mounted.place / "..v1" / f"{name}.yaml").unlink()
         return content(path, shown)
 
-    monkeypatch.setattr(document, "content", swapped)
+    monkeypatch.setattr(files, "content", swapped)
     found = loaded(mounted.place)
     assert (found.app, found.defaults["concurrency"]) == ("store", 2)
 

@@ -59,12 +59,12 @@ class ActiveSegment:
 
         The cut is synced, or a power loss would bring it back: records that were refused, or damage at the end of a segment.
         """
-        if error is not None and files.lseek(self._fd, 0, files.SEEK_END) == end:  # a file system that has become read-only cuts nothing
-            raise self._write_failed(error) from error
         try:
             files.ftruncate(self._fd, end)
             self._sync_cut()
         except OSError as second:
+            if second.errno == errno.EROFS and files.lseek(self._fd, 0, files.SEEK_END) == end:  # nothing was written or can be cut
+                raise self._write_failed(error) from second
             raise SyncFailed(f"{self._what}: a failed write could not be taken back; the records may be stored") from second
         self._index_cut(end)
         raise self._write_failed(error) from error
