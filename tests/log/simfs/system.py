@@ -286,15 +286,15 @@ class System:
             self.poll()
         if self.trace is not None:
             self.trace.append(f"{self.moment:5d}  {call} {node.label} at {position}, {len(data)} bytes")
+        fails = self.fault is not None and self.fault.strikes(call, node.label)
+        half = data[: self._chance.randint(0, len(data) - 1)] if fails and self.fault is not None and self.fault.short else b""
         if self.watch is not None:
-            torn = self._chance.randint(0, len(data))
-            node.write(position, data[:torn], self.moment)
+            node.write(position, data[: self._chance.randint(0, len(half if fails else data))], self.moment)
             self.watch()
-        if self.fault is not None and self.fault.strikes(call, node.label):
-            half = data[: self._chance.randint(0, len(data) - 1)] if self.fault.short else b""
+        if fails:
             os.pwrite(fd, half, position)
             node.write(position, half, self.moment)
-            if self.fault.short and half:
+            if half:
                 self.struck.append(f"{call} {node.label}: {len(half)} of {len(data)} bytes")
                 if self.trace is not None:
                     self.trace.append(f"       ^ writes {len(half)} bytes only")
