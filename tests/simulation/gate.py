@@ -217,7 +217,7 @@ GATE = (
     Entry("M11", mutants.a_revoke_settles_what_still_runs, ("I4",)),
     Entry("M12", a_key_is_free_when_its_handler_is_overdue, ("I2 OVERLAP", "I10", "OVER")),
     Entry("M13", mutants.the_watermark_runs_over_what_was_not_received, ("I4", "LOST")),
-    Entry("M14", a_backoff_outlives_its_partition, ("I15", "I2", "I10", "OVER")),
+    Entry("M14", a_backoff_outlives_its_partition, ("I8", "I15", "I2", "I10", "OVER")),
     Entry("M15", crashes_are_not_saved, ("STUCK",)),
     Entry("M16", a_drain_starts_what_is_queued, ("I9",)),
     Entry("M17", a_reload_takes_effect_in_two_steps, ("I13",)),
