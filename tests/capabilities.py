@@ -108,6 +108,7 @@ ROWS = (
         always("emulated"),
     ),
     Row("progress of what ends out of order", lambda can: "native" if can.settle == "receipt" else "emulated"),
+    Row("a publish that is repeated after a doubt is handled once by one owner", lambda can: "emulated" if can.copies else "native"),
     Row("failed attempts survive a crash", lambda can: "emulated" if can.attempts else "emulated, per owner"),
     Row("`crash_loop`: a message that ends its process", lambda can: "emulated" if can.sparse_bytes else "no: it is handed out again"),
     Row('`on_exhausted="halt_key"`, `"halt_partition"`', always("emulated"), _retries(on_exhausted="halt_partition")),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mqsdk.api.outlet import Outlet
-from mqsdk.api.payload import Limits
 from mqsdk.api.reloading import reload
 from mqsdk.api.session import Session
 from mqsdk.config.model import Cluster, Configuration
@@ -120,9 +119,8 @@ class PlayedSupervisor(Supervisor):
 
 class PlayedSession(Session):
     def __init__(self, configuration: Configuration, environment: Environment, process: Process) -> None:
-        self.configuration = configuration
+        super().__init__(configuration, environment, "app")
         self.supervisor = PlayedSupervisor(configuration, environment, process)
-        self.limits = Limits(configuration.payload_limit)
         self.outlet = Outlet(self.supervisor, self.limits)
 
 

@@ -1,5 +1,5 @@
 """The machine keeps every promise under random schedules; and the simulation sees: each mutant is a bug of such layers, switched on by
-monkeypatching, and must be found within a few hundred seeds.
+monkeypatching, and must be found within 2,000 seeds.
 """
 
 from __future__ import annotations
@@ -79,4 +79,4 @@ def first_seed_that_finds(limit: int) -> tuple[int, str] | None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_simulation_finds_the_mutant(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
-    assert first_seed_that_finds(600) is not None, f"{mutant.__name__} survives"
+    assert first_seed_that_finds(2000) is not None, f"{mutant.__name__} survives"
