@@ -91,6 +91,23 @@ def test_the_demo_loses_nothing_and_explains_its_repeats(tmp_path: Path) -> None
     assert reasons == {"exhausted"}
 
 
+def test_a_topic_moves_there_and_back_under_load(tmp_path: Path) -> None:
+    folder = copied("07_move", tmp_path)
+    done = run([sys.executable, "move.py", "0.5"], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for step in (
+        "read_both -> switch_write",
+        "switch_write -> read_back",
+        "read_back -> switch_back",
+        "switch_back -> source",
+        "switch_write -> target",
+    ):
+        assert f"topic orders: {step}" in done.stdout
+    assert "none lost, each key in order" in done.stdout
+    assert "handled from `old`, o from `new`" in done.stdout or (folder / "move.png").stat().st_size > 10_000
+    assert "{topics: [orders], cluster: new}" in (folder / "mqsdk.yaml").read_text()
+
+
 def test_a_service_under_load_follows_its_configuration_to_another_cluster(tmp_path: Path) -> None:
     folder = copied("05_hot_reload", tmp_path)
     done = run([sys.executable, "hot_reload.py", "0.5"], folder)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = ("mqsdk.errors", "mqsdk.message", "mqsdk.events", "mqsdk.units", "mqsdk.names")
-CONFIG_DATA = ("mqsdk.core.actions", "mqsdk.core.retry")  # the data classes of core that configuration fills in
+CONFIG_DATA = ("mqsdk.core.actions", "mqsdk.core.retry", "mqsdk.core.stages")  # the data classes of core that configuration fills in
 
 # folder -> the modules of this project it may import; everything else of the project is forbidden there.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

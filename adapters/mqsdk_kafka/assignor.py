@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
@@ -52,9 +52,10 @@ class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]  # the client h
 
 
 def about(metadata: Any) -> dict[str, Any]:
-    """What a member says about itself; empty for a foreign one."""
+    """What a member says about itself; empty for a foreign one. metadata: as an assignor is given it, or as an admin describes it."""
     try:
-        found = json.loads(bytes(metadata.user_data or b"{}"))
+        raw = metadata.get("user_data") if isinstance(metadata, Mapping) else metadata.user_data
+        found = json.loads(raw if isinstance(raw, str) else bytes(raw or b"{}"))
     except (ValueError, AttributeError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -197,9 +197,11 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
         self._session = Session(configuration, environment, self._name or configuration.app, witness)
         self._state = State.OPEN
         reloading.tell(configuration)
+        self._session.supervisor.reporting.apply(configuration)
         atexit.register(self._at_exit)
         if watcher is not None:
             self._watcher = watcher
+            self._session.supervisor.look_again = watcher.ask
             watcher.start()
         return self._session
 
@@ -414,7 +416,9 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
                 raise StateError("there is nothing to reload: the App is not open", state=str(self._state))
             topics = dict.fromkeys([*(topic for topic, _ in self._declared), *self._session.outlet.topics()])
             load, notify = partial(self._load, True, content), self._session.supervisor.environment.observe
+            began_at = time.monotonic()
             changes = reloading.reload(self._session, load, list(topics), notify, watched)
+            self._session.supervisor.proof.looked(began_at)
             if self._watcher is not None and any(change.key.startswith("reload.") for change in changes):
                 self._watcher.wake()
             return changes

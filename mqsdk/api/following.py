@@ -25,7 +25,9 @@ def watcher(app: App, config: str | None) -> Watcher:
     place = find(config, os.environ) or DEFAULT_FILE
     reload = partial(app._reload, watched=True)
     if not is_remote(place):
-        return Watcher(Watch(os.path.abspath(place), reload, is_due=partial(_is_due, app)), partial(_every_s, app))
+        return Watcher(
+            Watch(os.path.abspath(place), reload, is_due=partial(_is_due, app), same=partial(_same, app)), partial(_every_s, app)
+        )
     source = SourceWatch(
         source_of(place),
         lambda content: reload(content=content),
@@ -33,8 +35,16 @@ def watcher(app: App, config: str | None) -> Watcher:
         was_down=partial(_was_down, app),
         answers=partial(_answers, app),
         is_due=partial(_is_due, app),
+        same=partial(_same, app),
     )
     return Watcher(source, partial(_every_s, app))
+
+
+def _same(app: App, began_at: float) -> None:
+    """The configuration in force is the one that the source gives."""
+    session = app._session
+    if session is not None:
+        session.supervisor.proof.looked(began_at)
 
 
 def _every_s(app: App) -> float | None:

@@ -30,7 +30,7 @@ class InspectMethods(ABC):
     def topics(self) -> list[TopicInfo]:
         """All topics of all clusters that a route leads to, the SDK's own (`.dlq`, `.retry`) included. Raises BackendError."""
         session = self._opened()
-        clusters = dict.fromkeys(route.cluster for route in session.configuration.routes)
+        clusters = dict.fromkeys(cluster for route in session.configuration.routes for cluster in route.clusters)
         return [topic for name in clusters for topic in session.supervisor.clusters.backend(name).admin().topics()]
 
     def groups(self, topic: str) -> list[GroupInfo]:

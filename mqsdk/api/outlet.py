@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mqsdk.config.model import Configuration
     from mqsdk.runtime.supervisor import Supervisor
 
-
+PROOF_EVERY_S = 0.005
 T = TypeVar("T")
 
 
@@ -49,6 +49,7 @@ class Outlet:
         self._turn = 0  # counts holds: what was opened before the last one may be the old cluster's
         self._opening = threading.RLock()  # guards the two, and what is put into `_publishers`, never a wait
         self._publishers: dict[str, Publisher] = {}
+        self._moving: dict[str, Publisher] = {}  # of topics that move: what publishes there proves its route first
         self._turns = Turns()
         self.default_timeout_s = supervisor.configuration.publish.timeout_s
 
@@ -64,13 +65,13 @@ class Outlet:
     # --- one --------------------------------------------------------------------------------------------------------------------
 
     def draft(self, topic: str, payload: Any, options: Mapping[str, Any]) -> Draft:
-        if type(topic) is not str or topic not in self._publishers:  # a name that published before is valid
+        if type(topic) is not str or (topic not in self._publishers and topic not in self._moving):  # a name that published before is valid
             outgoing.check_topic(topic)
         return outgoing.draft(topic, payload, self._rules, **options)
 
     def plain_draft(self, topic: str, payload: Any, key: Key | None) -> Draft:
         """`draft` for a message of nothing but payload and key: the usual one, and a third of its cost."""
-        if type(topic) is not str or topic not in self._publishers:
+        if type(topic) is not str or (topic not in self._publishers and topic not in self._moving):
             outgoing.check_topic(topic)
         raw_key = None if key is None else outgoing.key_bytes(key, topic)
         value, content_type = (payload, BINARY) if type(payload) is bytes else outgoing.encoded(payload, topic, self._limits)
@@ -112,7 +113,7 @@ class Outlet:
     # --- many -------------------------------------------------------------------------------------------------------------------
 
     def drafts(self, topic: str, items: Iterable[Any], key: Any) -> list[Draft]:
-        if type(topic) is not str or topic not in self._publishers:
+        if type(topic) is not str or (topic not in self._publishers and topic not in self._moving):
             outgoing.check_topic(topic)
         return outgoing.drafts(topic, items, key, self._rules)
 
@@ -134,11 +135,12 @@ class Outlet:
 
         Waits while the topic is held: `timeout_s`, default `publish.timeout`, then it is a Rejected too.
         """
-        found = self._publishers.get(topic)
+        found = self._ready(topic)
         mono = self._supervisor.environment.clock.mono
         end = mono() + (self.default_timeout_s if timeout_s is None else timeout_s)
         while found is None:
             turn = self._turn  # before the holds are looked at, see `hold`
+            self._prove(topic, id, end)
             for hold in self._holds:
                 if hold.covers(topic):
                     self._wait(hold, topic, id, max(0.0, end - mono()))
@@ -151,16 +153,35 @@ class Outlet:
                     found = self._keep(topic, made)
         return found
 
+    # --- a topic that moves -------------------------------------------------------------------------------------------------------
+
+    def _proven(self, topic: str) -> Publisher | None:
+        """The publisher of a topic that moves, while its route is known to be the one in force."""
+        found = self._moving.get(topic)
+        return found if found is not None and self._supervisor.is_current() else None
+
+    def _prove(self, topic: str, id: str, end: float) -> None:
+        """Have the route looked at, if it has to be: this process may have stood still, and the move gone on without it."""
+        supervisor = self._supervisor
+        clock = supervisor.environment.clock
+        while not supervisor.is_proven(topic):
+            if clock.mono() >= end:
+                raise unproven(topic, id)
+            assert supervisor.look_again is not None
+            supervisor.look_again()
+            clock.sleep(PROOF_EVERY_S)
+
     def _keep(self, topic: str, publisher: Publisher) -> Publisher:
-        if len(self._publishers) >= 4096:  # a service that makes up topic names must not grow for ever
-            self._publishers = {}
-        self._publishers[topic] = publisher
+        if len(self._publishers) + len(self._moving) >= 4096:  # a service that makes up topic names must not grow for ever
+            self._publishers, self._moving = {}, {}
+        kept = self._moving if self._supervisor.moves(topic) else self._publishers
+        kept[topic] = publisher
         return publisher
 
     def _opened(self, topic: str, id: str, timeout_s: float) -> tuple[Publisher, float]:
         """The publisher, and what a hold has left of the time."""
-        found = self._publishers.get(topic)
-        if found is not None or not self._holds:
+        found = self._ready(topic)
+        if found is not None or not (self._holds or topic in self._moving):
             return found or self.publisher(topic, id), timeout_s
         mono = self._supervisor.environment.clock.mono
         end = mono() + timeout_s
@@ -178,8 +199,9 @@ class Outlet:
         with self._opening:
             self._holds = (*self._holds, hold)
             self._turn += 1  # last: who reads it before looks for holds finds this one, or opens in vain
-            for topic in [topic for topic in self._publishers if covers(topic)]:
-                del self._publishers[topic]
+            for kept in (self._publishers, self._moving):
+                for topic in [topic for topic in kept if covers(topic)]:
+                    del kept[topic]
         return lambda: self._release_when_answered(hold)
 
     def _release_when_answered(self, hold: Hold) -> bool:
@@ -220,7 +242,7 @@ class Outlet:
 
     def topics(self) -> list[str]:
         """What was published to."""
-        return list(self._publishers)
+        return [*self._publishers, *self._moving]
 
     async def _submitted(self, topic: str, id: str, timeout_s: float, submit: Callable[[Publisher], Future[T]]) -> Future[T]:
         """Submit, after the publisher was opened beside the loop, which connects on first use and waits while the topic is held."""
@@ -229,12 +251,16 @@ class Outlet:
         while True:
             try:
                 async with asyncio.timeout(timeout_s if self._holds else None):
-                    await self._turns.opened(topic, lambda: topic in self._publishers, lambda: self.publisher(topic, id, timeout_s))
+                    await self._turns.opened(topic, lambda: self._ready(topic) is not None, lambda: self.publisher(topic, id, timeout_s))
             except TimeoutError:
                 raise held(topic, id) from None
-            future = self._entered(topic, lambda: None if (found := self._publishers.get(topic)) is None else submit(found))
+            future = self._entered(topic, lambda: None if (found := self._ready(topic)) is None else submit(found))
             if future is not None:  # else it is held since a moment
                 return future
+
+    def _ready(self, topic: str) -> Publisher | None:
+        """The publisher of a topic, if nothing has to be waited for."""
+        return self._publishers.get(topic) or self._proven(topic)
 
     def _guarded(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Any]:
         ident = get_ident()
@@ -267,6 +293,12 @@ class Outlet:
                 fix="open the App after the fork, or start the child by spawn",
                 state="FORKED",
             )
+
+
+def unproven(topic: str, id: str) -> PublishRejected:
+    what = "the topic moves, and whether its route is still the one that this process knows could not be found out"
+    fix = "publish again; look whether the source of the configuration answers"
+    return PublishRejected(what, code="throttled", retryable=True, topic=topic, id=id, fix=fix)
 
 
 def held(topic: str, id: str) -> PublishRejected:

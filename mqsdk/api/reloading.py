@@ -42,6 +42,7 @@ def reload(
         _refused(session, error)
         LOG.error("reload refused, the previous configuration stays: %s", error)
         notify(Reloaded("refused", old.version, problem=str(error)))
+        session.supervisor.reporting.refused(error)
         raise
     if not changes:
         session.behind.follow()

@@ -21,7 +21,7 @@ from mqsdk.api.verdict import Verdicts, Witness
 from mqsdk.config.model import Configuration
 from mqsdk.errors import ConfigError
 from mqsdk.runtime.changing import Prepared
-from mqsdk.runtime.clusters import cluster_in
+from mqsdk.runtime.clusters import cluster_in, owner_topic
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.inspection import StopReport
 from mqsdk.runtime.supervisor import Supervisor
@@ -118,13 +118,21 @@ class Session:
         """Take a whole new configuration whose changes are all live. opened: new clients. prepared: topics whose cluster changes."""
         old, are_written = self.configuration, None
         if old.routes != configuration.routes:
-            are_written = self.outlet.hold(lambda topic: cluster_in(old, topic) != cluster_in(configuration, topic))
+            are_written = self.outlet.hold(lambda topic: _is_written_otherwise(old, configuration, topic))
         self.configuration = configuration
         self.supervisor.apply(configuration)
         self.outlet.apply(configuration)
         self.supervisor.exchange(opened)
         if are_written is not None:
             self.supervisor.switching.begin(prepared, are_written)
+        self.supervisor.reporting.apply(configuration)
+
+
+def _is_written_otherwise(old: Configuration, new: Configuration, topic: str) -> bool:
+    """To another cluster, or only by a route that has to be proven, or not any more."""
+    before, after = old.route(owner_topic(topic)), new.route(owner_topic(topic))
+    is_proven_otherwise = before is not None and after is not None and (before.move is None) != (after.move is None)
+    return cluster_in(old, topic) != cluster_in(new, topic) or is_proven_otherwise
 
 
 async def _awaited(result: Any) -> None:

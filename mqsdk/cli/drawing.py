@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,13 @@ def draw_table(titles: Sequence[str], cells: Sequence[Sequence[str]], figures: S
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+@contextmanager
+def live_lines() -> Iterator[Callable[[Sequence[str]], None]]:
+    """Lines on stderr that are drawn over by the next ones, and gone at the end."""
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+        yield lambda lines: live.update(Text("\n".join(lines)), refresh=True)
 
 
 @contextmanager

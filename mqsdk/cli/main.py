@@ -36,6 +36,7 @@ COMMANDS: dict[str, Entry] = {
     "tail": Entry("look", "tail", "Follow new messages without touching a group."),
     "offsets": Entry("offsets", "offsets", "Show or move a group's progress."),
     "dlq": Entry("dlq", "dlq", "Look at and handle dead letters."),
+    "move": Entry("move", "move", "Move a topic to another cluster, step by step, and back."),
     "ps": Entry("processes", "ps", "Running mqsdk processes of this host and user."),
     "reload": Entry("processes", "reload", "Let running processes read their configuration now."),
     "stacks": Entry("processes", "stacks", "Running handlers with age and stack."),
@@ -43,7 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "log": Entry("tools", "", "Look at the files of an embedded log, check and repair them."),
     "init": Entry("init", "init", "Write a commented mqsdk.yaml and an app.py."),
 }
-LATER = ("move", "trace")
+LATER = ("trace",)
 
 
 class Commands(click.Group):

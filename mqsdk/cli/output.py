@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from mqsdk.errors import MqError
+from mqsdk.core.move import Gate
+from mqsdk.errors import MoveRefused, MqError
 
 Row = Mapping[str, Any]
 
@@ -172,4 +173,9 @@ class Output:
             print("\n  ".join(part for part in (f"error: {what}", where, fix) if part), file=sys.stderr)
 
     def failure(self, error: MqError) -> None:
-        self.error(type(error).__name__, error.what, error.where, error.fix)
+        gates = [gate._asdict() for gate in error.gates if isinstance(gate, Gate)] if isinstance(error, MoveRefused) else []
+        if self.json and gates:
+            parts = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+            self.document({"error": parts, "gates": gates})
+        else:
+            self.error(type(error).__name__, error.what, error.where, error.fix)

@@ -99,7 +99,7 @@ def _running(app: App, groups: Sequence[str] | None) -> str:
 
 def _clusters(configuration: Configuration, topics: Sequence[str]) -> str:
     routes = [configuration.route(topic) for topic in topics]
-    names = dict.fromkeys(route.cluster for route in routes if route is not None)
+    names = dict.fromkeys(cluster for route in routes if route is not None for cluster in route.view.reads)
     return "; ".join(_cluster(configuration.clusters[name]) for name in names) or "no cluster"
 
 

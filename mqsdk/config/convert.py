@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
 from mqsdk.config import model, requirement, rules
 from mqsdk.config.problems import Finding, dotted
 from mqsdk.config.references import revealed
-from mqsdk.config.settings import BreakerKeys, ClusterKeys, ConsumerKeys, RetryKeys, Settings
+from mqsdk.config.settings import BreakerKeys, ClusterKeys, ConsumerKeys, MoveKeys, RetryKeys, Settings
 from mqsdk.config.sources import Session
+
+if TYPE_CHECKING:
+    from mqsdk.core.stages import Stage
 
 
 def configuration_of(settings: Settings, session: Session) -> model.Configuration:
@@ -25,7 +28,7 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         source=session.document.file if session.document is not None else "",
         clusters=MappingProxyType({name: _cluster(name, block) for name, block in settings.clusters.items()}),
         routes=tuple(
-            model.Route(topics=tuple(route.topics), cluster=route.cluster, **_place(session, number))
+            model.Route(topics=tuple(route.topics), cluster=route.cluster, move=_move(route.move), **_place(session, number))
             for number, route in enumerate(settings.routes)
         ),
         topics=tuple(
@@ -53,6 +56,12 @@ def configuration_of(settings: Settings, session: Session) -> model.Configuratio
         notices=(*session.notices, *([f"{session.located(Finding(('requires',), unmet))}"] if unmet else [])),
         cached=session.cached,
     )
+
+
+def _move(block: MoveKeys | None) -> model.MoveRule | None:
+    if block is None:
+        return None
+    return model.MoveRule(to=block.to, stage=cast("Stage", block.stage), epoch=block.epoch, now=block.now, fence_s=block.fence)
 
 
 def _place(session: Session, number: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mqsdk import units
-from mqsdk.config.model import Cluster, Configuration, Route
+from mqsdk.config.model import Cluster, Configuration, MoveRule, Route
 from mqsdk.config.secret import MASK, is_secret_name
 
 Applies = Literal["live", "restart"]
@@ -78,7 +78,7 @@ def applies(path: Names, *, in_use: bool = True) -> Applies:
 
 
 def _in_use(path: Names, configuration: Configuration) -> bool:
-    return path[0] == "clusters" and any(route.cluster == path[1] for route in configuration.routes)
+    return path[0] == "clusters" and any(path[1] in route.clusters for route in configuration.routes)
 
 
 def _is_of_new_or_gone_cluster(path: Names, old: Configuration, new: Configuration) -> bool:
@@ -99,12 +99,19 @@ def _route_changes(old: tuple[Route, ...], new: tuple[Route, ...]) -> Iterator[C
         for number, (before, after) in enumerate(zip(old, new, strict=True)):
             if before.cluster != after.cluster:
                 yield Change(f"routes[{number}].cluster", before.cluster, after.cluster, "live")
+            if before.move != after.move:
+                yield Change(f"routes[{number}].move", _move(before.move), _move(after.move), "live")
     else:
         yield Change("routes", [_route(route) for route in old], [_route(route) for route in new], "live")
 
 
 def _route(route: Route) -> str:
-    return f"{' '.join(route.topics)} -> {route.cluster}"
+    moving = "" if route.move is None else f" ({_move(route.move)})"
+    return f"{' '.join(route.topics)} -> {route.cluster}{moving}"
+
+
+def _move(move: MoveRule | None) -> str | None:
+    return None if move is None else f"to {move.to}, {move.stage}{', now' if move.now else ''}, epoch {move.epoch}"
 
 
 def _flat(configuration: Configuration) -> Iterator[tuple[Names, Any]]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mqsdk.core.actions import Tuning
+from mqsdk.core.stages import FENCE_S, Stage, View, view
 from mqsdk.names import RESERVED_SUFFIXES
 
 LIVE = {"reload": "live"}
@@ -36,6 +37,20 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MoveRule:
+    """A move that is under way: to which cluster, how far, the number of the step, and the fence time in seconds.
+
+    now: writers may go back before what was published last is handled, whatever that does to its order.
+    """
+
+    to: str
+    stage: Stage = "source"
+    epoch: int = 1
+    now: bool = False
+    fence_s: float = FENCE_S
+
+
+@dataclass(frozen=True, kw_only=True)
 class Route:
     """Topic patterns -> cluster; the first route that matches wins. file, line: where it stands; line 0: nowhere."""
 
@@ -43,6 +58,19 @@ class Route:
     cluster: str
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
+    move: MoveRule | None = None
+
+    @cached_property
+    def view(self) -> View:
+        """Where a process writes and what it reads; the cluster alone unless the topics move."""
+        if self.move is None:
+            return View(self.cluster, (self.cluster,))
+        return view(self.move.stage, self.cluster, self.move.to)
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Every cluster that it names."""
+        return (self.cluster,) if self.move is None else (self.cluster, self.move.to)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ _EXAMPLES = {
     "clusters.*.tls.key": "/etc/ssl/client.key",
     "routes.[].topics": '["*"]',
     "routes.[].cluster": "local",
+    "routes.[].move.to": "other",
     "topics.*.partitions": "8",
     "topics.*.retention": "7d",
     "defaults.rate": "200/s",
@@ -49,7 +50,16 @@ LOG_KEYS = (
     ("keep_size", "10GiB", "the log's own: above it a topic's oldest messages go, whoever waits for them; none: no limit"),
 )
 # Blocks that only mean something with names of the user's, or for backends other than the embedded log.
-_COMMENTED = ("requires", "topics", "consumers", "clusters.*.tls", "clusters.*.auth", "defaults.breaker", "defaults.inbox")
+_COMMENTED = (
+    "requires",
+    "topics",
+    "consumers",
+    "clusters.*.tls",
+    "clusters.*.auth",
+    "routes.[].move",
+    "defaults.breaker",
+    "defaults.inbox",
+)
 _CONSUMERS = """
 # consumers:                                 # as `defaults`, for pairs of topic and group; the entry with most literal characters wins
 #   "orders.created/billing":

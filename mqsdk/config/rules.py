@@ -35,8 +35,6 @@ def refined(finding: Finding) -> Finding:
     top = path[0]
     if len(path) == 1 and misplaced(name):
         return Finding(path, "unknown key", misplaced(name))
-    if top == "routes" and name == "move":
-        return Finding(path, _NOT_BUILT, "remove it, and change `cluster` of the route with all processes stopped")
     if top == "observability":
         return finding if finding.fix.startswith("did") else Finding(path, _NOT_BUILT, "remove it")
     if top == "defaults" or (top == "consumers" and len(path) == 3):
@@ -122,6 +120,15 @@ def _routes(data: Mapping[str, Any], lenient: bool) -> Iterator[Finding]:
         cluster = revealed(route.get("cluster")) if isinstance(route, Mapping) else None
         if isinstance(cluster, str) and cluster not in clusters:
             yield Finding(("routes", number, "cluster"), "there is no such cluster", suggestion(cluster, list(clusters)))
+        yield from _move(route.get("move") if isinstance(route, Mapping) else None, cluster, clusters, ("routes", number, "move", "to"))
+
+
+def _move(move: Any, cluster: Any, clusters: Mapping[str, Any], path: Path) -> Iterator[Finding]:
+    to = revealed(move.get("to")) if isinstance(move, Mapping) else None
+    if isinstance(to, str) and to not in clusters:
+        yield Finding(path, "there is no such cluster", suggestion(to, list(clusters)))
+    elif isinstance(to, str) and to == cluster:
+        yield Finding(path, "is where the topics are already", "name another cluster, or remove `move`")
 
 
 def _patterns(data: Mapping[str, Any], section: str, shape: re.Pattern[str], wanted: str) -> Iterator[Finding]:

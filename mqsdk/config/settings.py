@@ -18,6 +18,7 @@ from mqsdk.config import kinds, sources
 from mqsdk.config.model import LIVE, RESTART
 from mqsdk.config.references import masked
 from mqsdk.config.secret import Secret
+from mqsdk.core.stages import FENCE_S, STAGES
 
 if TYPE_CHECKING:
     from mqsdk.config.model import Configuration
@@ -164,11 +165,22 @@ class ConsumerKeys(Block):
 _PATTERNS = kinds.text(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,119}", "a topic name, `*` for any run of characters")
 
 
+class MoveKeys(Block):
+    """A move of the route's topics to another cluster that is under way; `mqsdk move` writes it."""
+
+    to: Text = live(..., "name of the cluster where they go")
+    stage: Annotated[str, kinds.choice(*STAGES)] = live("source", f"how far it is: {', '.join(STAGES)}")
+    epoch: Annotated[int, kinds.whole(1, 1_000_000_000)] = live(1, "counts the steps; add one with each that is made by hand")
+    now: Flag = live(False, "go back although the last messages of ordered consumers are not handled yet: their order is given up")
+    fence: Annotated[float, kinds.duration(0.5, 3600)] = live(FENCE_S, "a process that is not heard of for so long is gone", "duration")
+
+
 class RouteKeys(Block):
     """Topics and the cluster that holds them."""
 
     topics: Annotated[list[Annotated[str, _PATTERNS]], Field(min_length=1)] = live(..., "topic names, `*` is any run of characters")
     cluster: Text = live(..., "name of a cluster")
+    move: MoveKeys | None = live(None, "a move to another cluster: to, stage, epoch, fence")
 
 
 _GROUP = kinds.text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,119}", "a group name: letters, digits, `_`, `-`, at most 120")

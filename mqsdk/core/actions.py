@@ -200,6 +200,12 @@ class CutPassed(NamedTuple):
     token: int
 
 
+class CutsBegin(NamedTuple):
+    """From now on messages wait for these older clusters, as in Spec.behind, whatever they waited for before."""
+
+    behind: tuple[int, ...]
+
+
 class CutsOver(NamedTuple):
     """Nothing waits for older clusters any more."""
 

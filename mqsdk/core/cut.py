@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from mqsdk.core.actions import Cut, CutPassed, CutsOver
+from mqsdk.core.actions import Cut, CutPassed, CutsBegin, CutsOver
 from mqsdk.core.desk import Desk
 from mqsdk.core.lanes import Key
 from mqsdk.core.partition import Ownership
@@ -75,11 +75,15 @@ class Cutting:
         if found:
             self._go_on(now)
 
-    def over(self, now: float, event: CutsOver) -> None:
-        """Nobody writes to the older clusters any more: nothing waits for them."""
-        self._sides = ()
+    def begin(self, now: float, event: CutsBegin) -> None:
+        """Every producer counts as new. What has gone to its lane already stays there."""
+        self._sides = event.behind
         self._asked, self._passed = {}, set()
         self._go_on(now)
+
+    def over(self, now: float, event: CutsOver) -> None:
+        """Nobody writes to the older clusters any more: nothing waits for them."""
+        self.begin(now, CutsBegin(()))
 
     def _go_on(self, now: float) -> None:
         for ownership, held in list(self._held.items()):

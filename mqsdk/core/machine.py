@@ -17,6 +17,7 @@ from mqsdk.core.actions import (
     Action,
     CopyDone,
     CutPassed,
+    CutsBegin,
     CutsOver,
     Drain,
     Drained,
@@ -54,7 +55,21 @@ from mqsdk.spi.events import Assigned, Batch, ConsumerEvent, Gap, Link, Lost, Pa
 
 __all__ = ["Machine", "MachineEvent", "MachineView"]
 
-MachineEvent = ConsumerEvent | Finished | Returned | Overdue | CopyDone | CutPassed | CutsOver | Retuned | Pause | Release | Letters | Drain
+MachineEvent = (
+    ConsumerEvent
+    | Finished
+    | Returned
+    | Overdue
+    | CopyDone
+    | CutPassed
+    | CutsBegin
+    | CutsOver
+    | Retuned
+    | Pause
+    | Release
+    | Letters
+    | Drain
+)
 
 # The last settle of a revoked partition must arrive before the deadline.
 MARGIN_S = 0.05
@@ -101,6 +116,7 @@ class Machine:
             Overdue: self._outcomes.overdue,
             CopyDone: self._failing.copied,
             CutPassed: self._cutting.passed,
+            CutsBegin: self._cutting.begin,
             CutsOver: self._cutting.over,
             Retuned: self._retuned,
             Pause: self._pause,

@@ -20,15 +20,17 @@ Verdict = Literal["open", "close", "over"]
 
 class OldSide:
     """Of one consumer. Times are monotonic seconds, `settle_s` how long it must be empty and silent. closes: False = read it for the day.
+    is_held: it is read until somebody says otherwise.
 
     patience_s: how long what appears on a closed one is left alone: it may be of somebody who has followed a change back to this cluster,
     before this consumer has heard of it. Read at once it would overtake what is left on the newer one.
     is_open: a consumer reads it. is_quiet: nothing was left there when it was looked at last. until: when the watch ends.
     """
 
-    def __init__(self, now: float, settle_s: float, *, closes: bool = True, patience_s: float = 0.0) -> None:
+    def __init__(self, now: float, settle_s: float, *, closes: bool = True, patience_s: float = 0.0, is_held: bool = False) -> None:
         self.settle_s = settle_s
         self.patience_s = patience_s
+        self.is_held = is_held
         self.is_open = True
         self.until = now + WATCH_S
         self._closes = closes
@@ -54,13 +56,15 @@ class OldSide:
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
-        self._next = now + (self._every_s() if self.is_open and self._closes else WATCH_EVERY_S)
+        self._next = now + (self._every_s() if self.is_open and (self._closes or self.is_held) else WATCH_EVERY_S)
         return self._verdict(now, left)
 
     def _every_s(self) -> float:
         return max(LOOK_SHORTEST_S, min(LOOK_LONGEST_S, self.settle_s / 4))
 
     def _verdict(self, now: float, left: int) -> Verdict | None:
+        if self.is_held:
+            return None
         if left and not self.is_open:
             return self._found(now)
         self._found_at = None

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mqsdk.config.backends import effective
 from mqsdk.config.model import Cluster, Configuration
+from mqsdk.core.stages import View
 from mqsdk.errors import BackendError, CapabilityError, ConfigError, Problem
-from mqsdk.runtime.clusters import cluster_in
+from mqsdk.runtime.clusters import view_in
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.halts import check_retries
 from mqsdk.runtime.launching import check_capabilities
 from mqsdk.runtime.topics import check_retention, ensure_topic
 from mqsdk.runtime.unfinished import Place
-from mqsdk.spi import Admin, Backend
+from mqsdk.spi import Backend
 
 if TYPE_CHECKING:
     from mqsdk.runtime.supervisor import Supervisor
@@ -30,11 +31,16 @@ LOCATION = ("servers", "path", "vhost", "database", "sentinel")
 
 
 class Change(NamedTuple):
-    """A topic, where it was, and where it goes."""
+    """A topic, what was done with it, and what is to be done. places: partitions by cluster, of those that were asked."""
 
     topic: str
-    older: Place
-    target: Place
+    before: View
+    after: View
+    places: Mapping[str, Place]
+
+    @property
+    def is_written_elsewhere(self) -> bool:
+        return self.before.writes != self.after.writes
 
 
 class Prepared(NamedTuple):
@@ -59,13 +65,23 @@ class NotYet(ConfigError):
 
 
 class Preparation:
-    """One reload. opened: clients that this reload has made anew, by cluster. is_unfinished: of a topic, an earlier change."""
+    """One reload. opened: clients that this reload has made anew, by cluster. unfinished: of a topic, clusters that an earlier change has
+    left and that are still read. known: of a topic and cluster, what running consumers know of it.
+    """
 
-    def __init__(self, owner: Supervisor, new: Configuration, opened: Mapping[str, Backend], is_unfinished: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        owner: Supervisor,
+        new: Configuration,
+        opened: Mapping[str, Backend],
+        unfinished: Callable[[str], Collection[str]],
+        known: Callable[[str, str], Place | None],
+    ) -> None:
         self._owner = owner
         self._new = new
         self._given = opened
-        self._is_unfinished = is_unfinished
+        self._unfinished = unfinished
+        self._known = known
         self._opened: dict[str, Backend] = {}
 
     def run(self, topics: Sequence[str]) -> Prepared:
@@ -79,13 +95,13 @@ class Preparation:
         unfinished: list[str] = []
         old = self._owner.configuration
         for topic in topics:
-            before, after = cluster_in(old, topic), cluster_in(self._new, topic)
+            before, after = view_in(old, topic), view_in(self._new, topic)
             if before is None or before == after:
                 continue
             try:
                 changes.append(self._change(topic, before, after))
             except (Refusal, BackendError, CapabilityError, ConfigError) as error:
-                what = f"topic {topic} cannot go from {before} to {after or 'no cluster'} while in use: "
+                what = f"topic {topic} cannot go {_way(before, after)} while in use: "
                 text, fix = (error.what, error.fix) if not isinstance(error, Refusal) else (str(error), "")
                 fix, unfinished = (LATER_FIX, [*unfinished, topic]) if isinstance(error, Unfinished) else (fix, unfinished)
                 problems.append(Problem("routes", what + text, fix or FIX, self._new.source))
@@ -94,29 +110,55 @@ class Preparation:
             raise _refusal(problems, unfinished)
         return Prepared(tuple(changes), self._opened)
 
-    def _change(self, topic: str, before: str, after: str | None) -> Change:
+    def _change(self, topic: str, before: View, after: View | None) -> Change:
         if after is None:
             raise Refusal("no route matches it any more")
-        if _location(self._owner.clusters.cluster(before)) == _location(self._new.clusters[after]):
-            raise Refusal("the two are one place under two names, where nothing could wait for the other")
-        readers = [declared for declared, loop in self._owner.loops if declared.topic == topic and loop.spec.cluster == before]
-        source = self._owner.clusters.backend(before)
-        if any(declared.ordered for declared in readers):
-            self._check_order(topic, before, source, readers)  # first: it needs no client of the new cluster
-        target = self._backend(after)
-        for declared in readers:
-            check_capabilities(declared, target.capabilities, after)
-            check_retries(declared, self._new.tuning(declared.topic, declared.group, declared.tuning), target.capabilities, after)
-        count, target_count = self._ensure(topic, source.admin(), target, after)
-        return Change(topic, Place(before, count), Place(after, target_count))
+        clusters = list(dict.fromkeys((*before.reads, *after.reads)))
+        self._check_places(clusters)
+        running = {declared.group: declared for declared, _ in self._owner.loops if declared.topic == topic}
+        added = [cluster for cluster in after.reads if cluster not in before.reads]
+        if any(declared.ordered for declared in running.values()):
+            self._check_order(topic, before, after, list(running.values()))  # first: it needs no client of a new cluster
+        for cluster in added:
+            self._check_able(list(running.values()), cluster)
+        places = {place.cluster: place for cluster in clusters if (place := self._known(topic, cluster)) is not None}
+        for cluster in added:
+            places |= self._ensure(topic, before.writes, cluster)
+        for cluster in [cluster for cluster in after.reads[:-1] if running and cluster not in places]:
+            places[cluster] = Place(cluster, self._backend(cluster).admin().partitions(topic) or 0)
+        return Change(topic, before, after, places)
 
-    def _check_order(self, topic: str, before: str, source: Backend, readers: Sequence[Declared]) -> None:
-        if not source.capabilities.read_by_position:
-            raise Refusal(f"its consumers are ordered, and cluster {before} ({source.kind}) cannot tell how far a group is")
+    def _check_places(self, clusters: Sequence[str]) -> None:
+        places = [_location(self._new.clusters.get(name) or self._owner.clusters.cluster(name)) for name in clusters]
+        if len(set(places)) < len(places):
+            raise Refusal("the two are one place under two names, where nothing could wait for the other")
+
+    def _check_able(self, readers: Sequence[Declared], cluster: str) -> None:
+        for declared in readers:
+            capabilities = self._backend(cluster).capabilities
+            check_capabilities(declared, capabilities, cluster)
+            check_retries(declared, self._new.tuning(declared.topic, declared.group, declared.tuning), capabilities, cluster)
+
+    def _check_order(self, topic: str, before: View, after: View, readers: Sequence[Declared]) -> None:
+        is_rewritten = before.writes != after.writes
+        older = {*after.reads[:-1], *(before.reads if is_rewritten else ())} - {after.reads[-1]}
+        for cluster in sorted(older):
+            backend = self._backend(cluster)
+            if not backend.capabilities.read_by_position:
+                raise Refusal(f"its consumers are ordered, and cluster {cluster} ({backend.kind}) cannot tell how far a group is")
         if any(declared.ordered and declared.broadcast for declared in readers):
             raise Refusal("it has an ordered broadcast, which keeps no progress to wait for")
-        if self._is_unfinished(topic):
+        if is_rewritten and [cluster for cluster in self._unfinished(topic) if cluster not in before.reads]:
             raise Unfinished("its consumers are ordered, and an earlier change is unfinished: they still read the cluster before that")
+        if is_rewritten and len(before.reads) > 1 and after.writes == before.reads[0] and not self._gives_up_order(topic):
+            raise Refusal(
+                "its consumers are ordered, and what was published last has to be read first: "
+                "`mqsdk move rollback` goes by read_back and switch_back; `now: true` in `move` gives up the order"
+            )
+
+    def _gives_up_order(self, topic: str) -> bool:
+        route = self._new.route(topic)
+        return route is not None and route.move is not None and route.move.now
 
     def _backend(self, cluster: str) -> Backend:
         known = self._given.get(cluster) or self._opened.get(cluster) or self._owner.clusters.opened().get(cluster)
@@ -124,30 +166,39 @@ class Preparation:
             known = self._opened[cluster] = self._owner.clusters.opened_anew(self._new.clusters[cluster])
         return known
 
-    def _ensure(self, topic: str, source: Admin, target: Backend, cluster: str) -> tuple[int, int]:
-        """Numbers of partitions, old (0: nobody has used it there) and new.
+    def _ensure(self, topic: str, source: str, cluster: str) -> dict[str, Place]:
+        """Partitions of the topic where it was published to (0: nobody has used it there) and on the added cluster.
 
         Every group of the old one exists on the new one afterwards, so that none misses a message.
         """
-        admin, count = target.admin(), source.partitions(topic)
+        old, target = self._backend(source).admin(), self._backend(cluster)
+        admin, count = target.admin(), old.partitions(topic)
         creates, rule = self._new.clusters[cluster].create, self._new.topic_rule(topic)
         if creates:
             check_retention(target, cluster, topic, rule)
-        if count is None:
-            return 0, admin.partitions(topic) or 0
-        groups = [info.group for info in source.groups(topic)]
         known = admin.partitions(topic)
+        if count is None:
+            return {source: Place(source, 0), cluster: Place(cluster, known or 0)}
+        groups = [info.group for info in old.groups(topic)]
         if creates:
             made = ensure_topic(target, cluster, topic, replace(rule, partitions=rule.partitions or (count if known is None else None)))
             for group in groups:
                 admin.ensure_group(topic, group, "latest")  # what a new group is owed there begins with the change
-            return count, made
+            return {source: Place(source, count), cluster: Place(cluster, made)}
         existing = set() if known is None else {info.group for info in admin.groups(topic)}
         missing = [group for group in groups if group not in existing]
         if missing or known is None:
             what = f"its groups {', '.join(missing)} do" if missing else "it does"
             raise Refusal(f"{what} not exist there and `create` is false (mqsdk groups ensure)")
-        return count, known
+        return {source: Place(source, count), cluster: Place(cluster, known)}
+
+
+def _way(before: View, after: View | None) -> str:
+    if after is None:
+        return f"from {before.writes} to no cluster"
+    if before.writes != after.writes:
+        return f"from {before.writes} to {after.writes}"
+    return f"from reading {' and '.join(before.reads)} to reading {' and '.join(after.reads)}"
 
 
 def _refusal(problems: Sequence[Problem], unfinished: Sequence[str]) -> ConfigError:

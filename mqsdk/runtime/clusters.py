@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from mqsdk.config.model import Cluster, Configuration
+from mqsdk.core.stages import View
 from mqsdk.errors import ConfigError, MqError, PublishRejected
 from mqsdk.runtime import plugins
 from mqsdk.runtime.clock import Clock, SystemClock
@@ -25,9 +26,15 @@ def owner_topic(topic: str) -> str:
 
 
 def cluster_in(configuration: Configuration, topic: str) -> str | None:
-    """Cluster of a topic by its route; None when no route matches."""
+    """Cluster that a topic is published to by its route; None when no route matches."""
+    found = view_in(configuration, topic)
+    return None if found is None else found.writes
+
+
+def view_in(configuration: Configuration, topic: str) -> View | None:
+    """Where a topic is published to and read by its route; None when no route matches."""
     route = configuration.route(owner_topic(topic))
-    return None if route is None else route.cluster
+    return None if route is None else route.view
 
 
 class Clusters:

@@ -22,7 +22,7 @@ from mqsdk.core.actions import (
     Credit,
     Cut,
     CutPassed,
-    CutsOver,
+    CutsBegin,
     Drain,
     Drained,
     Fence,
@@ -153,6 +153,7 @@ class ConsumerLoop:
         self.joined = threading.Event()
         self.finished = threading.Event()
         self.failure: str = ""
+        self.behind = machine.spec.behind  # older clusters that its messages wait for now
         self.paused = False  # what was asked for last; the machine hears of it in the loop's next round
 
     # --- control, any thread ----------------------------------------------------------------------------------------------------
@@ -174,8 +175,9 @@ class ConsumerLoop:
     def cut_passed(self, token: int) -> None:
         self._tell(CutPassed(token))
 
-    def cuts_over(self) -> None:
-        self._tell(CutsOver())
+    def wait_for(self, behind: tuple[int, ...]) -> None:
+        """From now on messages wait for these older clusters, as in Spec.behind; () for none. `behind` says so once it is done."""
+        self._tell(CutsBegin(behind))
 
     def drain(self, deadline: float) -> None:
         """Start nothing new, settle what ends; `finished` is set when it is over, at `deadline` (monotonic seconds) at the latest."""
@@ -307,7 +309,9 @@ class ConsumerLoop:
         if ended:
             self._workers.ended(ended)
         for event in events:
-            if type(event) is Retuned:
+            if type(event) is CutsBegin:
+                self.behind = event.behind
+            elif type(event) is Retuned:
                 self._tuning = event.tuning
                 self._workers.resize(event.tuning.concurrency)
 

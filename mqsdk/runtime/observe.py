@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mqsdk import events
+from mqsdk.core.stages import view
 from mqsdk.events import Event
+
+if TYPE_CHECKING:
+    from mqsdk.core.stages import Stage
 
 CONSUMER, APP, WATCHDOG, MOVE = (logging.getLogger(f"mqsdk.{name}") for name in ("consumer", "app", "watchdog", "move"))
 
@@ -169,7 +173,15 @@ def _cluster_changed(event: events.ClusterChanged) -> None:
     MOVE.log(level, "%s: %s", name, _STEPS[event.step].format(**event._asdict()), extra=_about(event))
 
 
+def _move_advanced(event: events.MoveAdvanced) -> None:
+    seen = view(cast("Stage", event.stage), event.source, event.target)
+    text = "%s: move from cluster %s to cluster %s, stage %s: publishes go to %s, consumers read %s"
+    read = " and ".join(seen.reads)
+    MOVE.info(text, event.topic, event.source, event.target, event.stage, seen.writes, read, extra=_about(event))
+
+
 _WRITERS: dict[type[Event], Any] = {
+    events.MoveAdvanced: _move_advanced,
     events.Retried: _retried,
     events.DeadLettered: _dead_lettered,
     events.Dropped: _dropped,

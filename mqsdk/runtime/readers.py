@@ -1,16 +1,18 @@
-"""One consumer of a topic that was given another cluster: it reads the older ones on, and the newest, until the older ones are done."""
+"""One consumer of a topic that is on several clusters: it reads the older ones and the newest until the older ones are done, or, in a
+move, as long as its stage says."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mqsdk.core.actions import Cut, Tuning
 from mqsdk.core.cut import Cuts
 from mqsdk.core.oldside import OldSide
 from mqsdk.core.shares import divided
+from mqsdk.core.stages import View
 from mqsdk.errors import MqError
 from mqsdk.events import ClusterChanged
 from mqsdk.runtime.environment import Declared
@@ -31,7 +33,7 @@ CUT_FIRST_S, CUT_LONGEST_S = 0.05, 1.0  # between two looks at how far a cut is;
 
 
 class Reader:
-    """This consumer at one cluster. loop: None = nobody reads there now. old: None = the newest one.
+    """This consumer at one cluster. loop: None = nobody reads there now. old: None = the one that is written to.
 
     behind: the older readers that its messages wait for, of an ordered consumer. asked: cuts that its machine wants to know of; any thread.
     """
@@ -51,63 +53,120 @@ class Reader:
     def is_wanted(self) -> bool:
         return self.old is None or self.old.is_open
 
-    def end_cuts(self) -> None:
-        self.behind = ()
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Partitions of the clusters that its messages wait for."""
+        return tuple(one.place.partitions for one in self.behind)
+
+    def wait_for(self, behind: Sequence[Reader]) -> None:
+        """From now on, each producer's messages wait for what it left there."""
+        if tuple(behind) == self.behind:
+            return
+        self.behind = tuple(behind)
+        self.cuts = Cuts()
+        self.asked.clear()
         if self.loop is not None:
-            self.loop.cuts_over()
+            self.loop.wait_for(self.counts)
+
+    def take_asked(self) -> None:
+        """Cuts that a machine asked for before it heard of another arrangement name other clusters: it has asked anew since."""
+        while self.asked:
+            cut = self.asked.popleft()
+            if len(cut.numbers) == len(self.behind):
+                self.cuts.ask(*cut)
 
 
 class Readers:
-    """All sides of one consumer, oldest first; the last is where its topic's route leads. Called with the lock of `Switching` held, but for
-    `look`, which asks servers."""
+    """All sides of one consumer, oldest first. main: the one that the topic is published to, the last one unless it moves. Called with the
+    lock of `Switching` held, but for `look`, which asks servers."""
 
-    def __init__(self, switching: Switching, declared: Declared, sides: Sequence[Reader]) -> None:
+    def __init__(self, switching: Switching, declared: Declared, sides: Sequence[Reader], main: Reader) -> None:
         self._switching = switching
         self._owner = switching.owner
         self.declared = declared
         self.sides = list(sides)
+        self.main = main
         self._cut_since: float | None = None
 
     @property
-    def newest(self) -> Reader:
-        return self.sides[-1]
+    def others(self) -> list[Reader]:
+        """All sides but the one that the topic is published to."""
+        return [side for side in self.sides if side is not self.main]
 
     @property
-    def is_unfinished(self) -> bool:
-        """Something is, or may be, left on an older cluster."""
-        return any(side.is_wanted or side.loop is not None for side in self.sides[:-1])
+    def unfinished(self) -> list[str]:
+        """Clusters beside the main one where something is, or may be, left."""
+        return [side.place.cluster for side in self.others if side.is_wanted or side.loop is not None]
+
+    def missing(self, view: View) -> str:
+        """A cluster that it does not read yet as `view` says, "" without one."""
+        for cluster in view.reads:
+            side = next((one for one in self.sides if one.place.cluster == cluster), None)
+            if side is None or side.loop is None or side.closing_by is not None or side.loop.behind != side.counts:
+                return cluster
+        return ""
+
+    def place(self, cluster: str) -> Place | None:
+        """What is known of a cluster; None when this consumer does not know how many partitions the topic has there."""
+        return next((side.place for side in self.sides if side.place.cluster == cluster and side.place.partitions), None)
 
     # --- another cluster ----------------------------------------------------------------------------------------------------------
 
-    def follow(self, older: Place, target: Place, now: float, settle_s: float) -> None:
-        """From now on the newest is `target`. A cluster that comes again is no older one any more."""
-        newest = self.newest
-        newest.place = older
-        newest.old = self._old_side(now, settle_s)
-        reader = next((side for side in self.sides if side.place.cluster == target.cluster), None) or Reader(target)
-        if reader in self.sides:
-            self.sides.remove(reader)
-            for side in self.sides:
-                side.end_cuts()  # they were behind one that is now behind them: each would wait for the other
-        reader.place, reader.old = target, None
-        reader.behind = tuple(self.sides) if self.declared.ordered else ()
-        self.sides.append(reader)
-        self.tell(newest, "reading")
+    def arrange(self, view: View, places: Mapping[str, Place], now: float, settle_s: float) -> None:
+        """From now on read what `view` says. What else was read is read on until nothing is left there.
 
-    def _old_side(self, now: float, settle_s: float) -> OldSide:
+        places: partitions of the topic by cluster, of those that are known.
+        """
+        is_turned = view.writes != self.main.place.cluster and view.reads[-1] == view.writes
+        known = {side.place.cluster: side for side in self.sides}
+        before, older = list(self.sides), self.sides[:-1]
+        read = [known.get(cluster) or Reader(Place(cluster, 0)) for cluster in view.reads]
+        left = [side for side in self.sides if side not in read]
+        for side in self.sides:
+            side.place = places.get(side.place.cluster, side.place)
+        for side in read:
+            side.place = places.get(side.place.cluster, side.place)
+        self.sides = [*left, *read]
+        self.main = read[view.reads.index(view.writes)]
+        self._watch(view, now, settle_s)
+        if self.declared.ordered:
+            self._order(read, left, before, is_turned)
+        for side in self.sides[:-1]:
+            if side not in older:
+                self.tell(side, "reading")
+
+    def _watch(self, view: View, now: float, settle_s: float) -> None:
+        self.main.old = None
+        for side in self.others:
+            is_held = side.place.cluster in view.reads
+            if side.old is None or side.old.is_held != is_held:
+                side.old = self._old_side(now, settle_s, is_held)
+
+    def _order(self, read: Sequence[Reader], left: Sequence[Reader], before: Sequence[Reader], is_turned: bool) -> None:
+        """Who waits for whom. What is left goes on as it was, but for one that is written to again: that waits for all others."""
+        for number, side in enumerate(read):
+            is_last = side is read[-1]
+            older = left if side not in before or (is_last and is_turned) else [one for one in left if one in side.behind]
+            side.wait_for([*older, *read[:number]])
+        for side in left:
+            side.wait_for([one for one in side.behind if side not in one.behind])  # else each would wait for the other
+
+    def _old_side(self, now: float, settle_s: float, is_held: bool) -> OldSide:
         every_s = self._owner.configuration.reload.every_s
         patience_s = max(PATIENCE_S, PATIENCE_LOOKS * every_s) if self.declared.ordered else 0.0
-        return OldSide(now, settle_s, closes=not self.declared.broadcast, patience_s=patience_s)
+        closes = not self.declared.broadcast and not is_held
+        return OldSide(now, settle_s, closes=closes, patience_s=patience_s, is_held=is_held)
 
-    def resume(self, now: float, settle_s: float) -> None:
+    def resume(self, view: View, now: float, settle_s: float) -> None:
         """After a restart nobody knows what is left on the older ones."""
+        self._watch(view, now, settle_s)
         for side in self.sides[:-1]:
-            side.old = self._old_side(now, settle_s)
             self.tell(side, "reading")
 
     def tell(self, side: Reader, step: str) -> None:
-        one = self.declared
-        self._switching.tell(ClusterChanged(one.topic, one.group, side.place.cluster, self.newest.place.cluster, step))
+        one, last = self.declared, self.sides[-1]
+        target = last if last is not side else self.main
+        self._switching.tell(ClusterChanged(one.topic, one.group, side.place.cluster, target.place.cluster, step))
 
     # --- what is left there -------------------------------------------------------------------------------------------------------
 
@@ -133,12 +192,11 @@ class Readers:
         return any(side.is_wanted and side.loop is None for side in self.sides)
 
     def look(self, now: float) -> Callable[[float], bool]:
-        """Ask the older clusters that are due, or that a cut waits for. Returns what is to be done about it, with the lock held."""
+        """Ask the clusters that are due, or that a cut waits for. Returns what is to be done about it, with the lock held."""
         for side in list(self.sides):
-            while side.asked:
-                side.cuts.ask(*side.asked.popleft())
+            side.take_asked()
         found: list[tuple[Reader, tuple[PartitionProgress, ...] | None]] = []
-        for side in [one for one in list(self.sides) if one.old is not None]:
+        for side in list(self.sides):
             if (side.old is not None and now >= side.old.due()) or (self._awaited(side) and not side.has_complained):
                 found.append((side, self._progress(side)))
         return lambda moment: self._looked(moment, found)
@@ -161,12 +219,14 @@ class Readers:
     def _looked(self, now: float, found: Sequence[tuple[Reader, tuple[PartitionProgress, ...] | None]]) -> bool:
         moved = False
         for side, progress in found:
-            if side.old is None or side not in self.sides:
-                continue  # the topic has come back to it meanwhile
-            if progress is None:
-                side.old.failed(now)
+            if side not in self.sides:
                 continue
-            moved |= self._judge(now, side, side.old, progress)
+            if progress is None:
+                if side.old is not None:
+                    side.old.failed(now)
+                continue
+            if side.old is not None:  # else the topic has come back to it, or only a cut waits for it
+                moved |= self._judge(now, side, side.old, progress)
             for one in [one for one in self.sides if side in one.behind]:
                 for token in one.cuts.looked(one.behind.index(side), progress):
                     moved = True
@@ -190,8 +250,7 @@ class Readers:
         self.tell(side, "over")
         self.sides.remove(side)
         for one in self.sides:
-            if side in one.behind:
-                one.end_cuts()
+            one.wait_for([older for older in one.behind if older is not side])
 
     # --- consumers that run ---------------------------------------------------------------------------------------------------------
 
@@ -207,11 +266,10 @@ class Readers:
         return moved
 
     def _begin(self, side: Reader) -> bool:
-        behind = tuple(one.place.partitions for one in side.behind)
         side.cuts, side.tuning = Cuts(), None
         side.asked.clear()
         try:
-            spec = self._owner.launcher.plan(self.declared, side.place.cluster, behind)
+            spec = self._owner.launcher.plan(self.declared, side.place.cluster, side.counts)
             side.loop = self._owner.run(self.declared, spec, lambda cut: self._switching.asked(side, cut))
         except MqError as error:
             self._complain(side, f"it cannot be read: {error.what}")
@@ -246,9 +304,9 @@ class Readers:
 
     def tuning(self, cluster: str, whole: Tuning) -> Tuning:
         """The part of `whole` that the consumer has at one cluster."""
-        open_sides = [side for side in self.sides[:-1] if side.is_wanted]
+        open_sides = [side for side in self.others if side.is_wanted]
         parts = divided(whole, [side.old is not None and side.old.is_quiet for side in open_sides])
-        names = [side.place.cluster for side in (*open_sides, self.newest)]
+        names = [side.place.cluster for side in (*open_sides, self.main)]
         return parts[names.index(cluster)] if cluster in names else parts[0]
 
     def _share(self) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Cut, ReleaseAs, Released, Spec, Tuning
+from mqsdk.core.proof import Proof
 from mqsdk.errors import BackendError, CapabilityError, ConfigError, MqError, Problem, StateError
 from mqsdk.runtime import overview
-from mqsdk.runtime.clusters import Clusters
+from mqsdk.runtime.clusters import Clusters, owner_topic, view_in
 from mqsdk.runtime.environment import Declared, Environment
 from mqsdk.runtime.exchange import CLOSE_S, Retired
 from mqsdk.runtime.halts import check_retries
@@ -27,6 +28,7 @@ from mqsdk.runtime.loop import ConsumerLoop
 from mqsdk.runtime.movers import Movers
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.readers import Readers
+from mqsdk.runtime.reporting import Reporting
 from mqsdk.runtime.switching import Switching
 from mqsdk.runtime.tally import Tally
 from mqsdk.runtime.watchdog import Guard
@@ -42,10 +44,6 @@ STEP_S = 0.01
 
 # What a second signal leaves for answers under way: without it two signals at once would report settles as unknown that are stored.
 LAST_SETTLE_S = 0.25
-
-
-def _no_cuts(cut: Cut) -> None:
-    """Of a consumer that is behind nothing, which asks for none."""
 
 
 class Supervisor:
@@ -70,8 +68,11 @@ class Supervisor:
         self._draining = False
         self.launcher = Launcher(self)
         self.switching = Switching(self)
+        self.proof = Proof(environment.clock.mono())
+        self.look_again: Callable[[], None] | None = None  # has the configuration looked at soon; None where it cannot change by itself
+        self.reporting = Reporting(self, self.switching.waits_for)
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
-        self._incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
+        self.incarnation = f"{environment.rng.getrandbits(64) or 1:016x}"
 
     # --- publishing -------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class Supervisor:
                     self.clusters.cluster(cluster),
                     backend,
                     clock=self.environment.clock,
-                    incarnation=self._incarnation,
+                    incarnation=self.incarnation,
                     sticky=self.environment.rng.getrandbits(16),
                     limits=self.configuration.publish,
                     topic_rule=lambda topic: self.configuration.topic_rule(topic),
@@ -100,6 +101,19 @@ class Supervisor:
                 self._publishers[cluster] = publisher
                 publisher.apply(self.configuration.publish)  # a reload meanwhile has not seen it
             return publisher
+
+    def moves(self, topic: str) -> bool:
+        """Whether the route of this topic has a move."""
+        route = self.configuration.route(owner_topic(topic))
+        return route is not None and route.move is not None
+
+    def is_proven(self, topic: str) -> bool:
+        """Whether the route of this topic is known to be the one in force, as far as that has to be proven."""
+        return not self.proof.fence_s or self.is_current() or not self.moves(topic)
+
+    def is_current(self) -> bool:
+        """Whether this process may rely on the routes that it knows; always where they cannot change."""
+        return self.look_again is None or self.proof.holds(self.environment.clock.mono())
 
     def published(self) -> list[tuple[str, str, str, int]]:
         """(cluster, topic, outcome, messages) of all that was published here and has an answer."""
@@ -130,6 +144,7 @@ class Supervisor:
                 self._start(one, spec, readers)
             self._await_joined(deadline)
             self.switching.go_on()
+            self.reporting.changed()
             if self.environment.threaded:
                 self.guard.start()
             if plans:
@@ -141,19 +156,19 @@ class Supervisor:
     def _planned(self, declared: Declared) -> tuple[Declared, Spec, Readers | None]:
         cluster = self.launcher.cluster(declared)
         readers = self.switching.resumed(declared, cluster)
-        behind = () if readers is None else tuple(reader.place.partitions for reader in readers.newest.behind)
+        behind = () if readers is None else readers.main.counts
         return declared, self.launcher.plan(declared, cluster, behind), readers
 
     def _start(self, declared: Declared, spec: Spec, readers: Readers | None) -> None:
         if readers is None:
             self.run(declared, spec)
         else:
-            newest = readers.newest
-            self.switching.resume(readers, self.run(declared, spec, lambda cut: self.switching.asked(newest, cut)))
+            main = readers.main
+            self.switching.resume(readers, self.run(declared, spec, lambda cut: self.switching.asked(main, cut)))
 
-    def run(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None] = _no_cuts) -> ConsumerLoop:
-        """Start one consumer at one cluster. Raises CapabilityError, ConfigError or BackendError."""
-        loop = self.launcher.launch(declared, spec, cutter)
+    def run(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None] | None = None) -> ConsumerLoop:
+        """Start one consumer at one cluster. cutter: told of its cuts. Raises CapabilityError, ConfigError or BackendError."""
+        loop = self.launcher.launch(declared, spec, cutter or (lambda cut: self.switching.asked_at(declared, spec.cluster, cut)))
         self.loops = [*self.loops, (declared, loop)]
         if self.environment.threaded:
             threading.Thread(target=loop.run, name=f"mqsdk-{declared.name}", daemon=True).start()
@@ -274,8 +289,10 @@ class Supervisor:
 
     def lag(self, topic: str, group: str) -> Lag:
         """Lag of a group anywhere, running here or not; without partitions when the topic or the group does not exist."""
-        clusters = (*self.switching.clusters(topic), self.clusters.name_of(topic))
-        return overview.lag(self.clusters, clusters, topic, group, self.environment.clock)
+        written = self.clusters.name_of(topic)
+        view = view_in(self.configuration, topic)
+        clusters = dict.fromkeys((*self.switching.clusters(topic), *(view.reads if view is not None else ()), written))
+        return overview.lag(self.clusters, list(clusters), topic, group, self.environment.clock)
 
     def pairs(self) -> list[tuple[str, str]]:
         """(topic, group) of the consumers that run here and have progress."""
@@ -346,6 +363,7 @@ class Supervisor:
         clock = self.environment.clock
         deadline = clock.mono() + timeout_s
         report = self.stop(timeout_s) if self.loops else StopReport()
+        self.reporting.close()
         self.switching.close()
         flushed = [publisher.close(deadline) for publisher in self._publishers.values()]
         self._publishers = {}

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from mqsdk.config.model import Configuration
 from mqsdk.core.actions import Cut, Tuning
 from mqsdk.core.oldside import WATCH_S
+from mqsdk.core.stages import View
 from mqsdk.events import ClusterChanged
-from mqsdk.runtime.changing import Preparation, Prepared
+from mqsdk.runtime.changing import Change, Preparation, Prepared
+from mqsdk.runtime.clusters import view_in
 from mqsdk.runtime.environment import Declared
 from mqsdk.runtime.overview import tell_what_holds
 from mqsdk.runtime.readers import Reader, Readers
+from mqsdk.runtime.topics import ensure_topic
 from mqsdk.runtime.unfinished import Entry, OnDisk, Place
 from mqsdk.spi import Backend
 
@@ -52,7 +55,7 @@ class Switching:
 
     def prepare(self, new: Configuration, topics: Sequence[str], opened: Mapping[str, Backend]) -> Prepared:
         """Look whether these topics may go where `new` routes them, and make what has to exist there. Raises ConfigError."""
-        return Preparation(self.owner, new, opened, self.is_unfinished).run(topics)
+        return Preparation(self.owner, new, opened, self.unfinished, self._place).run(topics)
 
     def begin(self, prepared: Prepared, are_written: Callable[[], bool]) -> None:
         """The new configuration is in force. are_written: lets the waiting publishes go, and is True, once the old clusters have answered
@@ -62,15 +65,18 @@ class Switching:
         for name, backend in prepared.opened.items():
             self.owner.clusters.adopt(name, backend)
             tell_what_holds(self.owner.clusters.cluster(name), backend)
-        changes = [ClusterChanged(one.topic, "", one.older.cluster, one.target.cluster, "writing") for one in prepared.changes]
+        changes = [
+            ClusterChanged(one.topic, "", one.before.writes, one.after.writes, "writing")
+            for one in prepared.changes
+            if one.is_written_elsewhere
+        ]
         try:
             with self._lock:
                 self._writers.append((changes, are_written))  # first: publishes wait for it, whatever becomes of the readers
                 for change in prepared.changes:
-                    if change.older.partitions:
-                        self._remember(change.topic, change.older, change.target)
-                    for readers in self._readers_at(change.topic, change.older.cluster):
-                        readers.follow(change.older, change.target, now, settle_s)
+                    self._remember(change)
+                    for readers in self._readers_of(change.topic):
+                        readers.arrange(change.after, change.places, now, settle_s)
                         readers.reconcile(now)
         finally:
             self._let_write()
@@ -83,21 +89,30 @@ class Switching:
                 side.settle_s = settle_s
         self._wake.set()
 
-    def _readers_at(self, topic: str, cluster: str) -> list[Readers]:
+    def _readers_of(self, topic: str) -> list[Readers]:
         """Of every running consumer of the topic."""
         known = [readers for readers in self._readers if readers.declared.topic == topic]
         names = {readers.declared.group for readers in known}
         for declared, loop in self.owner.loops:
-            if declared.topic == topic and declared.group not in names and loop.spec.cluster == cluster:
-                known.append(Readers(self, declared, [Reader(Place(cluster, 0), loop=loop)]))
+            if declared.topic == topic and declared.group not in names:
+                side = Reader(Place(loop.spec.cluster, 0), loop=loop)
+                known.append(Readers(self, declared, [side], side))
                 self._readers.append(known[-1])
         return known
 
-    def _remember(self, topic: str, older: Place, target: Place) -> None:
+    def _remember(self, change: Change) -> None:
+        """A restart has to know what the route does not say any more."""
+        left = [place for cluster in change.before.reads if cluster not in change.after.reads and (place := change.places.get(cluster))]
+        older = [place for place in left if place.partitions]
+        if not older:
+            return
+        newest = change.after.reads[-1]
+        target = change.places.get(newest, Place(newest, 0))
         now_ms = self.owner.environment.clock.wall_ms()
-        known = self._memory.entries(now_ms).get(topic)
-        places = [place for place in (known.older if known else ()) if place.cluster not in (older.cluster, target.cluster)]
-        self._memory.put(Entry(topic, (*places, older), target, now_ms + round(WATCH_S * 1000)), now_ms)
+        known = self._memory.entries(now_ms).get(change.topic)
+        named = {place.cluster for place in (*older, target)}
+        places = [place for place in (known.older if known else ()) if place.cluster not in named]
+        self._memory.put(Entry(change.topic, (*places, *older), target, now_ms + round(WATCH_S * 1000)), now_ms)
 
     def tell(self, change: ClusterChanged) -> None:
         """A step of one consumer. What is on disk holds for a day from the last one on."""
@@ -110,17 +125,32 @@ class Switching:
     # --- start and stop -------------------------------------------------------------------------------------------------------------
 
     def resumed(self, declared: Declared, cluster: str) -> Readers | None:
-        """Of a consumer that is about to start: None unless its topic was elsewhere lately, as an earlier process has written down."""
+        """Of a consumer that is about to start: None unless its topic moves, or was elsewhere lately, as an earlier process has written
+        down. cluster: where the topic is published to. Raises BackendError or ConfigError.
+        """
         now_ms = self.owner.environment.clock.wall_ms()
+        reads = self._reads(declared.topic, cluster)
         entry = self._memory.entries(now_ms).get(declared.topic)
         places = [] if entry is None else [*entry.older, entry.target]
-        places = [place for place in places if place.cluster != cluster and self._is_known(declared.topic, place.cluster)]
-        if not places:
+        places = [place for place in places if place.cluster not in reads and self._is_known(declared.topic, place.cluster)]
+        if not places and len(reads) == 1:
             return None
+        places += [Place(one, self._partitions(declared, one)) for one in reads[:-1]] + [Place(reads[-1], 0)]
         sides: list[Reader] = []
-        for place in (*places, Place(cluster, 0)):
+        for place in places:
             sides.append(Reader(place, sides if declared.ordered else ()))
-        return Readers(self, declared, sides)
+        return Readers(self, declared, sides, next(side for side in sides if side.place.cluster == cluster))
+
+    def _reads(self, topic: str, cluster: str) -> tuple[str, ...]:
+        found = view_in(self.owner.configuration, topic)
+        return (cluster,) if found is None else found.reads
+
+    def _partitions(self, declared: Declared, cluster: str) -> int:
+        """Of a cluster that others wait for: it has to exist there."""
+        if not declared.ordered:
+            return 0
+        backend = self.owner.clusters.backend(cluster)
+        return ensure_topic(backend, cluster, declared.topic, self.owner.configuration.topic_rule(declared.topic))
 
     def _is_known(self, topic: str, cluster: str) -> bool:
         if cluster in self.owner.configuration.clusters:
@@ -130,8 +160,9 @@ class Switching:
 
     def resume(self, readers: Readers, loop: ConsumerLoop) -> None:
         """The consumer has started where its route leads; the older clusters follow."""
-        readers.newest.loop = loop
-        readers.resume(self.owner.environment.clock.mono(), self.owner.configuration.reload.settle_s)
+        readers.main.loop = loop
+        view = view_in(self.owner.configuration, readers.declared.topic) or View(loop.spec.cluster, (loop.spec.cluster,))
+        readers.resume(view, self.owner.environment.clock.mono(), self.owner.configuration.reload.settle_s)
         with self._lock:
             self._readers.append(readers)
 
@@ -153,18 +184,28 @@ class Switching:
 
     # --- what is under way ------------------------------------------------------------------------------------------------------------
 
+    def unfinished(self, topic: str) -> set[str]:
+        """Clusters of the topic that a consumer here reads beside the one that it is published to."""
+        return {cluster for readers in self._readers if readers.declared.topic == topic for cluster in readers.unfinished}
+
     def is_unfinished(self, topic: str) -> bool:
-        """Whether a consumer here still reads an older cluster of the topic."""
-        return any(readers.is_unfinished for readers in self._readers if readers.declared.topic == topic)
+        """Whether an older cluster of the topic is read that its route does not name any more."""
+        found = view_in(self.owner.configuration, topic)
+        return bool(self.unfinished(topic).difference(() if found is None else found.reads))
+
+    def _place(self, topic: str, cluster: str) -> Place | None:
+        """What a consumer here knows of a topic's cluster."""
+        found = (readers.place(cluster) for readers in self._readers if readers.declared.topic == topic)
+        return next((place for place in found if place is not None), None)
 
     def clusters(self, topic: str) -> list[str]:
-        """Where consumers here read the topic, apart from where its route leads; oldest first."""
-        sides = [side for readers in self._readers if readers.declared.topic == topic for side in readers.sides[:-1] if side.is_wanted]
+        """Where consumers here read the topic, apart from where it is published to; oldest first."""
+        sides = [side for readers in self._readers if readers.declared.topic == topic for side in readers.others if side.is_wanted]
         return list(dict.fromkeys(side.place.cluster for side in sides))
 
     def in_use(self) -> set[str]:
         """Clusters that no route may lead to and that are needed all the same."""
-        return {side.place.cluster for readers in self._readers for side in readers.sides[:-1]}
+        return {side.place.cluster for readers in self._readers for side in readers.others}
 
     def tuning(self, declared: Declared, cluster: str, whole: Tuning) -> Tuning:
         """The part of its limits that a consumer has at one cluster: all of them unless it reads several."""
@@ -173,10 +214,31 @@ class Switching:
         found = next((readers for readers in self._readers if readers.declared is declared), None)
         return whole if found is None else found.tuning(cluster, whole)
 
+    def waits_for(self, topic: str, view: View) -> str:
+        """What this process does not do yet of what a stage asks, "" for nothing."""
+        with self._lock:
+            written = [change.source for changes, _ in self._writers for change in changes if change.topic == topic]
+            if written:
+                return f"answers of cluster {written[0]} to its publishes"
+            for declared, loop in self.owner.loops:
+                if declared.topic == topic and not loop.joined.is_set():
+                    return f"{declared.name} to join on cluster {loop.spec.cluster}"
+            for readers in self._readers:
+                if readers.declared.topic == topic and (cluster := readers.missing(view)):
+                    return f"{readers.declared.name} to read cluster {cluster}"
+        return ""
+
     def asked(self, reader: Reader, cut: Cut) -> None:
         """A machine wants to know when this cut has passed; any thread."""
         reader.asked.append(cut)
         self._wake.set()
+
+    def asked_at(self, declared: Declared, cluster: str, cut: Cut) -> None:
+        """As `asked`, of a consumer that was started before its topic was anywhere else."""
+        found = (side for readers in self._readers if readers.declared is declared for side in readers.sides)
+        side = next((side for side in found if side.place.cluster == cluster), None)
+        if side is not None:
+            self.asked(side, cut)
 
     # --- the thread -------------------------------------------------------------------------------------------------------------------
 
@@ -232,7 +294,7 @@ class Switching:
             return
         self._kept_ms = now_ms
         known = self._memory.entries(now_ms)
-        for topic in {readers.declared.topic for readers in self._readers if readers.is_unfinished}.intersection(known):
+        for topic in {readers.declared.topic for readers in self._readers if readers.unfinished}.intersection(known):
             self._memory.put(known[topic]._replace(until_ms=now_ms + round(UNFINISHED_S * 1000)), now_ms)
 
     def _let_write(self) -> bool:
@@ -242,4 +304,6 @@ class Switching:
         for changes, _ in done:
             for change in changes:
                 self.tell(change)
+        if done:
+            self.owner.reporting.changed()
         return bool(done)

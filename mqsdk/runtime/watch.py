@@ -40,7 +40,9 @@ def _never() -> bool:
 
 class Watch:
     """One path. `look` is a round without a thread; `reload` reads and applies the configuration, or raises ConfigError, or StateError
-    when it is not the moment. wait: between the two readings. is_due: whether what was refused may be taken now."""
+    when it is not the moment. wait: between the two readings. is_due: whether what was refused may be taken now. same: the configuration
+    in force is what the file said at this moment.
+    """
 
     def __init__(
         self,
@@ -48,20 +50,26 @@ class Watch:
         reload: Callable[[], object],
         wait: Callable[[float], object] = time.sleep,
         is_due: Callable[[], bool] = _never,
+        same: Callable[[float], object] = lambda began_at: None,
     ) -> None:
         self._path = path
         self._reload = reload
         self._wait = wait
         self._is_due = is_due
+        self._same = same
+        self._is_current = True
         self._stamp = _stamp(path)
         self._content = _read(path)
 
     def look(self) -> None:
         """Reload if the content is another one than that of the last reload that was tried, or if what refused that is gone."""
+        began_at = time.monotonic()
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             if self._is_due():
                 self._tried()
+            elif self._is_current:
+                self._same(began_at)
             return
         content = _read(self._path)
         self._wait(AGAIN_S)
@@ -75,9 +83,11 @@ class Watch:
         try:
             self._reload()
         except ConfigError:
+            self._is_current = False
             return True  # reported by reload; the next content gets its own report
         except StateError:
             return False
+        self._is_current = True
         return True
 
     def hints(self, changed: Callable[[], object]) -> None:
@@ -136,6 +146,7 @@ class SourceWatch:
         was_down: Callable[[], bool],
         answers: Callable[[], object] = _never,
         is_due: Callable[[], bool] = _never,
+        same: Callable[[float], object] = lambda began_at: None,
     ) -> None:
         self.source = source
         self._reload = reload
@@ -143,12 +154,15 @@ class SourceWatch:
         self._was_down = was_down
         self._answers = answers
         self._is_due = is_due
+        self._same = same
+        self._is_current = False
         self._told: str | None = None  # "": all is well; None: not looked yet
         self._tried: bytes | None = None
 
     def look(self) -> None:
         """Reload if the source gives another content than that of the last reload that was tried. The first look always does: the
         content may have changed since it was loaded, and the kept one may be older."""
+        began_at = time.monotonic()
         try:
             content = self.source.load()
         except ConfigError as error:
@@ -158,8 +172,11 @@ class SourceWatch:
             log.info("%s answers again", self.source.name)
         self._told = ""
         self._answers()
-        if (content.data != self._tried or self._is_due()) and self._was_tried(content):
-            self._tried = content.data
+        if content.data != self._tried or self._is_due():
+            if self._was_tried(content):
+                self._tried = content.data
+        elif self._is_current:
+            self._same(began_at)
 
     def _tell(self, what: str, error: ConfigError) -> None:
         known = self._told
@@ -173,9 +190,11 @@ class SourceWatch:
         try:
             self._reload(content)
         except ConfigError:
+            self._is_current = False
             return True
         except StateError:
             return False
+        self._is_current = True
         return True
 
     def hints(self, changed: Callable[[], object]) -> Callable[[], None] | None:
@@ -204,6 +223,7 @@ class Watcher:
         self._woken = threading.Event()  # by a hint, or by the end
         self._watch = watch
         self._every_s = every_s
+        self._is_asked = False
         self._thread = threading.Thread(target=self._run, name="mqsdk-watch", daemon=True)
 
     def start(self) -> None:
@@ -213,7 +233,8 @@ class Watcher:
         end_hints = self._watch.hints(self._woken.set)
         try:
             while not self._is_over():
-                if self._every_s() is not None:
+                if self._every_s() is not None or self._is_asked:
+                    self._is_asked = False
                     self._look()
         finally:
             if end_hints is not None:
@@ -232,6 +253,11 @@ class Watcher:
             self._watch.look()
         except Exception as error:  # a defect of a reload must not end the looking
             log.error("looking at the configuration failed: %s", type(error).__name__)
+
+    def ask(self) -> None:
+        """Look as soon as it can be, even where nobody looks by itself. Any thread."""
+        self._is_asked = True
+        self._woken.set()
 
     def wake(self) -> None:
         """Look soon, and wait anew: how long may have changed."""

@@ -104,7 +104,17 @@ CASES: list[tuple[str, str]] = [
     ("routes: [{topics: a, cluster: local}]\n", "1:11: routes[0].topics: must be a list"),
     ("routes: [{topics: [a/b], cluster: local}]\n", "1:20: routes[0].topics[0]: must be a topic name"),
     ("routes: [{topics: [a]}]\n", "1:10: routes[0].cluster: is missing"),
-    ("routes: [{topics: [a], cluster: local, move: {to: x}}]\n", "1:40: routes[0].move: is not built in this version"),
+    (
+        "routes: [{topics: [a], cluster: local, move: {to: lcal}}]\n",
+        "1:47: routes[0].move.to: there is no such cluster (did you mean `local`?)",
+    ),
+    ("routes: [{topics: [a], cluster: local, move: {to: local}}]\n", "1:47: routes[0].move.to: is where the topics are already"),
+    (
+        "routes: [{topics: [a], cluster: local, move: {to: local, stage: half}}]\n",
+        "1:58: routes[0].move.stage: must be one of source, read_both",
+    ),
+    ("routes: [{topics: [a], cluster: local, move: {to: local, epoch: 0}}]\n", "1:58: routes[0].move.epoch: must be a whole number"),
+    ("routes: [{topics: [a], cluster: local, move: {}}]\n", "1:40: routes[0].move.to: is missing"),
     ("routes: {}\n", "1:1: routes: must be a list"),
     ("clusters: {}\n", "1:1: clusters: has no cluster"),
     ("clusters: {Main: {backend: log}}\n", "1:12: clusters.Main: is no name for a cluster"),

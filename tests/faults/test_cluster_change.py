@@ -44,11 +44,11 @@ ENOUGH = 150  # messages that a cluster has to carry before the next step
 class Run:
     """The fleet on one file whose route is edited."""
 
-    def __init__(self, folder: Path, others: dict[str, str], *, ordered: bool = True) -> None:
+    def __init__(self, folder: Path, others: dict[str, str], *, ordered: bool = True, config: str = CONFIG) -> None:
         """others: the blocks of the clusters beside `old` by their names."""
         self.folder = folder
         self.ordered = ordered
-        self._config = CONFIG.format(others="\n".join(f"  {name}: {block}" for name, block in others.items()))
+        self._config = config.format(others="\n".join(f"  {name}: {block}" for name, block in others.items()))
         prepare(folder, self._text("old"))
         self.fleet = Fleet(folder)
         self.fleet.variables["publisher", 1] = SLOW

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mqsdk_kafka import marks
+from mqsdk_kafka.looking import members_of as members_of_group
 from mqsdk_kafka.marks import Mark
 from mqsdk_kafka.names import group_id, group_of
 from mqsdk_kafka.options import PER_TOPIC, SHARED, Settings
 from mqsdk_kafka.records import KafkaRecord, headers_of
 from mqsdk_kafka.sharing import Place, Said, share_out
 
-from mqsdk.spi import ConfigError, NewRecord, encode_headers
+from mqsdk.spi import ConfigError, Member, NewRecord, encode_headers
 from mqsdk.spi import Partition as Where
 
 BOTH = frozenset({"t", "t.g.retry"})
@@ -182,3 +183,10 @@ def test_copies_of_a_message_have_one_mark_and_others_another(id: str) -> None:
 def test_what_every_message_has_is_one_header() -> None:
     new = NewRecord(1, Where("t", 0), b"k", b"v", "id-1", 1234, "text/plain", (("a", "b"),), "p", 7, 2, due_ms=5)
     assert headers_of(new) == [("mq", b"1 id-1 1234 p 7 text/plain"), ("mq-attempt", b"2"), ("mq-due", b"5"), ("a", b"b")]
+
+
+def test_a_member_is_shown_with_the_host_and_process_that_it_tells() -> None:
+    """As an admin's answer has it; it was taken for a foreign one there, and shown with the address of its connection."""
+    metadata = {"topics": ["t"], "user_data": b'{"host": "h", "pid": 7}'}
+    member = {"member_id": "m", "client_host": "/127.0.0.1", "member_metadata": metadata, "member_assignment": None}
+    assert members_of_group({"members": [member]}, "t") == (Member("m", "h", 7, ()),)

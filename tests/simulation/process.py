@@ -19,7 +19,7 @@ from mqsdk.runtime.mover import Mover
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.results import AsyncResults
 from mqsdk.runtime.sender import Answer, Sender
-from mqsdk.runtime.supervisor import Supervisor, _no_cuts
+from mqsdk.runtime.supervisor import Supervisor
 from mqsdk.runtime.workers import Results, Workers
 from mqsdk.spi import Backend
 from mqsdk.testing.simconsumer import SimConsumer
@@ -111,7 +111,7 @@ class PlayedSupervisor(Supervisor):
             self.process.adopt(publisher, cluster)
         return publisher
 
-    def run(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None] = _no_cuts) -> ConsumerLoop:
+    def run(self, declared: Declared, spec: Spec, cutter: Callable[[Cut], None] | None = None) -> ConsumerLoop:
         loop = super().run(declared, spec, cutter)
         self.process.began(loop)
         return loop
