@@ -180,6 +180,15 @@ class FlowChanged(NamedTuple):
     reason: str
 
 
+class SettingChanged(NamedTuple):
+    """A reload changed one key of the configuration: one event for each, before the `Reloaded` of version `version`. Secrets are masked."""
+
+    key: str
+    old: str
+    new: str
+    version: int
+
+
 class Reloaded(NamedTuple):
     """A reload ended: `outcome` is applied, unchanged or refused; `changes` lists (key, old, new), secrets masked.
 
@@ -230,6 +239,7 @@ Event = (
     | OwnershipChanged
     | LinkChanged
     | FlowChanged
+    | SettingChanged
     | Reloaded
     | ClusterChanged
     | MoveAdvanced

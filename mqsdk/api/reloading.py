@@ -11,7 +11,7 @@ from mqsdk.config.diff import Change
 from mqsdk.config.model import Configuration
 from mqsdk.config.origin import SourceDown
 from mqsdk.errors import ConfigError, Problem
-from mqsdk.events import Event, Reloaded
+from mqsdk.events import Event, Reloaded, SettingChanged
 from mqsdk.runtime.changing import NotYet
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ def reload(
     session.apply(new.with_version(old.version + 1), opened, prepared)
     session.behind.follow()
     tell(new)
-    for change in changes:
+    told = tuple((change.key, str(change.old), str(change.new)) for change in changes)
+    for change, pair in zip(changes, told, strict=True):
         LOG.info("configuration: %s", change)
-    notify(Reloaded("applied", old.version + 1, tuple((change.key, str(change.old), str(change.new)) for change in changes)))
+        notify(SettingChanged(*pair, old.version + 1))
+    notify(Reloaded("applied", old.version + 1, told))
     return changes
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mqsdk import App, ConfigError, InvalidMessage, Settings, StateError
 from mqsdk.config.load import load
-from mqsdk.events import Reloaded
+from mqsdk.events import Event, Reloaded, SettingChanged
 from mqsdk.runtime.environment import Environment
 from mqsdk.testing.simlog import SimBackend, SimLog
 from tests.config.test_folder import Mounted
@@ -63,6 +63,16 @@ def service(tmp_path: Path, store: SimLog) -> Iterator[Service]:
     made = Service(tmp_path / "mqsdk.yaml", store)
     yield made
     made.app.close()
+
+
+def test_each_changed_key_is_one_event_before_that_of_the_reload(service: Service) -> None:
+    seen: list[Event] = []
+    service.app.observe(seen.append)
+    service.reload("concurrency: 4}\nlimits: {payload: 1MiB}", "concurrency: 9}\nlimits: {payload: 2MiB}")
+    told = [event for event in seen if isinstance(event, SettingChanged | Reloaded)]
+    keys = {event.key: (event.old, event.new, event.version) for event in told[:-1] if isinstance(event, SettingChanged)}
+    assert keys == {"defaults.concurrency": ("4", "9", 2), "limits.payload": ("1048576", "2097152", 2)}
+    assert isinstance(told[-1], Reloaded)
 
 
 @pytest.mark.parametrize(("asked", "key"), [("on_exhausted: halt_key", "on_exhausted"), ("dlq_follow_key: true", "dlq_follow_key")])
