@@ -196,7 +196,7 @@ def test_a_member_that_was_given_up_and_cannot_join_anew_yet_keeps_what_it_owns(
 
 def test_a_description_that_cannot_be_opened_is_no_member_without_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     member = Membership(tmp_path, ["orders"], 1.0)
-    monkeypatch.setattr(Path, "read_bytes", full)
+    monkeypatch.setattr(files, "read_path", full)
     with pytest.raises(OSError, match="injected"):
         members.describe(tmp_path, member.id)
     member.leave()
