@@ -29,6 +29,7 @@ import broker_backlog
 import concurrency
 import footprint
 import frameworks
+import generic_layer
 import handlers
 import latency
 import peers
@@ -42,7 +43,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (publish, handlers, peers, latency, concurrency, footprint, reload, backlog, frameworks, broker_backlog)
+    for module in (publish, handlers, peers, latency, concurrency, generic_layer, footprint, reload, backlog, frameworks, broker_backlog)
     for case in module.CASES
 }
 COMPARED = (
