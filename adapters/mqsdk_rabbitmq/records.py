@@ -36,6 +36,9 @@ class RabbitRecord(Record):
     """A record over the properties of its message: they are read on the first use of one of them.
 
     The slots of `Record` left empty are found missing, and `__getattr__` fills them: a property would cost every access.
+
+    What was delivered before is never `again`: a quorum queue that cannot reach a consumer for a while gives it what it holds once more,
+    under another tag. What looks like the first of two is then the message itself, and must not be acknowledged before it is handled.
     """
 
     __slots__ = ("behind_key", "properties")
@@ -55,7 +58,7 @@ class RabbitRecord(Record):
                 self.key = key
                 if _ATTEMPT_NAME not in properties:
                     self.attempt = 1
-                self.again = _AGAIN_NAME in properties
+                self.again = not redelivered and _AGAIN_NAME in properties
         else:
             self.key = None
             self.attempt = 1
@@ -87,7 +90,7 @@ class RabbitRecord(Record):
         self.timestamp_ms = foreign_ms if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
-        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again
+        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again and not self.redelivered
         return object.__getattribute__(self, name)
 
 
