@@ -66,12 +66,14 @@ class RabbitRecord(Record):
 
     @property
     def mark(self) -> Hashable:
-        """Producer and sequence as they stand there."""
+        """Producer and sequence as they stand there, and the id: what was delayed on another cluster comes with numbers of that one."""
         at, properties = self.behind_key, self.properties
-        if not at or not properties.startswith(_PID_ENTRY, at):
+        at_table = 3 + properties[2] if properties[0] & _CONTENT_TYPE_BIT else 2
+        at_id = at_table + 5 + int.from_bytes(properties[at_table : at_table + 4], "big")  # behind the delivery mode and its own length
+        at_digits = at + _TO_DIGITS
+        if not at or not properties.startswith(_PID_ENTRY, at) or not at_digits < at_id < len(properties):
             return super().mark
-        at_digits = at + len(_PID_ENTRY) + _PID_SIZE + len(_SEQ_NAME) + 5
-        return properties[at : at_digits + properties[at_digits - 1]]
+        return properties[at : at_digits + properties[at_digits - 1]] + properties[at_id : at_id + 1 + properties[at_id]]
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
@@ -228,4 +230,5 @@ _TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME, _AGAIN_NAME
 )
 _PID_SIZE = 16  # as our own publishers write it
 _PID_ENTRY = _PID_NAME + b"S" + struct.pack(">I", _PID_SIZE)
+_TO_DIGITS = len(_PID_ENTRY) + _PID_SIZE + len(_SEQ_NAME) + 5  # from the entry of the producer to the digits of the sequence
 _TS_TEXT, _KEY_BYTES = _TS_NAME + b"S", _KEY_NAME + b"x"

@@ -146,12 +146,27 @@ def test_copies_of_a_message_have_one_mark_and_others_another(key: bytes | None)
     assert copy.extra == ()
 
 
+@pytest.mark.parametrize("content_type", [None, "text/plain"])
+def test_messages_with_the_same_numbers_and_another_id_are_no_copies(content_type: str | None) -> None:
+    """One was delayed on another cluster, where this publisher counts for itself."""
+    first, other = (
+        read(made(id=name, producer="0123456789abcdef", sequence=7, content_type=content_type, again=True)) for name in ("one", "two")
+    )
+    assert first.mark != other.mark
+
+
 def test_what_is_delivered_again_under_another_tag_is_no_copy_of_itself() -> None:
     """A quorum queue does so when it could not reach the consumer's node for a while."""
     for record in (made(producer="0123456789abcdef", sequence=7, again=True), made(producer="p", sequence=7, again=True)):
         assert (read(record).again, read(record, redelivered=True).again) == (True, False)
     foreign = pika.BasicProperties(headers={"n": "1", "mq-again": "1"})
     assert not RabbitRecord(7, True, b"".join(foreign.encode()), b"").again
+
+
+@pytest.mark.parametrize("further", [{}, {"mq-seq": "1"}, {"mq-seq": "1" * 300}])
+def test_the_mark_of_a_foreign_message_that_has_some_of_our_headers_is_read(further: dict[str, str]) -> None:
+    foreign = pika.BasicProperties(headers={"mq-ts": "5", "mq-pid": "0123456789abcdef", **further})
+    assert isinstance(hash(RabbitRecord(7, False, b"".join(foreign.encode()), b"").mark), int)
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 10_000])
