@@ -117,12 +117,19 @@ def refused_file(place: Path) -> None:
     (write(place, a="app: shop\n") / "a.yaml").chmod(0o664)
 
 
+def doubling(depth: int) -> str:
+    """Mappings of which each refers to the one before it twice."""
+    return "l0: &l0 {k: 1}\n" + "".join(f"l{at}: &l{at} {{a: *l{at - 1}, b: *l{at - 1}}}\n" for at in range(1, depth))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (write, "is a directory without a configuration"),
     "others may add files": (refused_group, "is a directory that others may write to"),
     "others may swap the version": (refused_link, "is a directory that others may write to"),
     "a file that others may write": (refused_file, "can be written by its group"),
     "too large together": (lambda place: write(place, a="#" * 700_000, b="#" * 700_000), "is larger than 1 MiB"),
+    "aliases that double": (lambda place: write(place, a=doubling(40), b=doubling(40)), "aliases expand to more than 20,000 values"),
+    "an alias of itself": (lambda place: write(place, a="x: &x {y: *x}\n", b="x: &x {y: *x}\n"), "is nested deeper than 50 levels"),
     "too many": (lambda place: write(place, **{f"f{number}": "" for number in range(101)}), "holds more than 100 files"),
 }
 
