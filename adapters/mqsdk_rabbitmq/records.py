@@ -36,6 +36,9 @@ class RabbitRecord(Record):
     """A record over the properties of its message: they are read on the first use of one of them.
 
     The slots of `Record` left empty are found missing, and `__getattr__` fills them: a property would cost every access.
+
+    What was delivered before is never `again`: a quorum queue that cannot reach a consumer for a while gives it what it holds once more,
+    under another tag. What looks like the first of two is then the message itself, and must not be acknowledged before it is handled.
     """
 
     __slots__ = ("behind_key", "properties")
@@ -55,7 +58,7 @@ class RabbitRecord(Record):
                 self.key = key
                 if _ATTEMPT_NAME not in properties:
                     self.attempt = 1
-                self.again = _AGAIN_NAME in properties
+                self.again = not redelivered and _AGAIN_NAME in properties
         else:
             self.key = None
             self.attempt = 1
@@ -63,12 +66,14 @@ class RabbitRecord(Record):
 
     @property
     def mark(self) -> Hashable:
-        """Producer and sequence as they stand there."""
+        """Producer and sequence as they stand there, and the id: what was delayed on another cluster comes with numbers of that one."""
         at, properties = self.behind_key, self.properties
-        if not at or not properties.startswith(_PID_ENTRY, at):
+        at_table = 3 + properties[2] if properties[0] & _CONTENT_TYPE_BIT else 2
+        at_id = at_table + 5 + int.from_bytes(properties[at_table : at_table + 4], "big")  # behind the delivery mode and its own length
+        at_digits = at + _TO_DIGITS
+        if not at or not properties.startswith(_PID_ENTRY, at) or not at_digits < at_id < len(properties):
             return super().mark
-        at_digits = at + len(_PID_ENTRY) + _PID_SIZE + len(_SEQ_NAME) + 5
-        return properties[at : at_digits + properties[at_digits - 1]]
+        return properties[at : at_digits + properties[at_digits - 1]] + properties[at_id : at_id + 1 + properties[at_id]]
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
@@ -87,7 +92,7 @@ class RabbitRecord(Record):
         self.timestamp_ms = foreign_ms if envelope.timestamp_ms is None else envelope.timestamp_ms
         self.headers, self.extra = envelope.headers, envelope.extra
         self.producer, self.sequence = envelope.producer, envelope.sequence
-        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again
+        self.attempt, self.due_ms, self.again = envelope.attempt, envelope.due_ms, envelope.again and not self.redelivered
         return object.__getattribute__(self, name)
 
 
@@ -225,4 +230,5 @@ _TS_NAME, _KEY_NAME, _PID_NAME, _SEQ_NAME, _ATTEMPT_NAME, _DUE_NAME, _AGAIN_NAME
 )
 _PID_SIZE = 16  # as our own publishers write it
 _PID_ENTRY = _PID_NAME + b"S" + struct.pack(">I", _PID_SIZE)
+_TO_DIGITS = len(_PID_ENTRY) + _PID_SIZE + len(_SEQ_NAME) + 5  # from the entry of the producer to the digits of the sequence
 _TS_TEXT, _KEY_BYTES = _TS_NAME + b"S", _KEY_NAME + b"x"

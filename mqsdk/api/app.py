@@ -419,6 +419,8 @@ class App(Declarations, Hooks, PublishMethods, InspectMethods):
             began_at = time.monotonic()
             changes = reloading.reload(self._session, load, list(topics), notify, watched)
             self._session.supervisor.proof.looked(began_at)
+            if self._watcher is not None and not watched:
+                self._watcher.forget()
             if self._watcher is not None and any(change.key.startswith("reload.") for change in changes):
                 self._watcher.wake()
             return changes

@@ -101,7 +101,7 @@ def built(data: bytes, file: str, *, remote: bool = False) -> Document:
     root = _root(data, file)
     if root is None:
         return Document(file, {}, None, remote=remote)
-    builder = _Builder(file)
+    builder = _Builder()
     return Document(file, builder.mapping(root, ()), root, tuple(builder.problems), remote)
 
 
@@ -110,7 +110,7 @@ def joined(parts: Sequence[tuple[str, bytes]], folder: str) -> Document:
     roots = [root for file, data in parts if (root := _root(data, file)) is not None]
     if not roots:
         return Document(folder, {}, None, several=True)
-    builder = _Builder(folder)
+    builder = _Builder()
     root = builder.joined(roots, ())
     data = builder.mapping(root, ())
     return Document(folder, data, root, tuple(builder.problems), several=True)
@@ -207,13 +207,18 @@ for _tag, _pattern, _first in (
     _Composer.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
+def _expanded(node: Node) -> ConfigError:
+    file, line, column = _place(node)
+    fix = "use fewer aliases inside aliases"
+    return _refused(file, f"aliases expand to more than {MAX_VALUES:,} values", fix, line, column)
+
+
 class _Builder:
     """Plain data from nodes; collects what is wrong instead of stopping at it."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._file = file
-        self._built = 0
+        self._built = self._joined = 0
         self._open: set[int] = set()
 
     def _problem(self, node: Node, path: Path, what: str, fix: str) -> None:
@@ -222,8 +227,7 @@ class _Builder:
     def _value(self, node: Node, path: Path) -> Any:
         self._built += 1
         if self._built > MAX_VALUES:
-            fix = "use fewer aliases inside aliases"
-            raise _refused(self._file, f"aliases expand to more than {MAX_VALUES:,} values", fix, *_place(node)[1:])
+            raise _expanded(node)
         if id(node) in self._open:
             self._problem(node, path, "an alias refers to itself", "write the value out")
             return {}
@@ -249,6 +253,7 @@ class _Builder:
                 if at is None:
                     pairs.append((key, value))
                     continue
+                self._check_growth(key, path)
                 name, (first, other) = (*path, str(key.value)), pairs[at]
                 inner = [one for one in (other, value) if isinstance(one, MappingNode) and one.tag == _MAP]
                 if len(inner) == 2:
@@ -258,6 +263,15 @@ class _Builder:
                     self._problem(key, name, f"is given in {place.file}:{place.line} too", "remove one of the two")
             known = {pair[0].value: at for at, pair in enumerate(pairs) if isinstance(pair[0], ScalarNode) and pair[0].tag != _MERGE}
         return MappingNode(_MAP, pairs, nodes[0].start_mark, nodes[0].end_mark)
+
+    def _check_growth(self, key: Node, path: Path) -> None:
+        """What two files give by aliases is put together as often as it is referred to, and without end where one refers to itself."""
+        self._joined += 1
+        if self._joined > MAX_VALUES:
+            raise _expanded(key)
+        if len(path) >= MAX_DEPTH:
+            file, line, column = _place(key)
+            raise _refused(file, f"is nested deeper than {MAX_DEPTH} levels", "write aliases out", line, column)
 
     def mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         """The keys of one mapping: merged ones first, so that its own win."""

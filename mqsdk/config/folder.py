@@ -48,6 +48,7 @@ class FolderSource:
     def _load(self) -> Content:
         try:
             found = parts(self.name)
+            is_open = any(map(_is_open, {self.name, *(os.path.dirname(part.path) for part in found)}))
         except OSError as error:
             raise refused(self.name, f"cannot be read: {error.strerror}", "check the path and the permissions") from None
         if not found:
@@ -55,7 +56,8 @@ class FolderSource:
             raise refused(self.name, "is a directory without a configuration", fix)
         if len(found) > MAX_FILES:
             raise refused(self.name, f"holds more than {MAX_FILES} files that end in .yaml", "give a directory of its own")
-        _check_trust(self.name)
+        if is_open:
+            raise refused(self.name, "is a directory that others may write to", f"chmod go-w {self.name}")
         read = tuple((part.shown, files.content(part.path, part.shown)) for part in found)
         data = b"\n".join(data for _, data in read)
         if len(data) > MAX_BYTES:
@@ -82,8 +84,7 @@ def parts(folder: str) -> list[Part]:
     return [Part(os.path.join(folder, name), os.path.join(version, name)) for name in names]
 
 
-def _check_trust(folder: str) -> None:
-    """Who may put a file there may configure this process. What is mounted read-only nobody here can change, whatever its mode says."""
-    place = version_of(folder)
-    if os.stat(place).st_mode & 0o022 and not os.statvfs(place).f_flag & os.ST_RDONLY:
-        raise refused(folder, "is a directory that others may write to", f"chmod go-w {folder}")
+def _is_open(place: str) -> bool:
+    """Who may put a file or the link to a version there may configure this process. What is mounted read-only nobody here can change,
+    whatever its mode says."""
+    return bool(os.stat(place).st_mode & 0o022 and not os.statvfs(place).f_flag & os.ST_RDONLY)

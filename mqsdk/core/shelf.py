@@ -19,9 +19,10 @@ class Held:
     """A record that waits for its time here, unsettled.
 
     waiting: None when it is none of ours. refusal: what its target answered. goes_around: through a step once more, whoever it is for.
+    is_in_doubt: whether a copy of it has been stored somewhere is not known.
     """
 
-    __slots__ = ("goes_around", "record", "refusal", "shelf", "until_ms", "waiting")
+    __slots__ = ("goes_around", "is_in_doubt", "record", "refusal", "shelf", "until_ms", "waiting")
 
     def __init__(self, shelf: Shelf, record: Record, waiting: delay.Waiting | None, until_ms: int) -> None:
         self.shelf = shelf
@@ -29,7 +30,7 @@ class Held:
         self.waiting = waiting
         self.until_ms = until_ms
         self.refusal: Outcome | None = None
-        self.goes_around = False
+        self.goes_around = self.is_in_doubt = False
 
 
 class Shelf:

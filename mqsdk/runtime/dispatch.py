@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
-from mqsdk.core import deadletter, delay
+from mqsdk.core import deadletter, delay, window
 from mqsdk.core.partitioner import partition_of
 from mqsdk.core.shelf import Held
 from mqsdk.events import DeadLettered, Event
@@ -283,6 +283,7 @@ class Dispatch:
             token, place, record.key, record.value, id=record.id or f"{self._own}:{held.shelf.partition.topic}:{record.ref}",
             timestamp_ms=record.timestamp_ms or self._clock.wall_ms(), content_type=record.content_type, headers=record.headers,
             producer=record.producer, sequence=record.sequence, attempt=record.attempt, due_ms=due_ms, extra=extra,
+            again=record.again or held.is_in_doubt,
         )  # fmt: skip
 
     def take_results(self) -> int:
@@ -341,6 +342,7 @@ class Dispatch:
     def _not_stored(self, flight: _Flight, outcome: Outcome, now: float) -> None:
         """Another way for what a target refused; what the own cluster did not take stays here, unsettled, and is tried again."""
         held, now_ms = flight.held, self._clock.wall_ms()
+        held.is_in_doubt |= window.in_doubt(outcome)
         if flight.kind == "target":
             held.refusal, held.until_ms = outcome, now_ms
             if isinstance(outcome, Rejected) and outcome.code == "no_route" and held.waiting is not None:

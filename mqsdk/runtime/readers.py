@@ -152,10 +152,17 @@ class Readers:
             side.wait_for([one for one in side.behind if side not in one.behind])  # else each would wait for the other
 
     def _old_side(self, now: float, settle_s: float, is_held: bool) -> OldSide:
-        every_s = self._owner.configuration.reload.every_s
-        patience_s = max(PATIENCE_S, PATIENCE_LOOKS * every_s) if self.declared.ordered else 0.0
         closes = not self.declared.broadcast and not is_held
-        return OldSide(now, settle_s, closes=closes, patience_s=patience_s, is_held=is_held)
+        return OldSide(now, settle_s, closes=closes, patience_s=self._patience_s(), is_held=is_held)
+
+    def _patience_s(self) -> float:
+        return max(PATIENCE_S, PATIENCE_LOOKS * self._owner.configuration.reload.every_s) if self.declared.ordered else 0.0
+
+    def apply(self, settle_s: float) -> None:
+        """Another configuration is in force: its times hold for what is under way, too."""
+        for side in self.sides:
+            if side.old is not None:
+                side.old.settle_s, side.old.patience_s = settle_s, self._patience_s()
 
     def resume(self, view: View, now: float, settle_s: float) -> None:
         """After a restart nobody knows what is left on the older ones."""

@@ -83,10 +83,10 @@ class Switching:
             self.go_on()
 
     def apply(self, settle_s: float) -> None:
-        """A changed `reload.settle` holds for what is under way, too."""
+        """A changed `reload.settle` or `reload.every` holds for what is under way, too."""
         with self._lock:
-            for side in (side.old for readers in self._readers for side in readers.sides if side.old is not None):
-                side.settle_s = settle_s
+            for readers in self._readers:
+                readers.apply(settle_s)
         self._wake.set()
 
     def _readers_of(self, topic: str) -> list[Readers]:

@@ -59,7 +59,11 @@ class Watch:
         self._same = same
         self._is_current = True
         self._stamp = _stamp(path)
-        self._content = _read(path)
+        self._content: bytes | str | None = _read(path)
+
+    def forget(self) -> None:
+        """Somebody else has reloaded meanwhile: what was tried here last may not be what is in force. Any thread."""
+        self._stamp, self._content = (), None  # what no file has, one that is missing neither
 
     def look(self) -> None:
         """Reload if the content is another one than that of the last reload that was tried, or if what refused that is gone."""
@@ -75,9 +79,17 @@ class Watch:
         self._wait(AGAIN_S)
         if _read(self._path) != content:
             return  # being written: the next look sees the end of it
-        if content != self._content and not self._tried():
-            return
-        self._stamp, self._content = stamp, content
+        if content == self._content or self._takes(content):
+            self._stamp = stamp
+
+    def _takes(self, content: bytes | str) -> bool:
+        self._content, was_tried = content, False  # noted first: it may be forgotten meanwhile
+        try:
+            was_tried = self._tried()
+        finally:
+            if not was_tried:
+                self._content = None
+        return was_tried
 
     def _tried(self) -> bool:
         try:
@@ -173,10 +185,21 @@ class SourceWatch:
         self._told = ""
         self._answers()
         if content.data != self._tried or self._is_due():
-            if self._was_tried(content):
-                self._tried = content.data
+            self._take(content)
         elif self._is_current:
             self._same(began_at)
+
+    def _take(self, content: Content) -> None:
+        self._tried, was_tried = content.data, False
+        try:
+            was_tried = self._was_tried(content)
+        finally:
+            if not was_tried:
+                self._tried = None
+
+    def forget(self) -> None:
+        """As for a file."""
+        self._tried = None
 
     def _tell(self, what: str, error: ConfigError) -> None:
         known = self._told
@@ -208,6 +231,9 @@ class Looks(Protocol):
     """What a Watcher turns: a file, or a remote source."""
 
     def look(self) -> None: ...
+
+    def forget(self) -> None:
+        """Look at the content once more, whatever was tried before."""
 
     def hints(self, changed: Callable[[], object]) -> Callable[[], None] | None:
         """Call `changed` when a look is worth while; the result ends that."""
@@ -258,6 +284,10 @@ class Watcher:
         """Look as soon as it can be, even where nobody looks by itself. Any thread."""
         self._is_asked = True
         self._woken.set()
+
+    def forget(self) -> None:
+        """Somebody has reloaded by hand: the next look tries what it finds. Any thread."""
+        self._watch.forget()
 
     def wake(self) -> None:
         """Look soon, and wait anew: how long may have changed."""

@@ -173,6 +173,22 @@ def test_a_watched_file_is_followed_and_each_content_reported_once(service: Serv
     assert service.app.state == "RUNNING"
 
 
+def test_a_file_that_is_put_back_after_a_reload_by_hand_is_followed(service: Service) -> None:
+    """The watcher has seen this content last, but not the one between."""
+    watcher = service.app._watcher
+    assert watcher is not None
+    service.reload("concurrency: 4", "concurrency: 8")
+    service.write(FILE)
+    watcher._watch.look()
+    assert service.app.settings.defaults.concurrency == 4
+    session = service.app._session
+    assert session is not None
+    assert session.configuration.defaults["concurrency"] == 4
+    assert [event.outcome for event in service.events] == ["applied", "applied"]
+    watcher._watch.look()
+    assert len(service.events) == 2
+
+
 def test_a_mounted_directory_is_followed_when_it_is_swapped(tmp_path: Path, store: SimLog) -> None:
     mounted = Mounted(tmp_path / "mounted")
     parts = {"app": "app: shop\nreload: {every: 100ms}\n", "limits": "defaults: {concurrency: 4}\n"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Mounted:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.place.mkdir()
+        self.place.chmod(0o755)
         self._versions = 0
 
     def put(self, **files: str) -> None:
@@ -105,15 +107,29 @@ def refused_group(place: Path) -> None:
     write(place, a="app: shop\n").chmod(0o775)
 
 
+def refused_link(place: Path) -> None:
+    mounted = Mounted(place)
+    mounted.put(a="app: shop\n")
+    place.chmod(0o777)
+
+
 def refused_file(place: Path) -> None:
     (write(place, a="app: shop\n") / "a.yaml").chmod(0o664)
+
+
+def doubling(depth: int) -> str:
+    """Mappings of which each refers to the one before it twice."""
+    return "l0: &l0 {k: 1}\n" + "".join(f"l{at}: &l{at} {{a: *l{at - 1}, b: *l{at - 1}}}\n" for at in range(1, depth))
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (write, "is a directory without a configuration"),
     "others may add files": (refused_group, "is a directory that others may write to"),
+    "others may swap the version": (refused_link, "is a directory that others may write to"),
     "a file that others may write": (refused_file, "can be written by its group"),
     "too large together": (lambda place: write(place, a="#" * 700_000, b="#" * 700_000), "is larger than 1 MiB"),
+    "aliases that double": (lambda place: write(place, a=doubling(40), b=doubling(40)), "aliases expand to more than 20,000 values"),
+    "an alias of itself": (lambda place: write(place, a="x: &x {y: *x}\n", b="x: &x {y: *x}\n"), "is nested deeper than 50 levels"),
     "too many": (lambda place: write(place, **{f"f{number}": "" for number in range(101)}), "holds more than 100 files"),
 }
 
@@ -160,6 +176,25 @@ def test_all_parts_are_of_one_version_when_it_is_swapped_meanwhile(tmp_path: Pat
     monkeypatch.setattr(files, "content", swapped)
     found = loaded(mounted.place)
     assert (found.app, found.defaults["concurrency"]) == ("store", 2)
+
+
+@pytest.mark.parametrize("look", range(1, 4))
+def test_a_version_that_goes_at_any_moment_is_read_anew(look: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """look: of the looks at where the version is, the one behind which it is swapped and removed."""
+    mounted, looks = Mounted(tmp_path / "shop"), list[str]()
+    mounted.put(a="app: shop\n")
+    version_of = folder.version_of
+
+    def swapped(place: str) -> str:
+        found = version_of(place)
+        looks.append(found)
+        if len(looks) == look:
+            mounted.put(a="app: store\n")
+            shutil.rmtree(mounted.place / "..v1")
+        return found
+
+    monkeypatch.setattr(folder, "version_of", swapped)
+    assert loaded(mounted.place).app == ("store" if (mounted.place / "..v2").exists() else "shop")
 
 
 def test_a_file_in_a_plain_directory_that_changes_comes_or_goes_is_a_change(tmp_path: Path) -> None:

@@ -132,18 +132,41 @@ def test_a_record_survives_encoding(record: NewRecord) -> None:
     assert (found.content_type, found.timestamp_ms, found.due_ms) == (record.content_type, record.timestamp_ms, record.due_ms)
 
 
+def read(record: NewRecord, redelivered: bool = False) -> RabbitRecord:
+    _, header = decode_frame(content_frames(1, record, 100_000))
+    return RabbitRecord(7, redelivered, b"".join(header.properties.encode()), record.value)
+
+
 @pytest.mark.parametrize("key", [None, b"", b"k", b"\x06mq-pidS\x00\x00\x00\x10\x08mq-again"])
 def test_copies_of_a_message_have_one_mark_and_others_another(key: bytes | None) -> None:
     first = made(key=key, producer="0123456789abcdef", sequence=99)
-
-    def read(record: NewRecord) -> RabbitRecord:
-        _, header = decode_frame(content_frames(1, record, 100_000))
-        return RabbitRecord(7, False, b"".join(header.properties.encode()), record.value)
-
     copy, others = read(first._replace(again=True)), [read(first._replace(sequence=98)), read(first._replace(producer="fedcba9876543210"))]
     assert (copy.again, copy.mark) == (True, read(first).mark)
     assert copy.mark not in [other.mark for other in others]
     assert copy.extra == ()
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain"])
+def test_messages_with_the_same_numbers_and_another_id_are_no_copies(content_type: str | None) -> None:
+    """One was delayed on another cluster, where this publisher counts for itself."""
+    first, other = (
+        read(made(id=name, producer="0123456789abcdef", sequence=7, content_type=content_type, again=True)) for name in ("one", "two")
+    )
+    assert first.mark != other.mark
+
+
+def test_what_is_delivered_again_under_another_tag_is_no_copy_of_itself() -> None:
+    """A quorum queue does so when it could not reach the consumer's node for a while."""
+    for record in (made(producer="0123456789abcdef", sequence=7, again=True), made(producer="p", sequence=7, again=True)):
+        assert (read(record).again, read(record, redelivered=True).again) == (True, False)
+    foreign = pika.BasicProperties(headers={"n": "1", "mq-again": "1"})
+    assert not RabbitRecord(7, True, b"".join(foreign.encode()), b"").again
+
+
+@pytest.mark.parametrize("further", [{}, {"mq-seq": "1"}, {"mq-seq": "1" * 300}])
+def test_the_mark_of_a_foreign_message_that_has_some_of_our_headers_is_read(further: dict[str, str]) -> None:
+    foreign = pika.BasicProperties(headers={"mq-ts": "5", "mq-pid": "0123456789abcdef", **further})
+    assert isinstance(hash(RabbitRecord(7, False, b"".join(foreign.encode()), b"").mark), int)
 
 
 @pytest.mark.parametrize("step", [1, 7, 64, 10_000])

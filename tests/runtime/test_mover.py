@@ -245,6 +245,23 @@ def test_everything_of_the_message_comes_back(fleet: Fleet) -> None:
     assert found.producer
 
 
+@pytest.mark.parametrize("place", ["mq.delay.1s", "orders"])
+def test_what_was_in_doubt_on_its_way_says_so_where_it_arrives(fleet: Fleet, place: str) -> None:
+    """Else whoever reads it cannot tell two of them from two messages."""
+    outcomes: list[Outcome] = [Unknown("no answer")]
+    fleet.publish("plain", 1.0)
+    fleet.backend().decide = lambda record: outcomes.pop() if outcomes and record.partition.topic == place else None
+    mover = fleet.mover()
+    if place == "orders":
+        fleet.run(mover, 10.0)
+    else:
+        fleet.publish("first", 1.0)
+        fleet.run(mover, 10.0)
+    assert outcomes == []
+    again = {record.value.decode(): record.again for record in fleet.arrived()}
+    assert again == ({"plain": True} if place == "orders" else {"plain": False, "first": True})
+
+
 def test_the_receipt_is_that_of_the_topic_without_a_position(fleet: Fleet) -> None:
     now, later = fleet.publish_all([("now", 0), ("later", 60)], key=None)
     assert (now.topic, now.partition, now.position, now.due_at) == ("orders", later.partition, "0", None)

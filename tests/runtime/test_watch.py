@@ -46,6 +46,14 @@ def test_an_unchanged_file_is_not_read_again(looking: Looking) -> None:
     assert looking.looks() == 0
 
 
+def test_after_somebody_else_has_reloaded_it_is_tried_once_more_there_or_not(looking: Looking) -> None:
+    looking.watch.forget()
+    assert looking.looks() == 1
+    looking.watch.forget()
+    looking.path.unlink()
+    assert looking.looks() == 1
+
+
 def test_a_file_written_in_place_is_taken_once(looking: Looking) -> None:
     looking.path.write_text("a: 22")
     assert looking.looks() == 1

@@ -71,6 +71,14 @@ def test_each_content_is_taken_once_and_the_first_one_too() -> None:
     assert looking.told == []
 
 
+def test_what_was_taken_last_is_taken_again_after_somebody_else_has_reloaded() -> None:
+    looking = Looking()
+    looking.look("a: 1")
+    looking.watch.forget()
+    looking.look("a: 1")
+    assert looking.taken == [b"a: 1", b"a: 1"]
+
+
 def test_what_is_refused_is_tried_once_and_what_came_at_a_bad_moment_again() -> None:
     looking = Looking()
     looking.error = ConfigError("bad")

@@ -170,6 +170,22 @@ def test_a_writer_that_follows_later_is_heard_and_its_messages_stay_in_order(mak
     assert service.clusters == ["b"]
 
 
+def test_a_process_that_looks_less_often_leaves_a_closed_cluster_alone_for_longer(make: Make) -> None:
+    """Else it would read there before it has heard that the topic is back."""
+    billing = Billing(ordered=True)
+    service, late = make("p", billing.declare), make("late")
+    service.app.start()
+    late.app.publish("orders", 1, key="k")
+    service.switch("b")
+    service.advance("10s")
+    service.switch("b", file=FILE.replace("settle: 2s", "settle: 2s, every: 1m"))
+    late.app.publish("orders", 2, key="k")
+    service.advance("230s")
+    assert billing.seen == [1]
+    service.advance("60s")
+    assert billing.seen == [1, 2]
+
+
 def test_a_closed_cluster_is_looked_at_every_half_minute(make: Make) -> None:
     billing = Billing()
     service, late = make("p", billing.declare), make("late")
