@@ -290,6 +290,10 @@ class Machine:
         records = ownership.receive(event.records, event.bytes)
         if self.spec.reads_letters:
             records = ownership.discard(records, [record for record in records if deadletter.is_done(record)])
+        shadows = [record for record in records if record.shadow]
+        if shadows:  # before anything looks at its producer: a shadow takes no cut, and is no copy of what comes later
+            records = ownership.discard(records, shadows)
+            self._desk.counters.shadows += len(shadows)
         if self.spec.has_copies and records:
             copies = ownership.copies.among(records)
             records = ownership.discard(records, copies)
