@@ -57,7 +57,6 @@ def _steps(move: Move) -> Iterator[str]:
     a, b = move.source, move.target
     says: dict[Stage, str] = {
         "read_both": f"every group is made on {b}, and consumers read {a} and {b}; publishes go to {a}",
-        "dual_write": f"as read_both, and what {a} has stored goes to {b} too, as a shadow that nobody handles",
         "switch_write": f"publishes go to {b}, once {a} has answered all before; consumers read both, what is left on {a} first",
         "target": f"once {a} is empty for every group and silent for the fence time: consumers read {b} only",
     }
