@@ -79,7 +79,7 @@ class RabbitRecord(Record):
 
     @property
     def shadow(self) -> bool:
-        return _SHADOW in self.properties and super().shadow
+        return self.properties.find(_SHADOW) >= 0 and super().shadow
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
