@@ -97,7 +97,7 @@ class World:
         self.p_fault, self.p_loss = self.dice.choice([0.0, 0.01, 0.05]), self.dice.choice([0.0, 0.3, 0.6])
         self.slow = self.dice.choice([0.02, 0.2, 0.6])  # how eagerly they look at the route
         self.p_write = self.dice.choice([0.1, 0.5])
-        self.is_doubled = self.dice.random() < 0.5
+        self.is_doubled = seed % 3 == 2
         for _ in range(self.dice.randrange(1, 4)):
             self.begin()
 
