@@ -40,10 +40,6 @@ class KafkaRecord(Record):
     def mark(self) -> Hashable:
         return self.raw[0][1] if self.raw and self.raw[0][0] == headers.PACKED else super().mark
 
-    @property
-    def shadow(self) -> bool:
-        return len(self.raw) > 1 and super().shadow  # a plain message has one, `mq`
-
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

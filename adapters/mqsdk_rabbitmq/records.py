@@ -14,13 +14,11 @@ from pika import spec
 
 from mqsdk.spi import NewRecord, Record, decode_headers
 from mqsdk.spi import envelope as headers
-from mqsdk.spi.events import SHADOW
 
 KEY, FOREIGN_KEY = "mq-key", "key"
 ROUTE = "CC"  # further routing keys of a message, which the server reads: those of delays are written here
 _SERVERS_TO_READ = frozenset({ROUTE, "BCC"})
 PERSISTENT = 2
-_SHADOW = SHADOW.encode()
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8
 _CONTENT_TYPE_BIT, _CONTENT_ENCODING_BIT, _HEADERS_BIT = 0x80, 0x40, 0x20  # of the first byte of the flags
@@ -76,10 +74,6 @@ class RabbitRecord(Record):
         if not at or not properties.startswith(_PID_ENTRY, at) or not at_digits < at_id < len(properties):
             return super().mark
         return properties[at : at_digits + properties[at_digits - 1]] + properties[at_id : at_id + 1 + properties[at_id]]
-
-    @property
-    def shadow(self) -> bool:
-        return self.properties.find(_SHADOW) >= 0 and super().shadow
 
     def __getattr__(self, name: str) -> Any:
         if name not in Record.__slots__:

@@ -12,11 +12,10 @@ from typing import Any
 
 from mqsdk.spi import NewRecord, Record, decode_headers, encode_headers
 from mqsdk.spi import envelope as headers
-from mqsdk.spi.events import SHADOW
 from mqsdk_redis.ids import clock_ms, shown
 
 BODY, KEY, FOREIGN_KEY, PACKED, ID = b"body", b"mq-key", b"key", headers.PACKED.encode(), headers.ID.encode()
-_ATTEMPT, _AGAIN, _SHADOW = headers.ATTEMPT.encode(), headers.AGAIN.encode(), SHADOW.encode()
+_ATTEMPT, _AGAIN = headers.ATTEMPT.encode(), headers.AGAIN.encode()
 
 
 class RedisRecord(Record):
@@ -47,10 +46,6 @@ class RedisRecord(Record):
     @property
     def mark(self) -> Hashable:
         return self.packed or super().mark
-
-    @property
-    def shadow(self) -> bool:
-        return _SHADOW in self.rest and super().shadow
 
     @property
     def ref(self) -> str:

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from mqsdk.runtime.supervisor import Supervisor
 
 SHADOW_OF_DELAYED = "delayed"
+SHADOW_ATTEMPT = 2
 
 
 def shadow_of(draft: Draft) -> Draft:
-    """At once, whatever the message is delayed by: nobody handles it, and the target may not be able to delay."""
+    """At once, whatever the message is delayed by: nobody handles it, and the target may not be able to delay.
+
+    As a second attempt, for that is what consumers see of every record without looking at its headers.
+    """
     mark = (SHADOW, "1" if draft.due_ms is None else SHADOW_OF_DELAYED)
-    return draft._replace(due_ms=None, extra=(*draft.extra, mark))
+    return draft._replace(due_ms=None, attempt=SHADOW_ATTEMPT, extra=(*draft.extra, mark))
 
 
 class Shadows:

@@ -92,8 +92,7 @@ class Record:
 
     @property
     def shadow(self) -> bool:
-        """Whether it is a shadow copy: its header `mq-shadow` says so. Asked of every record: an adapter that decodes headers lazily looks
-        first whether that text stands there at all. The text alone proves nothing, for a header's value may be the same."""
+        """Whether it is a shadow copy: its header `mq-shadow` says so. Asked only of what is no first attempt, as shadows are written."""
         extra = self.extra
         return bool(extra) and any(name == SHADOW for name, _ in extra)
 
