@@ -105,4 +105,4 @@ def test_nothing_of_it_is_made_for_a_topic_that_does_not_move(service: Service) 
     service.app.publish("payments", 1)
     session = service.app._session
     assert session is not None
-    assert session.supervisor.shadowing._senders == {}
+    assert session.supervisor.shadowing._carriers == {}
