@@ -19,6 +19,7 @@ from mqsdk.message import CURRENT, Receipt
 from mqsdk.runtime.holding import Hold
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.sender import Draft, as_rejected, throttled
+from mqsdk.runtime.shadowing import Doubled
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PROOF_EVERY_S = 0.005
 T = TypeVar("T")
+Outgoing = Publisher | Doubled
 
 
 class Outlet:
@@ -48,8 +50,8 @@ class Outlet:
         self._holds: tuple[Hold, ...] = ()
         self._turn = 0  # counts holds: what was opened before the last one may be the old cluster's
         self._opening = threading.RLock()  # guards the two, and what is put into `_publishers`, never a wait
-        self._publishers: dict[str, Publisher] = {}
-        self._moving: dict[str, Publisher] = {}  # of topics that move: what publishes there proves its route first
+        self._publishers: dict[str, Outgoing] = {}
+        self._moving: dict[str, Outgoing] = {}  # of topics that move: what publishes there proves its route first
         self._turns = Turns()
         self.default_timeout_s = supervisor.configuration.publish.timeout_s
 
@@ -130,7 +132,7 @@ class Outlet:
 
     # --- where ------------------------------------------------------------------------------------------------------------------
 
-    def publisher(self, topic: str, id: str = "", timeout_s: float | None = None) -> Publisher:
+    def publisher(self, topic: str, id: str = "", timeout_s: float | None = None) -> Outgoing:
         """The publisher of a topic's cluster, opened on first use. A cluster that cannot be opened is a Rejected: nothing was sent.
 
         Waits while the topic is held: `timeout_s`, default `publish.timeout`, then it is a Rejected too.
@@ -145,7 +147,7 @@ class Outlet:
                 if hold.covers(topic):
                     self._wait(hold, topic, id, max(0.0, end - mono()))
             try:
-                made = self._supervisor.publisher(topic)
+                made = self._supervisor.outgoing(topic)
             except BackendError as error:
                 raise as_rejected(error, topic, id) from error
             with self._opening:
@@ -155,7 +157,7 @@ class Outlet:
 
     # --- a topic that moves -------------------------------------------------------------------------------------------------------
 
-    def _proven(self, topic: str) -> Publisher | None:
+    def _proven(self, topic: str) -> Outgoing | None:
         """The publisher of a topic that moves, while its route is known to be the one in force."""
         found = self._moving.get(topic)
         return found if found is not None and self._supervisor.is_current() else None
@@ -171,14 +173,14 @@ class Outlet:
             supervisor.look_again()
             clock.sleep(PROOF_EVERY_S)
 
-    def _keep(self, topic: str, publisher: Publisher) -> Publisher:
+    def _keep(self, topic: str, publisher: Outgoing) -> Outgoing:
         if len(self._publishers) + len(self._moving) >= 4096:  # a service that makes up topic names must not grow for ever
             self._publishers, self._moving = {}, {}
         kept = self._moving if self._supervisor.moves(topic) else self._publishers
         kept[topic] = publisher
         return publisher
 
-    def _opened(self, topic: str, id: str, timeout_s: float) -> tuple[Publisher, float]:
+    def _opened(self, topic: str, id: str, timeout_s: float) -> tuple[Outgoing, float]:
         """The publisher, and what a hold has left of the time."""
         found = self._ready(topic)
         if found is not None or not (self._holds or topic in self._moving):
@@ -244,7 +246,7 @@ class Outlet:
         """What was published to."""
         return [*self._publishers, *self._moving]
 
-    async def _submitted(self, topic: str, id: str, timeout_s: float, submit: Callable[[Publisher], Future[T]]) -> Future[T]:
+    async def _submitted(self, topic: str, id: str, timeout_s: float, submit: Callable[[Outgoing], Future[T]]) -> Future[T]:
         """Submit, after the publisher was opened beside the loop, which connects on first use and waits while the topic is held."""
         import asyncio
 
@@ -258,7 +260,7 @@ class Outlet:
             if future is not None:  # else it is held since a moment
                 return future
 
-    def _ready(self, topic: str) -> Publisher | None:
+    def _ready(self, topic: str) -> Outgoing | None:
         """The publisher of a topic, if nothing has to be waited for."""
         return self._publishers.get(topic) or self._proven(topic)
 

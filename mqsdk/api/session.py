@@ -129,9 +129,11 @@ class Session:
 
 
 def _is_written_otherwise(old: Configuration, new: Configuration, topic: str) -> bool:
-    """To another cluster, or only by a route that has to be proven, or not any more."""
+    """To another cluster, with or without shadows, or only by a route that has to be proven; or not any more."""
     before, after = old.route(owner_topic(topic)), new.route(owner_topic(topic))
-    is_proven_otherwise = before is not None and after is not None and (before.move is None) != (after.move is None)
+    is_proven_otherwise = (
+        before is not None and after is not None and ((before.move is None) != (after.move is None) or before.shadows != after.shadows)
+    )
     return cluster_in(old, topic) != cluster_in(new, topic) or is_proven_otherwise
 
 

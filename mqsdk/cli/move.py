@@ -6,15 +6,17 @@ Nothing is kept between two calls but the file: whoever is cut short runs the co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
+from mqsdk.cli.comparing import document_of, show_shadows
 from mqsdk.cli.exits import Refused
 from mqsdk.cli.output import Column
 from mqsdk.cli.piloting import ENDED, LOOK_S, Drive, Pilot, Seen, lines_of, piloting, viewed
 from mqsdk.cli.session import Family, Session, changing, pass_session
 from mqsdk.core import move as core
+from mqsdk.core.comparison import Comparison
 from mqsdk.core.move import Facts, Move, Stage
 
 FENCES = 4  # fence times that a step is waited for, unless --timeout says otherwise
@@ -110,11 +112,12 @@ def status(session: Session, topic: str) -> None:
                 here = pilot.read()
                 seen = pilot.look(here, core.ahead(here.stage))
                 show(seen)
-        _show(session, seen)
+        _show(session, seen, pilot.compared(here))
 
 
-def _show(session: Session, seen: Seen, **extra: Any) -> None:
+def _show(session: Session, seen: Seen, shadows: Comparison | None) -> None:
     if session.out.json:
+        extra = {} if shadows is None else {"shadows": document_of(shadows)}
         session.out.document({**seen.document(), **extra})
         return
     for line in lines_of(seen):
@@ -123,6 +126,8 @@ def _show(session: Session, seen: Seen, **extra: Any) -> None:
     rows = [one._asdict() for one in seen.facts.instances]
     columns = (Column("name"), Column("stage"), Column("epoch", True, str), Column("waits_for"), Column("gone"))
     session.out.show("instances", rows, columns, "no instance reports this topic")
+    if shadows is not None:
+        show_shadows(session, seen, shadows)
 
 
 def _show_groups(session: Session, seen: Seen) -> None:
@@ -138,20 +143,22 @@ def _show_groups(session: Session, seen: Seen) -> None:
 @click.argument("topic")
 @click.option("--to", default="", metavar="CLUSTER", help="Where the topic shall go; to begin a move.")
 @click.option("--auto", is_flag=True, help="Go on to stage target, step by step, as gates hold.")
+@click.option("--dual-write", is_flag=True, help="From read_both to dual_write, which writes to both clusters and compares them.")
 @changing
 @pass_session
-def advance(session: Session, topic: str, to: str, auto: bool, yes: bool, dry_run: bool) -> None:
+def advance(session: Session, topic: str, to: str, auto: bool, dual_write: bool, yes: bool, dry_run: bool) -> None:
     """Make the next step of TOPIC's move when its gates hold; at stage target end it. --timeout bounds the wait (with --auto: none)."""
     with piloting(session, topic, to) as pilot:
         here = pilot.read()
         if auto and here.stage == "target":
             raise Refused(f"topic {topic} is in stage target", fix=f"`mqsdk move advance {topic}` ends the move")
-        wanted = ["target"] if auto else [core.ahead(here.stage) or ENDED]
+        wanted = ["target"] if auto else [core.ahead(here.stage, doubled=dual_write) or ENDED]
         if not session.confirmed([f"topic {topic}: {here.source} -> {here.target}, from stage {here.stage} to {wanted[0]}"], yes, dry_run):
             return
         if here.stage == "source":
             _check_leave(session, here)
-        Drive(session, pilot, lambda one: core.ahead(one.stage), wait_s=_wait_s(session, pilot, auto)).run(None if auto else 1)
+        wait_s = _wait_s(session, pilot, auto)
+        Drive(session, pilot, lambda one: core.ahead(one.stage, doubled=dual_write), wait_s).run(None if auto else 1)
 
 
 def _check_leave(session: Session, move: Move) -> None:

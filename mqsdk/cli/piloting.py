@@ -13,9 +13,12 @@ from mqsdk.cli.session import Session, check_names
 from mqsdk.config.editing import File
 from mqsdk.config.model import Configuration, MoveRule, Route
 from mqsdk.core import move as core
+from mqsdk.core.comparison import Comparison
 from mqsdk.core.move import FENCE_S, Facts, Gate, Move, Stage
+from mqsdk.core.stages import has_shadows
 from mqsdk.errors import MoveRefused, StateError
 from mqsdk.runtime.movewatch import MoveWatch
+from mqsdk.runtime.shadowcompare import comparison
 
 LOOK_S = 0.5
 ENDED = "the end"
@@ -96,6 +99,12 @@ class Pilot:
         facts = self.watch.look(move, self.fence_s)
         gates = core.gates_of_end(move, facts) if to is None else core.gates(move, to, facts)
         return Seen(move, to, facts, gates)
+
+    def compared(self, move: Move) -> Comparison | None:
+        """What both clusters have, in the stage that writes to both; None in any other."""
+        if not has_shadows(move.stage):
+            return None
+        return comparison(self._session.clusters, move, self.watch.shadows_since_ms, self._session.clock_ms())
 
     def is_ordered(self, move: Move) -> bool:
         """Whether any consumer of the topic is ordered. Listens until one has said so, for half the fence time at most: else it is yes."""
@@ -249,6 +258,14 @@ def _figures(seen: Seen) -> Iterator[str]:
     stages = [f"{one.stage} ({one.epoch})" for one in seen.facts.instances if not one.gone]
     for stage in dict.fromkeys(stages):
         yield f"  {stages.count(stage)} instances in {stage}"
+    if has_shadows(seen.move.stage):
+        yield f"  shadows: {shadows_of(seen.facts)}"
+
+
+def shadows_of(facts: Facts) -> str:
+    """As processes report them that are heard of."""
+    stored, failed = sum(one.shadows for one in facts.instances), sum(one.failed_shadows for one in facts.instances)
+    return f"{stored:,} stored, {failed:,} failed"
 
 
 def lines_of(seen: Seen) -> Iterator[str]:

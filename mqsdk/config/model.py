@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mqsdk.core.actions import Tuning
-from mqsdk.core.stages import FENCE_S, Stage, View, view
+from mqsdk.core.stages import FENCE_S, Stage, View, has_shadows, view
 from mqsdk.names import RESERVED_SUFFIXES
 
 LIVE = {"reload": "live"}
@@ -66,6 +66,11 @@ class Route:
         if self.move is None:
             return View(self.cluster, (self.cluster,))
         return view(self.move.stage, self.cluster, self.move.to)
+
+    @property
+    def shadows(self) -> str:
+        """The cluster that gets a shadow of what is written, "" for none."""
+        return self.move.to if self.move is not None and has_shadows(self.move.stage) else ""
 
     @property
     def clusters(self) -> tuple[str, ...]:

@@ -21,11 +21,13 @@ class Draws(Protocol):
 class Counters:
     """Messages by what became of them, since the machine was made."""
 
-    __slots__ = ("dead_lettered", "dropped", "durations", "failed", "gap", "handled", "orphaned", "redelivered", "repeated", "retried")
+    __slots__ = (
+        "dead_lettered", "dropped", "durations", "failed", "gap", "handled", "orphaned", "redelivered", "repeated", "retried", "shadows",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.handled = self.failed = self.retried = self.dead_lettered = 0
-        self.dropped = self.redelivered = self.repeated = self.orphaned = self.gap = 0
+        self.dropped = self.redelivered = self.repeated = self.shadows = self.orphaned = self.gap = 0
         self.durations = Durations()
 
 

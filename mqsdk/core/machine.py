@@ -290,6 +290,8 @@ class Machine:
         records = ownership.receive(event.records, event.bytes)
         if self.spec.reads_letters:
             records = ownership.discard(records, [record for record in records if deadletter.is_done(record)])
+        if ownership.attempts:  # a shadow says that it is no first attempt, so that nobody looks at the headers of the others
+            records = self._without_shadows(ownership, records)
         if self.spec.has_copies and records:
             copies = ownership.copies.among(records)
             records = ownership.discard(records, copies)
@@ -298,6 +300,12 @@ class Machine:
         if self._cutting.is_on:
             records = self._cutting.admit(now, ownership, records)
         self._queue(now, ownership, records)
+
+    def _without_shadows(self, ownership: Ownership, records: Sequence[Record]) -> Sequence[Record]:
+        """Before anything looks at its producer: a shadow takes no cut, and is no first of which another one is a copy."""
+        shadows = [record for record in records if record.attempt > 1 and record.shadow]
+        self._desk.counters.shadows += len(shadows)
+        return ownership.discard(records, shadows)
 
     def _queue(self, now: float, ownership: Ownership, records: Sequence[Record]) -> None:
         """They may run when their turn comes."""

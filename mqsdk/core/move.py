@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mqsdk.core.stages import FENCE_S, STAGES, Stage, View, view
+from mqsdk.core.stages import FENCE_S, STAGES, Stage, View, has_shadows, view
 
 __all__ = ["FENCE_S", "STAGES", "Backlog", "Facts", "Gate", "Instance", "Move", "Stage", "View", "view"]
 
@@ -19,7 +19,8 @@ __all__ = ["FENCE_S", "STAGES", "Backlog", "Facts", "Gate", "Instance", "Move", 
 
 class Instance(NamedTuple):
     """What one process has reported last. waits_for: what its stage asks and it does not do yet, "" for nothing. held: messages of the
-    topic in its hands, by cluster. gone: nothing was heard of it for the fence time."""
+    topic in its hands, by cluster. gone: nothing was heard of it for the fence time. shadows: copies that it has stored on the other
+    cluster, failed_shadows: that it could not."""
 
     name: str
     epoch: int
@@ -27,6 +28,8 @@ class Instance(NamedTuple):
     waits_for: str = ""
     held: tuple[tuple[str, int], ...] = ()
     gone: bool = False
+    shadows: int = 0
+    failed_shadows: int = 0
 
 
 class Backlog(NamedTuple):
@@ -44,7 +47,8 @@ class Facts(NamedTuple):
 
     ordered: whether any consumer of the topic is; unknown counts as it. members: consumers that clusters see in groups of the topic, as
     (cluster, name). quiet_s: by cluster, how long nothing was left and nothing new was written there. missing: (group, cluster) that do not
-    exist. unreadable: clusters that do not answer. listened_s: for how long reports were listened to since this step was made.
+    exist. unreadable: clusters that do not answer. listened_s: for how long reports were listened to since this step was made. unread: by
+    group, messages on the target that were there when this watch began and are not settled.
     """
 
     ordered: bool
@@ -56,6 +60,7 @@ class Facts(NamedTuple):
     unreadable: tuple[str, ...] = ()
     fence_s: float = FENCE_S
     listened_s: float = float("inf")
+    unread: tuple[tuple[str, int], ...] = ()
 
 
 class Gate(NamedTuple):
@@ -89,12 +94,14 @@ class Move(NamedTuple):
 _ADVANCE: Mapping[Stage, Stage] = {
     "source": "read_both",
     "read_both": "switch_write",
+    "dual_write": "switch_write",
     "switch_write": "target",
     "read_back": "target",
     "switch_back": "read_both",
 }
 _ROLLBACK: Mapping[Stage, tuple[Stage, ...]] = {
     "read_both": ("source",),
+    "dual_write": ("read_both",),
     "switch_write": ("read_back",),
     "target": ("read_back", "switch_write"),
     "read_back": ("switch_back",),
@@ -103,9 +110,9 @@ _ROLLBACK: Mapping[Stage, tuple[Stage, ...]] = {
 _UNORDERED_ROLLBACK: Mapping[Stage, tuple[Stage, ...]] = {**_ROLLBACK, "switch_write": ("read_both",)}
 
 
-def ahead(stage: Stage) -> Stage | None:
-    """The next stage towards the target; None at the target, where only the end of the move is left."""
-    return _ADVANCE.get(stage)
+def ahead(stage: Stage, *, doubled: bool = False) -> Stage | None:
+    """The next stage towards the target; None at the target, where only the end of the move is left. doubled: by way of `dual_write`."""
+    return "dual_write" if doubled and stage == "read_both" else _ADVANCE.get(stage)
 
 
 def back(stage: Stage, wanted: Stage, ordered: bool) -> tuple[Stage, ...]:
@@ -140,12 +147,17 @@ def gates(move: Move, to: Stage, facts: Facts) -> tuple[Gate, ...]:
     drained = left or ([before.reads[0]] if is_turned else [])
     found: list[Gate] = []
     is_wider, is_rewritten = len(after.reads) > len(before.reads), before.writes != after.writes
-    if is_wider or is_rewritten:
+    is_doubled = has_shadows(to)
+    if is_wider or is_rewritten or is_doubled:
         found += [answering(facts, after.reads), groups_exist(facts)]
     if move.stage != "source":
         found.append(instances_ready(move, facts))
-    if is_rewritten or is_turned:
+    if is_rewritten or is_turned or is_doubled:
         found.append(members_known(facts))
+    if is_doubled:
+        found.append(groups_run(facts, move.target))
+    if has_shadows(move.stage) and is_rewritten:
+        found.append(shadows_settled(facts, move.target))
     for cluster in drained:
         found += [is_drained(facts, cluster), is_silent(facts, cluster)]
     return tuple(found)
@@ -189,6 +201,25 @@ def members_known(facts: Facts) -> Gate:
     reporting = {one.name for one in facts.instances}
     strangers = [f"{name} reads on cluster {cluster} and reports nothing" for cluster, name in facts.members if name not in reporting]
     return Gate("members", not strangers, "; ".join(dict.fromkeys(strangers)) or f"all {len(facts.members)} members report")
+
+
+def groups_run(facts: Facts, cluster: str) -> Gate:
+    """Shadows of a group that nobody runs would lie there, and stand in the way back."""
+    offline = [f"group {one.group} has no running consumer on cluster {cluster}" for one in facts.backlogs if _is_offline(one, cluster)]
+    return Gate("running", not offline, "; ".join(offline) or f"every group reads cluster {cluster}")
+
+
+def _is_offline(one: Backlog, cluster: str) -> bool:
+    return one.cluster == cluster and not one.members
+
+
+def shadows_settled(facts: Facts, cluster: str) -> Gate:
+    """Every group has settled what was on the target when the watch began: its consumers keep up with what they will have to handle."""
+    if cluster in facts.unreadable:
+        return Gate("shadows", False, f"cluster {cluster} does not answer, so what is left there is not known")
+    left = [f"group {group} has {count:,} of them unsettled" for group, count in facts.unread if count]
+    what = f"what was on cluster {cluster} when this command began"
+    return Gate("shadows", not left, f"{what}: " + ("; ".join(left) or "every group has settled it"))
 
 
 def is_drained(facts: Facts, cluster: str) -> Gate:

@@ -19,7 +19,8 @@ MAX_BYTES = 64 * 1024
 class Report(NamedTuple):
     """instance: name of the process, as in member lists. incarnation: another one after each start. stage, epoch: of the move as it
     follows it. waits_for: as in Instance. held: messages in its hands, by cluster. groups: of its consumers of the topic, with whether
-    they are ordered. every_s: how often it reports. left: it has closed.
+    they are ordered. every_s: how often it reports. left: it has closed. shadows: in stage `dual_write`, how many were `stored` and
+    `failed`, and `since_ms`: by the clock of its publishes, all of them after that have one.
     """
 
     instance: str
@@ -34,12 +35,14 @@ class Report(NamedTuple):
     groups: Mapping[str, bool] = {}
     every_s: float = 0.0
     left: bool = False
+    shadows: Mapping[str, int] = {}
 
     def encoded(self) -> bytes:
         return json.dumps({"v": VERSION, **self._asdict()}, separators=(",", ":")).encode()
 
     def seen(self, *, gone: bool) -> Instance:
-        return Instance(self.instance, self.epoch, self.stage, self.waits_for, tuple(sorted(self.held.items())), gone)
+        stored, failed = (self.shadows.get(name, 0) for name in ("stored", "failed"))
+        return Instance(self.instance, self.epoch, self.stage, self.waits_for, tuple(sorted(self.held.items())), gone, stored, failed)
 
 
 def decoded(value: bytes) -> Report | None:
@@ -65,4 +68,5 @@ def _report(found: Mapping[str, Any]) -> Report:
         groups={str(name): bool(is_ordered) for name, is_ordered in dict(found["groups"]).items()},
         every_s=float(found["every_s"]),
         left=bool(found["left"]),
+        shadows={str(name): int(count) for name, count in dict(found.get("shadows", {})).items()},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
-Stage = Literal["source", "read_both", "switch_write", "target", "read_back", "switch_back"]
+Stage = Literal["source", "read_both", "dual_write", "switch_write", "target", "read_back", "switch_back"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 FENCE_S = 10.0  # an instance that is silent for longer is gone, and writes nothing before it has looked at its route again
@@ -23,9 +23,15 @@ def view(stage: Stage, source: str, target: str) -> View:
     views: dict[Stage, View] = {
         "source": View(source, (source,)),
         "read_both": View(source, both),
+        "dual_write": View(source, both),
         "switch_write": View(target, both),
         "target": View(target, (target,)),
         "read_back": View(target, back),
         "switch_back": View(source, back),
     }
     return views[stage]
+
+
+def has_shadows(stage: Stage) -> bool:
+    """Whether what is written goes to the other cluster too, as a copy that nobody handles (`core.shadows`)."""
+    return stage == "dual_write"

@@ -50,7 +50,8 @@ class MachineView(NamedTuple):
     last_settled_at: monotonic seconds of the last settle that the backend confirmed, None before. unstored: one is due, or not answered.
     halted: what waits for a release, by place.
     The rest counts messages since the start: handled; failed attempts and those of them that are retried; dead-lettered, dropped;
-    redelivered = repeats within one ownership, repeated = copies that a publisher made in doubt: neither is handled again;
+    redelivered = repeats within one ownership, repeated = copies that a publisher made in doubt, shadows = copies that `dual_write` of a
+    move makes: none of them is handled;
     orphaned = handled under an ownership that was over; gap = lost to a Gap. durations, duration_sum_s: of the calls of the handler, as in
     `Durations`.
     """
@@ -72,6 +73,7 @@ class MachineView(NamedTuple):
     dropped: int
     redelivered: int
     repeated: int
+    shadows: int
     orphaned: int
     gap: int
     durations: tuple[int, ...]
@@ -108,6 +110,7 @@ def view_of(
         dropped=counters.dropped,
         redelivered=counters.redelivered,
         repeated=counters.repeated,
+        shadows=counters.shadows,
         orphaned=counters.orphaned,
         gap=counters.gap,
         durations=tuple(counters.durations.counts),

@@ -89,6 +89,7 @@ def consumer_metrics(supervisor: Supervisor, lags: Lags) -> Iterator[Metric]:
         stalled.add_metric(labels, supervisor.guard.still_for(loop))
         gaps.add_metric(labels, view.gap)
         copies.add_metric([*labels, "publish"], view.repeated)
+        copies.add_metric([*labels, "shadow"], view.shadows)
         copies.add_metric([*labels, "delivery"], view.redelivered)
         copies.add_metric([*labels, "inbox"], loop.inbox_repeats)
         lag = lags.get(declared.topic, declared.group)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mqsdk.core import report
 from mqsdk.core.move import Backlog, Facts, Instance, Move
 from mqsdk.core.report import Report
+from mqsdk.core.stages import has_shadows
 from mqsdk.errors import MqError
 from mqsdk.runtime.clusters import Clusters
 from mqsdk.runtime.inspection import progress_of
@@ -51,6 +52,27 @@ class _Silence:
         return 0.0 if self._since is None else now - self._since
 
 
+class _Unread:
+    """Of the messages that a cluster had when this process first looked: how many a group has not settled."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[str, int], int] = {}
+        self._fewest: dict[tuple[str, int], int] = {}
+
+    def looked(self, group: str, progress: Sequence[PartitionProgress], has_positions: bool) -> int:
+        """Without positions: the fewest that were ever left, for a queue that was empty once holds none of them."""
+        count = 0
+        for one in progress:
+            name = group, one.partition
+            end = self._ends.setdefault(name, one.end)
+            self._fewest[name] = fewest = min(self._fewest.get(name, one.messages), one.messages)
+            if not has_positions:
+                count += fewest
+            elif one.watermark < end:
+                count += one.messages
+        return count
+
+
 class MoveWatch:
     """Of one topic. `look` asks both clusters once."""
 
@@ -60,6 +82,8 @@ class MoveWatch:
         self._heard: dict[str, _Heard] = {}
         self._ears: dict[str, Ear] = {}
         self._silence: dict[str, _Silence] = {}
+        self._unread = _Unread()
+        self.shadows_since_ms: dict[str, int] = {}  # by producer: what it published to the source after that has a shadow on the target
         self._newest_ms = 0
         self._epoch: int | None = None
         self._since = 0.0
@@ -70,6 +94,8 @@ class MoveWatch:
             self._epoch, self._since = move.epoch, self._mono()
             for silence in self._silence.values():
                 silence.reset()  # what was silent before the step may not have heard of it
+            self._unread = _Unread()
+            self.shadows_since_ms = {}
         unreadable: list[str] = []
         infos: dict[str, list[GroupInfo]] = {}
         progress: dict[str, dict[str, tuple[PartitionProgress, ...]]] = {}
@@ -112,6 +138,7 @@ class MoveWatch:
         groups = {cluster: {info.group for info in found} for cluster, found in infos.items()}
         written = move.view.writes
         other = move.target if written == move.source else move.source
+        unread = self._unread_shadows(move, progress.get(move.target)) if has_shadows(move.stage) else ()
         missing = [(group, other) for group in sorted(groups.get(written, set()) - groups.get(other, set()))]
         return Facts(
             ordered=self._is_ordered(),
@@ -123,7 +150,14 @@ class MoveWatch:
             unreadable=tuple(unreadable),
             fence_s=fence_s,
             listened_s=now - self._since,
+            unread=unread,
         )
+
+    def _unread_shadows(self, move: Move, progress: dict[str, tuple[PartitionProgress, ...]] | None) -> tuple[tuple[str, int], ...]:
+        if progress is None:
+            return ()
+        has_positions = self._clusters.backend(move.target).capabilities.read_by_position
+        return tuple((group, self._unread.looked(group, found, has_positions)) for group, found in progress.items())
 
     @property
     def knows_order(self) -> bool:
@@ -182,6 +216,8 @@ class MoveWatch:
     def _take(self, found: Report, at_ms: int) -> None:
         self._newest_ms = max(self._newest_ms, at_ms)
         name = f"{found.instance}/{found.incarnation}"
+        if found.epoch == self._epoch and "since_ms" in found.shadows:
+            self.shadows_since_ms[found.incarnation] = found.shadows["since_ms"]
         known = self._heard.get(name)
         if found.left:
             self._heard.pop(name, None)

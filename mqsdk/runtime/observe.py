@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from mqsdk import events
-from mqsdk.core.stages import view
+from mqsdk.core.stages import has_shadows, view
 from mqsdk.events import Event
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ def _move_advanced(event: events.MoveAdvanced) -> None:
     seen = view(cast("Stage", event.stage), event.source, event.target)
     text = "%s: move from cluster %s to cluster %s, stage %s: publishes go to %s, consumers read %s"
     read = " and ".join(seen.reads)
-    MOVE.info(text, event.topic, event.source, event.target, event.stage, seen.writes, read, extra=_about(event))
+    written = f"{seen.writes}, their shadows to {event.target}" if has_shadows(cast("Stage", event.stage)) else seen.writes
+    MOVE.info(text, event.topic, event.source, event.target, event.stage, written, read, extra=_about(event))
 
 
 _WRITERS: dict[type[Event], Any] = {

@@ -81,7 +81,7 @@ class Publisher:
         self._lock = threading.Lock()  # guards numbers only, never a wait
         self._next_token = 0
         self._ladder = Ladder(cluster, self._admin, clock, delays) if backend.capabilities.delay == "ladder" else None
-        self._sender = Sender(self._send_now, clock, limits, cluster.name) if threaded else None
+        self._sender = Sender(self.send_now, clock, limits, cluster.name) if threaded else None
         self._closed = False
 
     def _admin(self) -> Admin:
@@ -112,10 +112,11 @@ class Publisher:
         """
         sender = self._sender
         if sender is None or not sender.records or sender.is_current_thread():
-            return self._send_now(topic, drafts, timeout_s)
+            return self.send_now(topic, drafts, timeout_s)
         return sender.send(topic, drafts, timeout_s)
 
-    def _send_now(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:
+    def send_now(self, topic: str, drafts: Sequence[Draft], timeout_s: float) -> list[Answer]:
+        """As `send`, beside what was submitted before."""
         if self._closed:
             raise StateError("the publisher is closed", where=f"cluster {self._cluster.name}", state="CLOSED")
         deadline = self._clock.mono() + timeout_s

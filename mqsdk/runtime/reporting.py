@@ -125,6 +125,7 @@ class Reporting:
             groups=groups,
             every_s=route.move.fence_s / 3,
             left=left,
+            shadows=self._owner.shadowing.counts(topic),
         )
 
     # --- the thread -------------------------------------------------------------------------------------------------------------------

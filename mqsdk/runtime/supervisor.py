@@ -29,6 +29,7 @@ from mqsdk.runtime.movers import Movers
 from mqsdk.runtime.publisher import Publisher
 from mqsdk.runtime.readers import Readers
 from mqsdk.runtime.reporting import Reporting
+from mqsdk.runtime.shadowing import Doubled, Shadowing
 from mqsdk.runtime.switching import Switching
 from mqsdk.runtime.tally import Tally
 from mqsdk.runtime.watchdog import Guard
@@ -44,6 +45,7 @@ STEP_S = 0.01
 
 # What a second signal leaves for answers under way: without it two signals at once would report settles as unknown that are stored.
 LAST_SETTLE_S = 0.25
+SHADOWS_S = 2.0  # for shadows under way, which nobody waits for
 
 
 class Supervisor:
@@ -69,6 +71,7 @@ class Supervisor:
         self.launcher = Launcher(self)
         self.switching = Switching(self)
         self.proof = Proof(environment.clock.mono())
+        self.shadowing = Shadowing(self)
         self.look_again: Callable[[], None] | None = None  # has the configuration looked at soon; None where it cannot change by itself
         self.reporting = Reporting(self, self.switching.waits_for)
         # Eight random bytes name this process's stream of publishes (`mq-pid`); a fork or a restart is a new producer.
@@ -79,6 +82,10 @@ class Supervisor:
     def publisher(self, topic: str) -> Publisher:
         """The publisher of the topic's cluster. Raises PublishRejected(no_route), ConfigError or BackendError."""
         return self.publisher_of(self.clusters.name_of(topic))
+
+    def outgoing(self, topic: str) -> Publisher | Doubled:
+        """As `publisher`, for what the application publishes: a topic that moves may be written to both clusters."""
+        return self.shadowing.doubled(topic, self.publisher(topic))
 
     def publisher_of(self, cluster: str) -> Publisher:
         """The publisher of a cluster by its name."""
@@ -365,6 +372,7 @@ class Supervisor:
         report = self.stop(timeout_s) if self.loops else StopReport()
         self.reporting.close()
         self.switching.close()
+        self.shadowing.close(min(deadline, clock.mono() + SHADOWS_S))
         flushed = [publisher.close(deadline) for publisher in self._publishers.values()]
         self._publishers = {}
         if self._event_loop is not None:

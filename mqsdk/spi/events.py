@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 from mqsdk.errors import BackendError
 
+SHADOW = "mq-shadow"
+
 
 class Partition(NamedTuple):
     """An ordered sequence inside a topic. `topic` is the backend's topic, which for retries is `<topic>.<group>.retry`."""
@@ -87,6 +89,12 @@ class Record:
         """What copies of one message share and nothing else has. Asked of every record where there may be copies (`Capabilities.copies`):
         an adapter that decodes headers lazily gives bytes that it has at hand."""
         return (self.producer, self.sequence, self.id)
+
+    @property
+    def shadow(self) -> bool:
+        """Whether it is a shadow copy: its header `mq-shadow` says so. Asked only of what is no first attempt, as shadows are written."""
+        extra = self.extra
+        return bool(extra) and any(name == SHADOW for name, _ in extra)
 
     @property
     def ref(self) -> str:

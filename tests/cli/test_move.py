@@ -12,6 +12,7 @@ from mqsdk.config.load import load
 from mqsdk.core.report import TOPIC, Report
 from mqsdk.spi import NewRecord, Partition, Progress, Subscription
 from mqsdk.testing import SimBackend
+from mqsdk.testing.simlog import MEMORY
 from tests.cli.harness import NOW_MS, Result, Sink
 from tests.cli.test_cluster_change import Brokers
 
@@ -355,3 +356,85 @@ def test_a_target_that_does_not_answer_keeps_the_move_from_beginning(fleet: Flee
     fleet.brokers.down.add("b")
     assert advance(fleet, "--to", "b").code == 4
     assert "move" not in fleet.path.read_text()
+
+
+# --- dual_write -----------------------------------------------------------------------------------------------------------------------
+
+
+def doubled(fleet: Fleet) -> None:
+    """In dual_write, with a consumer on the target and processes that write shadows."""
+    advance(fleet, "--to", "b")
+    reader = fleet.backend("b").consumer(Subscription(("orders",), "billing", instance="shop@h:1"))
+    reader.poll(1, 0.0)
+    found = advance(fleet, "--dual-write")
+    assert found.code == 0, found.err
+    assert "stage: dual_write, epoch: 2" in fleet.route
+
+
+def write(fleet: Fleet, cluster: str, *ids: str, shadow: bool = False) -> None:
+    """A while ago, by the process `i`."""
+    extra = (("mq-shadow", "1"),) if shadow else ()
+    for one in ids:
+        record = NewRecord(1, Partition("orders", 0), None, b"x", one, NOW_MS - 17_000, producer="i", extra=extra)
+        fleet.backend(cluster).producer(Sink([])).publish([record], 0.0)
+
+
+def shadows_of(fleet: Fleet, since_ms: int) -> None:
+    told = {"since_ms": since_ms, "stored": 2, "failed": 1}
+    fleet.tell(Report("shop@h:1", "h", 1, "i", "orders", "dual_write", 2, groups={"billing": True}, every_s=3.3, shadows=told))
+
+
+def test_dual_write_is_an_optional_step_with_a_way_back(fleet: Fleet) -> None:
+    doubled(fleet)
+    assert advance(fleet).code == 0
+    assert "stage: switch_write, epoch: 3" in fleet.route
+
+
+def test_a_group_without_a_consumer_on_the_target_keeps_dual_write_from_beginning(fleet: Fleet) -> None:
+    advance(fleet, "--to", "b")
+    assert "running: group billing has no running consumer on cluster b" in advance(fleet, "--dual-write").err
+    assert "stage: read_both" in fleet.route
+
+
+def test_from_dual_write_the_way_back_goes_by_read_both(fleet: Fleet) -> None:
+    doubled(fleet)
+    assert rollback(fleet, "--json").document["steps"] == ["read_both", "source"]
+
+
+def test_publishes_do_not_go_to_a_target_whose_shadows_are_not_read(fleet: Fleet) -> None:
+    doubled(fleet)
+    write(fleet, "b", "one", "two", shadow=True)
+    assert "group billing has 2 of them unsettled" in advance(fleet).err
+    assert "stage: dual_write" in fleet.route
+
+
+def test_status_compares_what_both_clusters_have(fleet: Fleet) -> None:
+    doubled(fleet)
+    fleet.put("a", 1)  # by a process that writes none
+    shadows_of(fleet, NOW_MS - 60_000)
+    write(fleet, "a", "one", "two", "lost")
+    write(fleet, "b", "two", "one", "ghost", shadow=True)
+    fleet.put("b", 1)  # no shadow
+    (minute,) = mqsdk(fleet, "status", "orders", "--json").document["shadows"]["minutes"]
+    assert (minute["source"], minute["target"], minute["same"], minute["missing"], minute["extra"]) == (3, 3, False, ["lost"], ["ghost"])
+    text = mqsdk(fleet, "status", "orders").out
+    assert "missing on b: lost" in text
+    assert "not found on a: ghost" in text
+    assert "shadows: 2 stored, 1 failed; 0 under way, 1 messages of processes that make none" in text
+
+
+def test_status_says_when_it_cannot_compare(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubled(fleet)
+    able = replace(MEMORY, read_by_position=False)
+    stores = fleet.brokers.stores
+    monkeypatch.setattr(
+        fleet.brokers,
+        "make_backend",
+        lambda cluster: SimBackend(stores[cluster.name], name=cluster.name, capabilities=able if cluster.name == "b" else MEMORY),
+    )
+    assert "! not compared: cluster b (memory) cannot be read by position" in mqsdk(fleet, "status", "orders").out
+
+
+def test_no_other_stage_compares(fleet: Fleet) -> None:
+    advance(fleet, "--to", "b")
+    assert "shadows" not in mqsdk(fleet, "status", "orders", "--json").document

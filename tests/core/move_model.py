@@ -28,6 +28,7 @@ class Log:
 
     records: list[tuple[int, int]] = field(default_factory=list)
     settled: set[int] = field(default_factory=set)
+    shadows: set[int] = field(default_factory=set)
     owner: Process | None = None
     low: int = 0
     at: int = 0  # of the owner: what it was given
@@ -44,6 +45,15 @@ class Log:
     @property
     def left(self) -> int:
         return len(self.records) - len(self.settled)
+
+    @property
+    def owed(self) -> int:
+        """What a handler has to see."""
+        return len(set(range(len(self.records))) - self.settled - self.shadows)
+
+    def unread(self, end: int) -> int:
+        """Of what was there when it ended here."""
+        return sum(number not in self.settled for number in range(end))
 
 
 @dataclass(eq=False)
@@ -66,6 +76,7 @@ class Operator:
     heard: dict[str, tuple[Instance, float]] = field(default_factory=dict)
     quiet_since: dict[str, float] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    begin: int = 0  # end of the target when he first looked in this step
     epoch: int = 0
 
 
@@ -78,6 +89,7 @@ class World:
         self.route = Move("t", SOURCE, TARGET, "source", 1)
         self.processes: list[Process] = []
         self.post: list[tuple[float, Operator, Instance]] = []
+        self.late: list[tuple[float, tuple[int, int]]] = []  # shadows that are not stored yet
         self.writers = 0
         self.handled: dict[int, int] = {}  # writer -> how many of its messages, in order
         self.done: set[tuple[int, int]] = set()
@@ -85,6 +97,7 @@ class World:
         self.p_fault, self.p_loss = self.dice.choice([0.0, 0.01, 0.05]), self.dice.choice([0.0, 0.3, 0.6])
         self.slow = self.dice.choice([0.02, 0.2, 0.6])  # how eagerly they look at the route
         self.p_write = self.dice.choice([0.1, 0.5])
+        self.is_doubled = seed % 3 == 2
         for _ in range(self.dice.randrange(1, 4)):
             self.begin()
 
@@ -102,6 +115,7 @@ class World:
             for process in [one for one in self.processes if not one.frozen]:
                 self.turn(process, is_busy)
             self.deliver_post()
+            self.store_shadows()
             self.own(is_busy)
             self.operate(self.dice.choice(self.operators), is_busy)
             if step == BUSY:
@@ -123,9 +137,9 @@ class World:
             return False
         read = self.route.view.reads
         for name, log in self.logs.items():
-            if log.left and name not in read:
-                raise Broken(f"LOST {log.left} on {name}")
-        return not any(log.left for log in self.logs.values())
+            if log.owed and name not in read:
+                raise Broken(f"LOST {log.owed} on {name}")
+        return not any(log.owed for log in self.logs.values())
 
     # --- faults -----------------------------------------------------------------------------------------------------------------------
 
@@ -186,8 +200,19 @@ class World:
     def write(self, process: Process) -> None:
         if self.now - process.confirmed_at > FENCE_S / 2:
             self.look(process)
-        self.logs[process.move.view.writes].records.append((process.writer, process.sent))
+        record = process.writer, process.sent
+        self.logs[process.move.view.writes].records.append(record)
         process.sent += 1
+        if process.move.stage == "dual_write" and self.dice.random() < 0.9:
+            self.late.append((self.now + self.dice.choice([0.0, 1.0, FENCE_S]) * self.dice.random(), record))
+
+    def store_shadows(self) -> None:
+        """In any order, whatever has become of the stage and of the process meanwhile."""
+        for letter in [one for one in self.late if one[0] <= self.now]:
+            self.late.remove(letter)
+            target = self.logs[TARGET]
+            target.shadows.add(len(target.records))
+            target.records.append(letter[1])
 
     def report(self, process: Process) -> None:
         held = tuple((name, len(log.running)) for name, log in self.logs.items() if log.owner is process)
@@ -233,7 +258,10 @@ class World:
     def read(self, name: str, log: Log, owner: Process) -> None:
         while log.at < len(log.records) and self.dice.random() < 0.7:
             if log.at not in log.settled:
-                log.waiting.append(log.at)
+                if self.is_shadow(log, owner):
+                    log.settled.add(log.at)
+                else:
+                    log.waiting.append(log.at)
             log.at += 1
         for number in list(log.running):
             if self.dice.random() < 0.3:
@@ -246,6 +274,10 @@ class World:
                 log.running.append(number)
                 self.start(log, number)
             busy.add(writer)
+
+    def is_shadow(self, log: Log, owner: Process) -> bool:
+        """Of the record that is received: it says so itself, whatever the owner knows of the stage."""
+        return log.at in log.shadows
 
     def may_start(self, name: str, log: Log, owner: Process, writer: int) -> bool:
         if not self.ordered:
@@ -284,7 +316,7 @@ class World:
         self.route = seen.at(to)
 
     def ways(self, goal: core.Stage, stage: core.Stage) -> Iterator[core.Stage]:
-        if goal == "target" and (step := core.ahead(stage)) is not None:
+        if goal == "target" and (step := core.ahead(stage, doubled=self.is_doubled)) is not None:
             yield step
         if goal == "source":
             yield from core.back(stage, "source", self.ordered)[:1]
@@ -293,6 +325,7 @@ class World:
         if operator.epoch != self.route.epoch:
             operator.epoch = self.route.epoch
             operator.quiet_since = {}
+            operator.begin = len(self.logs[TARGET].records)
         for name, log in self.logs.items():
             end = len(log.records)
             if log.left or operator.ends.get(name) != end or name not in operator.quiet_since:
@@ -304,7 +337,8 @@ class World:
         backlogs = [Backlog("g", name, log.left, members=1) for name, log in self.logs.items()]
         members = [(name, log.owner.name) for name, log in self.logs.items() if log.owner is not None]
         quiet = {name: self.now - since for name, since in operator.quiet_since.items()}
-        return Facts(self.ordered, tuple(instances), tuple(members), tuple(backlogs), quiet, fence_s=FENCE_S)
+        unread = (("g", self.logs[TARGET].unread(operator.begin)),)
+        return Facts(self.ordered, tuple(instances), tuple(members), tuple(backlogs), quiet, fence_s=FENCE_S, unread=unread)
 
 
 def run(seed: int) -> None:

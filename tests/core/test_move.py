@@ -11,7 +11,7 @@ import pytest
 from mqsdk.core import move as core
 from mqsdk.core.move import Backlog, Facts, Gate, Instance, Move, View
 from tests.core import move_model
-from tests.core.move_model import FENCE_S, Process, World, run
+from tests.core.move_model import FENCE_S, Log, Process, World, run
 from tests.simulation.broken import Broken
 
 SEEDS, MUTANT_SEEDS = 150, 2000
@@ -105,6 +105,26 @@ def silence_before_the_step_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(World, "watch", watch)
 
 
+def a_shadow_is_handled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(World, "is_shadow", lambda self, log, owner: False)
+
+
+def the_stage_says_what_a_shadow_is(patch: pytest.MonkeyPatch) -> None:
+    """Instead of the record: an owner that has not heard of it yet, or has gone on, handles it."""
+    original = World.is_shadow
+    patch.setattr(World, "is_shadow", lambda self, log, owner: owner.move.stage == "dual_write" and original(self, log, owner))
+
+
+def everything_is_a_shadow_in_the_stage(patch: pytest.MonkeyPatch) -> None:
+    """A quicker writer's first messages on the target are none."""
+    original = World.is_shadow
+
+    def is_shadow(self: World, log: Log, owner: Process) -> bool:
+        return original(self, log, owner) or (log is self.logs[move_model.TARGET] and owner.move.stage == "dual_write")
+
+    patch.setattr(World, "is_shadow", is_shadow)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     gate("instances_ready"),
     the_reader_is_closed_before_all_is_read,
@@ -116,6 +136,9 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     an_instance_on_the_old_version_does_not_count,
     a_thawed_writer_uses_its_old_route,
     silence_before_the_step_counts,
+    a_shadow_is_handled,
+    the_stage_says_what_a_shadow_is,
+    everything_is_a_shadow_in_the_stage,
 ]
 
 
@@ -169,6 +192,9 @@ STEPS: list[tuple[core.Stage, core.Stage]] = [
     ("read_both", "switch_write"),
     ("switch_write", "target"),
     ("read_both", "source"),
+    ("read_both", "dual_write"),
+    ("dual_write", "switch_write"),
+    ("dual_write", "read_both"),
     ("switch_write", "read_back"),
     ("read_back", "switch_back"),
     ("switch_back", "read_both"),
@@ -212,6 +238,17 @@ CASES = [
         "instances",
         "p2 waits for orders/billing on cache",
     ),
+    Case("read_both", "dual_write", {"unreadable": ("cache",)}, "answering", "no answer from cluster cache"),
+    Case("read_both", "dual_write", {"members": (("cache", "old@h:1"),)}, "members", "old@h:1 reads on cluster cache and reports nothing"),
+    Case(
+        "read_both",
+        "dual_write",
+        {"backlogs": (Backlog("search", "cache", 0), Backlog("search", "disk", 0))},
+        "running",
+        "group search has no running consumer on cluster cache",
+    ),
+    Case("dual_write", "switch_write", {"unread": (("billing", 3), ("search", 0))}, "shadows", "group billing has 3 of them unsettled"),
+    Case("dual_write", "read_both", {"instances": (Instance("p2", 4, "read_both"),)}, "instances", "p2 is at epoch 4 (read_both), not 5"),
     Case("read_both", "switch_write", {"members": (("disk", "old@h:1"),)}, "members", "old@h:1 reads on cluster disk and reports nothing"),
     Case(
         "switch_write",
@@ -261,6 +298,19 @@ def test_an_instance_that_is_gone_does_not_count() -> None:
 def test_nobody_is_believed_to_be_all_there_is_before_all_had_time_to_report() -> None:
     found = core.gates(move_at("read_both"), "switch_write", of("read_both", listened_s=2.0))
     assert found[2] == Gate("instances", False, "1 of 1 report read_both, listening for 2 of 5 s")
+
+
+def test_dual_write_is_optional_and_has_its_way_back() -> None:
+    assert (core.ahead("read_both"), core.ahead("read_both", doubled=True)) == ("switch_write", "dual_write")
+    assert core.ahead("dual_write", doubled=True) == "switch_write"
+    for ordered in (True, False):
+        assert core.back("dual_write", "source", ordered) == ("read_both", "source")
+    assert core.at_once("dual_write") == "source"
+
+
+def test_a_target_that_is_lost_keeps_nobody_from_leaving_dual_write() -> None:
+    facts = of("dual_write", unreadable=("cache",), unread=(("billing", 9),))
+    assert all(gate.ok for gate in core.gates(move_at("dual_write"), "read_both", facts))
 
 
 def test_what_is_left_on_the_target_is_in_nobodys_way_ahead() -> None:

@@ -6,11 +6,17 @@ import pytest
 
 from mqsdk.core.report import Report, decoded
 
-WHOLE = Report("shop@host:7", "host", 7, "a1", "orders", "read_both", 3, "billing", {"disk": 2}, {"billing": True}, 3.3, True)
+WHOLE = Report(
+    "shop@host:7", "host", 7, "a1", "orders", "read_both", 3, "billing", {"disk": 2}, {"billing": True}, 3.3, True, {"stored": 4}
+)
 
 
 def test_a_report_comes_back_as_it_was() -> None:
     assert decoded(WHOLE.encoded()) == WHOLE
+
+
+def test_a_report_without_shadows_is_one_too() -> None:
+    assert decoded(WHOLE.encoded().replace(b',"shadows":{"stored":4}', b"")) == WHOLE._replace(shadows={})
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class Process:
     def adopt(self, publisher: Publisher, cluster: str) -> None:
         """Give a new publisher the threads that it does without where nothing is threaded."""
         limits = self.session.configuration.publish
-        sender = PlayedSender(publisher._send_now, self.clock, limits, cluster)
+        sender = PlayedSender(publisher.send_now, self.clock, limits, cluster)
         sender.thread = Thread(self, sender.step, SENDER)
         publisher._sender = sender
         self.senders.append(sender)

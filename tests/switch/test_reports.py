@@ -62,6 +62,24 @@ def test_a_process_that_only_publishes_reports_too(tmp_path: Path, stores: Store
     writer.app.close()
 
 
+def test_shadows_are_told_with_the_moment_from_which_there_are_some(service: Service, stores: Stores) -> None:
+    service.app.start()
+    go(service, "read_both")
+    publish(service, 0)
+    assert report(service).shadows == {}
+    go(service, "dual_write", extra=", epoch: 2")
+    publish(service, 1)
+    stores["b"].fail_publish("rejected")
+    publish(service, 2)
+    assert stores.clock is not None
+    assert report(service).shadows == {"since_ms": stores.clock.wall_ms(), "stored": 1, "failed": 1}
+    go(service, "read_both", extra=", epoch: 3")
+    assert report(service).shadows == {}
+    go(service, "dual_write", extra=", epoch: 4")
+    publish(service, 3)
+    assert (report(service).shadows["stored"], report(service).shadows["failed"]) == (1, 0)
+
+
 def test_a_process_that_cannot_read_a_cluster_waits_for_it(service: Service) -> None:
     service.route(file=staged("read_both"))
     service.app.reload()

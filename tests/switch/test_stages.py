@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mqsdk import ConfigError
+from mqsdk import ConfigError, PublishRejected
 from mqsdk.runtime.unfinished import InMemory
 from mqsdk.testing.clock import VirtualClock
 from tests.switch.stage import Service, Stores
@@ -260,3 +260,140 @@ def test_every_group_exists_on_the_target_before_anybody_writes_there(make: Make
     stores["a"].create_group("orders", "offline", None, history=True, by_time=True)
     go(service, "read_both")
     assert set(stores["b"].groups["orders"]) == {"billing", "offline"}
+
+
+# --- dual_write -----------------------------------------------------------------------------------------------------------------------
+
+
+def stored(stores: Stores, cluster: str) -> list[tuple[bytes, bool]]:
+    """(body, whether it is a shadow) of `orders`."""
+    return [(record.value, record.shadow) for _, record in stores[cluster].records("orders")] if "orders" in stores[cluster].topics else []
+
+
+def shadows_of(service: Service) -> dict[str, int]:
+    session = service.app._session
+    assert session is not None
+    found = dict(session.supervisor.shadowing.counts("orders"))
+    found.pop("since_ms", None)
+    return found
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_dual_write_stores_a_shadow_that_nobody_handles(make: Make, stores: Stores, ordered: bool) -> None:
+    billing = Billing(ordered=ordered)
+    service = make("p", billing.declare, stage="read_both")
+    service.app.start()
+    publish(service, 0)
+    go(service, "dual_write")
+    assert [publish(service, number) for number in (1, 2)] == ["a", "a"]
+    service.advance("5s")
+    assert billing.seen == [0, 1, 2]
+    assert stored(stores, "b") == [(b"1", True), (b"2", True)]
+    assert shadows_of(service) == {"stored": 2, "failed": 0}
+    assert service.app.lag("orders", "billing").messages == 0  # settled on the target too
+    for number, (stage, cluster) in enumerate([("switch_write", "b"), ("target", "b")], 3):
+        go(service, stage)
+        assert publish(service, number) == cluster
+        service.advance("5s")
+    assert billing.seen == [0, 1, 2, 3, 4]
+    assert [is_shadow for _, is_shadow in stored(stores, "b")] == [True, True, False, False]
+
+
+def test_every_way_to_publish_has_its_shadow(make: Make, stores: Stores) -> None:
+    service = make("p", stage="dual_write")
+    app = service.app
+    app.publish("orders", 1, key="k", headers={"mine": "x"}, id="one")
+    app.publish_many("orders", [2, 3], key="k")
+    app.publish_nowait("orders", 4).result(1.0)
+    app.publish("orders", 5, delay="1h")
+    service.settle()
+    assert [value for value, is_shadow in stored(stores, "b") if is_shadow] == [b"1", b"2", b"3", b"4", b"5"]
+    (first, *_), (shadow, *_) = ([record for _, record in stores[cluster].records("orders")] for cluster in "ab")
+    assert (shadow.id, shadow.key, shadow.headers, shadow.content_type) == (first.id, first.key, first.headers, first.content_type)
+
+
+def test_a_shadow_that_fails_fails_no_publish_and_is_counted(make: Make, stores: Stores) -> None:
+    billing = Billing(ordered=True)
+    service = make("p", billing.declare, stage="read_both")
+    service.app.start()
+    go(service, "dual_write")
+    stores["b"].fail_publish("rejected", 2)
+    assert [publish(service, number) for number in (1, 2, 3)] == ["a"] * 3
+    service.advance("2s")
+    assert billing.seen == [1, 2, 3]
+    assert shadows_of(service) == {"stored": 1, "failed": 2}
+
+
+def test_a_target_that_is_down_fails_no_publish(make: Make) -> None:
+    service = make("p", stage="dual_write")
+    assert service.stage is not None
+    service.stage.down.add("b")
+    assert [publish(service, number) for number in (1, 2)] == ["a", "a"]
+    assert shadows_of(service) == {"stored": 0, "failed": 2}
+
+
+def test_a_publish_that_the_source_refuses_has_no_shadow(make: Make, stores: Stores) -> None:
+    service = make("p", stage="dual_write")
+    publish(service, 0)
+    stores["a"].fail_publish("rejected", 1)
+    with pytest.raises(PublishRejected):
+        publish(service, 1)
+    assert [value for value, _ in stored(stores, "b")] == [b"0"]
+
+
+@pytest.mark.parametrize("stage", ["read_both", "switch_write", "read_back"])
+def test_a_shadow_is_known_by_a_process_in_any_stage(make: Make, stores: Stores, stage: str) -> None:
+    """One that has not heard of dual_write, or has gone on; the writer's shadows come late."""
+    billing = Billing(ordered=True)
+    service, writer = make("p", billing.declare, stage="read_both"), make("w", stage="dual_write")
+    service.app.start()
+    go(service, *{"read_both": (), "switch_write": ("switch_write",), "read_back": ("switch_write", "read_back")}[stage])
+    assert [publish(writer, number) for number in (1, 2)] == ["a", "a"]
+    service.advance("5s")
+    assert billing.seen == [1, 2]
+    assert [is_shadow for _, is_shadow in stored(stores, "b")] == [True, True]
+
+
+def test_back_from_dual_write_nothing_is_left_and_nothing_came_twice(make: Make, stores: Stores) -> None:
+    billing = Billing(ordered=True)
+    service = make("p", billing.declare, stage="read_both")
+    service.app.start()
+    go(service, "dual_write")
+    publish(service, 1)
+    go(service, "read_both")
+    publish(service, 2)
+    go(service, "source")
+    publish(service, 3)
+    service.advance("30s")
+    assert billing.seen == [1, 2, 3]
+    assert (service.clusters, len(stored(stores, "b"))) == (["a"], 1)
+
+
+def test_a_shadow_does_not_let_a_message_pass_what_waits_on_the_source(make: Make) -> None:
+    """Had the shadow taken its producer's cut, the cut would lie before what came to the source after it."""
+    billing = Billing(ordered=True)
+    service = make("p", billing.declare, stage="read_both")
+    service.app.start()
+    go(service, "dual_write")
+    publish(service, 1)
+    service.advance("3s")
+    billing.broken.add(2)
+    publish(service, 2)
+    go(service, "switch_write")
+    publish(service, 3)
+    service.advance("3s")
+    assert billing.seen == [1]
+    billing.broken.clear()
+    service.advance("5s")
+    assert billing.seen == [1, 2, 3]
+
+
+def test_a_shadow_of_a_delayed_message_is_not_delayed(make: Make, stores: Stores) -> None:
+    billing = Billing()
+    service = make("p", billing.declare, stage="dual_write")
+    service.app.start()
+    service.app.publish("orders", 1, key="k", delay="10s")
+    service.advance("1s")
+    assert (stored(stores, "b"), billing.seen) == ([(b"1", True)], [])
+    service.advance("15s")
+    assert billing.seen == [1]

@@ -101,6 +101,13 @@ class DeliveryScenarios(Stage):
         assert set(record.extra) == set(extra)
         assert record.headers == (("mine", "1"),)
 
+    def test_a_shadow_is_known_by_its_header_and_by_nothing_else(self) -> None:
+        topic = self.topic()
+        shadow = self.record(topic, b"1", extra=(("mq-shadow", "1"),))
+        like_it = [self.record(topic, b"2", headers=(("mine", "mq-shadow"),)), self.record(topic, b"3", content_type="mq-shadow")]
+        self.store([shadow, *like_it, self.record(topic, b"4", headers=(("mine", "1"),)), self.record(topic, b"5")])
+        assert [record.shadow for record in self.join(topic).take(5)] == [True, False, False, False, False]
+
     def test_a_foreign_message_is_delivered(self) -> None:
         if self.gives("foreign_publish"):
             topic = self.topic()
