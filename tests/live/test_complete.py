@@ -6,6 +6,7 @@ from mqsdk.config.keys import Key, all_keys
 from tests.cli import test_observability_processes
 from tests.live import test_consumers, test_process, test_restart
 from tests.live.keys import SHOWN
+from tests.switch import test_proof, test_stages
 
 
 def leaves(reload: str) -> set[str]:
@@ -21,7 +22,7 @@ def keys_with_a_test(*modules: object) -> set[str]:
 
 
 def test_every_live_key_has_a_test_that_watches_its_effect() -> None:
-    assert keys_with_a_test(test_consumers, test_process, test_observability_processes) == leaves("live")
+    assert keys_with_a_test(test_consumers, test_process, test_observability_processes, test_stages, test_proof) == leaves("live")
 
 
 def test_every_restart_key_has_a_test_that_watches_the_refusal() -> None:

@@ -364,8 +364,8 @@ class TestNeighbours(RedisStage):
 
     def test_a_revoked_owner_that_does_not_answer_loses_the_partition_in_the_end(self) -> None:
         topic = self.topic(2)
-        deaf = self.join(topic, 2, lease_s=0.2, answers_revoking=False)
-        other = self.subscribe(topic, backend=self.connect(), lease_s=0.2)
+        deaf = self.join(topic, 2, lease_s=0.6, answers_revoking=False)
+        other = self.subscribe(topic, backend=self.connect(), lease_s=0.6)
         self.until([deaf, other], lambda: len(other.owned) == 1, "the partition at the other")
         assert len(deaf.owned) == 1
         assert len(deaf.seen(Lost)) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from mqsdk import PublishRejected
 from mqsdk.runtime.unfinished import InMemory
+from tests.live.keys import shows
 from tests.switch.stage import FILE, Service, Stores, until
 
 PATIENT = FILE.replace("watch: false", "every: 1h")
@@ -88,4 +89,19 @@ def test_reports_that_are_stored_keep_the_proof(service: Service) -> None:
     before = proof._at
     reporting.changed()
     until(lambda: proof._at > before)
+    assert publish(service) == "a"
+
+
+@shows("routes.[].move.fence")
+def test_a_shorter_fence_holds_for_a_writer_that_stands_still_then(service: Service) -> None:
+    session = service.app._session
+    assert session is not None
+    proof = session.supervisor.proof
+    service.route(file=staged("read_both").replace("epoch: 1", "epoch: 1, fence: 1h"))
+    service.app.reload()
+    assert publish(service) == "a"
+    assert proof.holds(proof._at + 100.0)
+    service.route(file=staged("read_both").replace("epoch: 1", "epoch: 1, fence: 20s"))
+    service.app.reload()
+    assert not proof.holds(proof._at + 100.0)
     assert publish(service) == "a"

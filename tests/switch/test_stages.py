@@ -11,6 +11,7 @@ import pytest
 from mqsdk import ConfigError, PublishRejected
 from mqsdk.runtime.unfinished import InMemory
 from mqsdk.testing.clock import VirtualClock
+from tests.live.keys import shows
 from tests.switch.stage import Service, Stores
 from tests.switch.test_readers import Billing
 
@@ -60,6 +61,7 @@ AHEAD = ("read_both", "switch_write", "target")
 BACK = ("read_back", "switch_back", "source")
 
 
+@shows("routes.[].move.to", "routes.[].move.stage", "routes.[].move.epoch")
 def test_there_and_back_keeps_the_order_and_loses_nothing(make: Make) -> None:
     billing = Billing(ordered=True)
     service = make("p", billing.declare, stage="source")
@@ -184,6 +186,7 @@ def test_unordered_consumers_go_back_in_one_step(make: Make) -> None:
     assert sorted(billing.seen) == [1, 2]
 
 
+@shows("routes.[].move.now")
 def test_now_gives_up_the_order_and_goes_back_although_the_target_is_down(make: Make) -> None:
     billing = Billing(ordered=True)
     service = make("p", billing.declare, stage="read_both")
