@@ -21,8 +21,9 @@ from log_stores import Huey, LiteQueue, Log, PersistQueue, Sqlite, Store
 
 BACKLOGS = (0, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 STORES: Mapping[str, type[Store]] = {"log": Log, "sqlite": Sqlite, "litequeue": LiteQueue, "persist_queue": PersistQueue, "huey": Huey}
-PUBLISHED, TURNS = 200, 40  # publishes in a row with one backlog, and how often each has its turn
-TAKEN, TAKEN_LOG, TAKES = 1_000, 300_000, 5
+PUBLISHED, TURNS, TURNS_LOG = 100, 20, 200  # publishes in a row to one backlog, and how often each has its turn; they add to it
+TAKEN, TAKES = 1_000, 5
+TAKEN_LOG, LEAST_LOG = 300_000, 20_000  # fewer are handled between two looks at the counter
 PUBLISH_S, TAKE_S, FILL_S = 12.0, 2.0, 60.0  # bounds: of all publishes, of one take, of one fill that is foreseen
 Microseconds = dict[int, list[float]]
 
@@ -45,7 +46,7 @@ taken = opened(sys.argv[1])
 (line,) = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
 print(taken, int(line.split()[1]) / 1000)
 """
-# Publishes one by one until it is killed; says so after the first thousands. Argument: the topic.
+# Publishes one by one until it is killed; says when it is in full swing. Arguments: the topic, and how many are published by then.
 WRITER = """
 import sys
 from mqsdk import App
@@ -54,7 +55,7 @@ with App() as app:
     while True:
         app.publish(sys.argv[1], bytes(120))
         number += 1
-        if number == 20_000:
+        if number == int(sys.argv[2]):
             print(number, flush=True)
 """
 
@@ -70,8 +71,8 @@ def name_of(who: str, what: str, backlog: int) -> str:
 def curve(who: str) -> dict[str, float]:
     """Of a peer. A backlog that would take longer than FILL_S to put there is left out, and so are those above it."""
     stores = filled_stores(who)
-    took = publishes(stores)
-    rates = takes(stores, TAKEN)
+    took = publishes(stores, scaled(TURNS))
+    rates = takes(stores, scaled(TAKEN, 20))
     return points(who, took, rates)
 
 
@@ -95,11 +96,11 @@ def filled_stores(who: str) -> dict[int, Store]:
     return found
 
 
-def publishes(stores: Mapping[int, Store]) -> Microseconds:
+def publishes(stores: Mapping[int, Store], turns: int) -> Microseconds:
     """Of each publish, by backlog."""
     found: Microseconds = {backlog: [] for backlog in stores}
     clock, until = time.perf_counter_ns, time.perf_counter() + PUBLISH_S
-    for _ in range(scaled(TURNS)):
+    for _ in range(turns):
         for backlog, store in stores.items():
             publish, note = store.publish, found[backlog].append
             for _ in range(PUBLISHED):
@@ -113,7 +114,6 @@ def publishes(stores: Mapping[int, Store]) -> Microseconds:
 
 def takes(stores: Mapping[int, Store], count: int) -> dict[int, float]:
     """Messages a second, by the backlog that is left behind those taken."""
-    count = scaled(count, 20)
     for store in stores.values():
         store.fill(count if store.keeps else count * scaled(TAKES))
     works = {str(backlog): partial(store.take_rate, count, TAKE_S) for backlog, store in stores.items()}
@@ -132,8 +132,8 @@ def pool() -> dict[str, float]:
         Log.app = app
         for store in stores.values():
             store.publish()  # opens
-        took = publishes(stores)
-    rates = takes(stores, TAKEN_LOG)
+        took = publishes(stores, scaled(TURNS_LOG))
+    rates = takes(stores, scaled(TAKEN_LOG, LEAST_LOG))
     found = points("log", took, rates)
     found |= {
         f"publish_{what}_{which}": quantile(took[at], share) for which, at in (("empty", empty), ("full", full)) for what, share in SHARES
@@ -169,7 +169,7 @@ def recovery(topic: str) -> dict[str, float]:
 
 def recovered_ms(topic: str, rebooted: bool) -> float:
     """rebooted: the state page is gone, as its content does not count after a reboot."""
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, topic], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, topic, str(scaled(20_000, 50))], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     writer.stdout.readline()
     writer.kill()

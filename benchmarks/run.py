@@ -50,7 +50,9 @@ CASES: dict[str, Case] = {
     for module in (publish, handlers, peers, latency, concurrency, generic_layer, footprint, reload, backlog, frameworks, broker_backlog)
     for case in module.CASES
 }
+# Of `make bench-log`: what a consumer costs that has nothing to do is one of the log's targets.
 LOG_CASES: dict[str, Case] = {case.name: case for module in (log_engine, log_faults, log_backlog) for case in module.CASES}
+LOG_CASES["idle"] = CASES["idle"]
 EVERY = CASES | LOG_CASES
 COMPARED = (
     "redis", "hiredis", "pika", "kafka-python", "faststream", "aio-pika", "aiokafka", "dramatiq", "celery", "huey",
@@ -63,9 +65,9 @@ Row = dict[str, object]
 
 
 def main(cases: Mapping[str, Case] = CASES, then: Callable[[Sequence[Row]], None] | None = None, rounds: int = 3) -> int:
-    """cases: those to choose from. then: what else to show of the rows. rounds: unless another number is asked for."""
+    """cases: those that run unless some are named. then: what else to show of the rows. rounds: unless another number is asked for."""
     parser = argparse.ArgumentParser(description="Benchmarks of mqsdk on this machine.")
-    parser.add_argument("--only", default="", help=f"cases or beginnings of their names, separated by commas: {', '.join(cases)}")
+    parser.add_argument("--only", default="", help=f"cases or beginnings of their names, separated by commas: {', '.join(EVERY)}")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--scale", default="", help="what the counts of the log's cases are multiplied by")
     parser.add_argument("--json", type=Path, default=ROOT / ".make" / "bench.json")
@@ -78,18 +80,20 @@ def main(cases: Mapping[str, Case] = CASES, then: Callable[[Sequence[Row]], None
         os.environ[SCALE] = chosen.scale
     names = list(cases)
     if chosen.only:
-        found = {word: chosen_by(word, cases) for word in chosen.only.split(",")}
+        found = {word: chosen_by(word) for word in chosen.only.split(",")}
         if unknown := [word for word, some in found.items() if not some]:
-            parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(cases)}")
+            parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(EVERY)}")
         names = [name for some in found.values() for name in some]
+    load = [os.getloadavg()[0]]
     with Brokers() as brokers:
         values, failures = measure(names, chosen.rounds, brokers)
     rows = [row(metric, values) for name in names for metric in EVERY[name].metrics if metric.name in values]
     show(rows)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
-    chosen.json.write_text(json.dumps({"machine": machine, "rounds": chosen.rounds, "rows": rows}, indent=2) + "\n")
-    print(f"written to {os.path.relpath(chosen.json)}")
+    load.append(os.getloadavg()[0])
+    chosen.json.write_text(json.dumps({"machine": machine, "rounds": chosen.rounds, "load": load, "rows": rows}, indent=2) + "\n")
+    print(f"written to {os.path.relpath(chosen.json)}; load of the machine (1 minute) {load[0]:.1f} before, {load[1]:.1f} after")
     if then is not None:
         then(rows)
     for failure in failures:
@@ -106,8 +110,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def chosen_by(word: str, cases: Mapping[str, Case]) -> list[str]:
-    return [word] if word in cases else [name for name in cases if name.startswith(f"{word}-")]
+def chosen_by(word: str) -> list[str]:
+    return [word] if word in EVERY else [name for name in EVERY if name.startswith(f"{word}-")]
 
 
 def measure(names: list[str], rounds: int, brokers: Brokers) -> tuple[Values, list[str]]:
