@@ -37,7 +37,7 @@ def drained(topic: str, backlog: int, timeout_s: float = 120.0) -> Drain:
     with App() as app:
         while waiting and time.monotonic() < began + timeout_s:
             time.sleep(0.1)
-            waiting = app.lag(topic, "drain").messages if app.groups(topic) else backlog
+            waiting = app.lag(topic, "drain").messages if any(group.group == "drain" for group in app.groups(topic)) else backlog
             resident = memory_mb(process.pid, "Rss")
             highest = max(highest, resident)
             if not early and waiting <= 0.9 * backlog:

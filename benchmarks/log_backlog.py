@@ -23,7 +23,7 @@ BACKLOGS = (0, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 STORES: Mapping[str, type[Store]] = {"log": Log, "sqlite": Sqlite, "litequeue": LiteQueue, "persist_queue": PersistQueue, "huey": Huey}
 PUBLISHED, TURNS, TURNS_LOG = 100, 20, 200  # publishes in a row to one backlog, and how often each has its turn; they add to it
 TAKEN, TAKES = 1_000, 5
-TAKEN_LOG, LEAST_LOG = 300_000, 20_000  # fewer are handled between two looks at the counter
+TAKEN_LOG, LEAST_LOG = 200_000, 10_000  # fewer are handled between two looks at the counter
 PUBLISH_S, TAKE_S, FILL_S = 12.0, 2.0, 60.0  # bounds: of all publishes, of one take, of one fill that is foreseen
 Microseconds = dict[int, list[float]]
 

@@ -28,6 +28,9 @@ class Store(ABC):
     keeps = False
 
     @abstractmethod
+    def __init__(self, name: str) -> None: ...
+
+    @abstractmethod
     def fill(self, count: int) -> None: ...
 
     @abstractmethod

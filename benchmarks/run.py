@@ -51,7 +51,7 @@ CASES: dict[str, Case] = {
     for case in module.CASES
 }
 # Of `make bench-log`: what a consumer costs that has nothing to do is one of the log's targets.
-LOG_CASES: dict[str, Case] = {case.name: case for module in (log_engine, log_faults, log_backlog) for case in module.CASES}
+LOG_CASES: dict[str, Case] = {case.name: case for module in (log_backlog, log_engine, log_faults) for case in module.CASES}
 LOG_CASES["idle"] = CASES["idle"]
 EVERY = CASES | LOG_CASES
 COMPARED = (
@@ -126,7 +126,10 @@ def measure(names: list[str], rounds: int, brokers: Brokers) -> tuple[Values, li
             except Exception as error:  # a broker that cannot be started fails its own cases only
                 failures.append(f"{name} has no broker: {error}")
                 continue
-            done = one(name, further)
+            try:
+                done = one(name, further)
+            except KeyboardInterrupt:
+                return values, [*failures, f"interrupted in {name}: this is what had been measured by then"]
             if done.returncode:
                 failures.append(f"{name} failed:\n{done.stderr[-800:]}")
                 continue
