@@ -23,7 +23,7 @@ def test_a_single_case_runs_in_rounds_and_is_written_as_json(tmp_path: Path) -> 
 def test_the_targets_of_the_log_are_measured_beside_their_limits_and_along_the_backlog(tmp_path: Path) -> None:
     """A tiny form: whether every figure is there, none of them means anything. What needs the dependency group `bench` is left out."""
     cases = "log-backlog,log-backlog-sqlite,log-recovery"
-    options = ["--only", cases, "--rounds", "1", "--scale", "0.0005", "--json", tmp_path / "log.json"]
+    options = ["--only", cases, "--rounds", "1", "--scale", "0.0005", "--json", str(tmp_path / "log.json")]
     done = run([sys.executable, RUNNER, *options], tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["metric"]: row for row in json.loads((tmp_path / "log.json").read_text())["rows"]}
