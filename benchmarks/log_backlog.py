@@ -71,9 +71,8 @@ def name_of(who: str, what: str, backlog: int) -> str:
 def curve(who: str) -> dict[str, float]:
     """Of a peer. A backlog that would take longer than FILL_S to put there is left out, and so are those above it."""
     stores = filled_stores(who)
-    took = publishes(stores, scaled(TURNS))
-    rates = takes(stores, scaled(TAKEN, 20))
-    return points(who, took, rates)
+    rates = takes(stores, scaled(TAKEN, 20))  # first: what is published stays there
+    return points(who, publishes(stores, scaled(TURNS)), rates)
 
 
 def points(who: str, took: Microseconds, rates: Mapping[int, float]) -> dict[str, float]:
@@ -113,11 +112,18 @@ def publishes(stores: Mapping[int, Store], turns: int) -> Microseconds:
 
 
 def takes(stores: Mapping[int, Store], count: int) -> dict[int, float]:
-    """Messages a second, by the backlog that is left behind those taken."""
+    """Messages a second, by the backlog that is left behind those taken; what there is no time to take adds to it."""
     for store in stores.values():
-        store.fill(count if store.keeps else count * scaled(TAKES))
-    works = {str(backlog): partial(store.take_rate, count, TAKE_S) for backlog, store in stores.items()}
+        if store.keeps:
+            store.fill(count)
+    works = {str(backlog): partial(_take, store, count) for backlog, store in stores.items()}
     return {int(backlog): rate for backlog, rate in alternated(works, TAKES).items()}
+
+
+def _take(store: Store, count: int) -> float:
+    if not store.keeps:
+        store.fill(count)
+    return store.take_rate(count, TAKE_S)
 
 
 # --- ten million ----------------------------------------------------------------------------------------------------------------------
