@@ -27,15 +27,16 @@ TAKEN_LOG, LEAST_LOG = 200_000, 10_000  # fewer are handled between two looks at
 PUBLISH_S, TAKE_S, FILL_S = 12.0, 2.0, 60.0  # bounds: of all publishes, of one take, of one fill that is foreseen
 Microseconds = dict[int, list[float]]
 
-# Prints how long opening the log and one publish take, in ms, and the memory of the process then, in MB. Argument: the topic.
-# What is imported on the way is imported before.
+# Prints how long opening the log and a publish to every partition take, in ms, and the memory of the process then, in MB. Argument: the
+# topic. What is imported on the way is imported before.
 OPENER = """
 import os, sys, tempfile, time
-from mqsdk import App
+from mqsdk import App, Outgoing
+items = [Outgoing(bytes(120), key=str(number)) for number in range(100)]
 def opened(topic):
     began = time.perf_counter()
     with App() as app:
-        app.publish(topic, bytes(120))
+        app.publish_many(topic, items)
         return (time.perf_counter() - began) * 1000
 here = os.getcwd()
 with tempfile.TemporaryDirectory() as folder:
@@ -46,14 +47,15 @@ taken = opened(sys.argv[1])
 (line,) = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
 print(taken, int(line.split()[1]) / 1000)
 """
-# Publishes one by one until it is killed; says when it is in full swing. Arguments: the topic, and how many are published by then.
+# Publishes one by one, to every partition, until it is killed; says when it is in full swing. Arguments: the topic, and how many are
+# published by then.
 WRITER = """
 import sys
 from mqsdk import App
 with App() as app:
     number = 0
     while True:
-        app.publish(sys.argv[1], bytes(120))
+        app.publish(sys.argv[1], bytes(120), key=str(number))
         number += 1
         if number == int(sys.argv[2]):
             print(number, flush=True)
