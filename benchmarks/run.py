@@ -36,6 +36,7 @@ import latency
 import log_backlog
 import log_engine
 import log_faults
+import log_processes
 import peers
 import publish
 import reload
@@ -51,7 +52,7 @@ CASES: dict[str, Case] = {
     for case in module.CASES
 }
 # Of `make bench-log`: what a consumer costs that has nothing to do is one of the log's targets.
-LOG_CASES: dict[str, Case] = {case.name: case for module in (log_backlog, log_engine, log_faults) for case in module.CASES}
+LOG_CASES: dict[str, Case] = {case.name: case for module in (log_backlog, log_engine, log_processes, log_faults) for case in module.CASES}
 LOG_CASES["idle"] = CASES["idle"]
 EVERY = CASES | LOG_CASES
 COMPARED = (
