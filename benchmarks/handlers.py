@@ -7,30 +7,37 @@ from harness import PAYLOAD, Case, Counter, Metric, rate, timed
 SINGLE, BATCHED, RAW = 200_000, 600_000, 600_000
 
 
-def filled(count: int) -> None:
+def filled(count: int, topic: str = "bench") -> None:
     from mqsdk import App
 
     with App() as app:
         items = [PAYLOAD] * 1000
         for _ in range(count // 1000):
-            app.publish_many("bench", items)
+            app.publish_many(topic, items)
+        if rest := count % 1000:
+            app.publish_many(topic, items[:rest])
 
 
-def single() -> dict[str, float]:
+def handled(topic: str, group: str, count: int) -> float:
+    """The first `count` messages of a topic by a new group, a second."""
     from mqsdk import App
 
-    filled(SINGLE)
     counter = Counter()
     tick = counter.tick
     app = App()
 
-    @app.consumer("bench", group="noop")
+    @app.consumer(topic, group=group)
     def noop(payload: bytes) -> None:
         tick()
 
     with app:
         app.start()
-        return {"handler": rate(lambda: counter.value, SINGLE)}
+        return rate(lambda: counter.value, count)
+
+
+def single() -> dict[str, float]:
+    filled(SINGLE)
+    return {"handler": handled("bench", "noop", SINGLE)}
 
 
 def batched() -> dict[str, float]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 PAYLOAD = (b'{"order":"7f3a9c","customer":"c-10442","items":[{"sku":"A-1","n":2},{"sku":"B-7","n":1}],"cents":12950,"note":"' + b"x" * 120)[
     :120
 ]
+
+SCALE = "BENCH_SCALE"  # what the counts of the log's benchmarks are multiplied by; see `scaled`
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,26 @@ def _pause(every_s: float, deadline: float) -> None:
     if time.monotonic() > deadline:
         raise TimeoutError("the benchmark did not end in time")
     time.sleep(every_s)
+
+
+def scaled(count: int, least: int = 1) -> int:
+    """`count`, or less where only a look at whether all of it runs is wanted (`run.py --scale`)."""
+    return max(least, round(count * float(os.environ.get(SCALE, "1"))))
+
+
+def alternated(works: Mapping[str, Callable[[], float]], slices: int = 5) -> dict[str, float]:
+    """The median of what each returns; they take turns, so that a slow second of the machine falls on all of them."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(scaled(slices)):
+        for name, work in works.items():
+            found[name].append(work())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value that `share` (0 to 1) of them do not pass."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 def timed(work: Callable[[], object], count: int) -> float:

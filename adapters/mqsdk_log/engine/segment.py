@@ -15,6 +15,7 @@ from .format import HEADER_SIZE, SEGMENT_HEADER_SIZE, Fields, SegmentHeader
 SUFFIX = ".log"
 INDEX_SUFFIX = ".idx"
 CHUNK = 1 << 18
+_SCAN_CHUNK = 1 << 20
 
 
 def file_name(base: int) -> str:
@@ -104,24 +105,31 @@ class Extent(NamedTuple):
 
 
 def scan(fd: int, salt: int, start: Extent, size: int) -> Extent:
-    """Follow valid batches (header, body, offsets without a hole) from `start`; returns where they stop."""
+    """Follow valid batches (header, body, offsets without a hole) from `start`; returns where they stop.
+
+    The window is written out: after lone messages two calls for each were a third of a recovery (0.65M against 0.97M messages a second).
+    """
     position, expected, newest = start
-    window = Window(fd, size, 1 << 20)
+    parse, crc32, length, base, count = fmt.parse_header, fmt.crc32, fmt.BODY_LENGTH, fmt.BASE_OFFSET, fmt.COUNT
+    data, begin = b"", position
     while position + HEADER_SIZE <= size:
-        data, at = window.load(position, HEADER_SIZE)
+        at = position - begin
+        if at + HEADER_SIZE > len(data):
+            data, begin, at = files.pread(fd, min(_SCAN_CHUNK, size - position), position), position, 0
         try:
-            fields = fmt.parse_header(data, at, salt)
-            length = fields[fmt.BODY_LENGTH]
-            if fields[fmt.BASE_OFFSET] != expected or position + HEADER_SIZE + length > size:
-                break
-            data, at = window.load(position, HEADER_SIZE + length)
-            if fmt.crc32(data[at + HEADER_SIZE : at + HEADER_SIZE + length]) != fields[fmt.BODY_CRC]:
-                break
+            fields = parse(data, at, salt)
         except CorruptBatch:
             break
-        position += HEADER_SIZE + length
-        expected += fields[fmt.COUNT]
-        newest = max(newest, fields[fmt.MAX_TIMESTAMP])
+        after = position + HEADER_SIZE + fields[length]
+        if fields[base] != expected or after > size:
+            break
+        if after - begin > len(data):
+            data, begin, at = files.pread(fd, min(max(_SCAN_CHUNK, after - position), size - position), position), position, 0
+        if crc32(data[at + HEADER_SIZE : after - begin]) != fields[fmt.BODY_CRC]:
+            break
+        position, expected = after, expected + fields[count]
+        if fields[fmt.MAX_TIMESTAMP] > newest:
+            newest = fields[fmt.MAX_TIMESTAMP]
     return Extent(position, expected, newest)
 
 
