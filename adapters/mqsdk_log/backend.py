@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -169,7 +170,8 @@ _open_backends: weakref.WeakSet[LogBackend] = weakref.WeakSet()
 
 def _forget_all() -> None:
     for backend in list(_open_backends):
-        backend.vanish()
+        with suppress(Exception):  # nobody would hear of it, and the others must be given up all the same
+            backend.vanish()
     _open_backends.clear()
 
 

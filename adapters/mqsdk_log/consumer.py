@@ -117,7 +117,7 @@ class LogConsumer(Consumer):
 
     def vanish(self) -> None:
         """Close the descriptors and fail from now on: a forked child gives up its copies, the parent keeps its locks. Takes no lock."""
-        if not self._closed:
+        if not (self._closed or self._stale):  # once: by then its descriptors may be somebody else's
             self._stale = True
             self._seat.abandon()
             for fd in self._wake_fds:

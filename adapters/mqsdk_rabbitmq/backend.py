@@ -217,7 +217,8 @@ _open_backends: weakref.WeakSet[RabbitBackend] = weakref.WeakSet()
 
 def _forget_all() -> None:
     for backend in list(_open_backends):
-        backend.vanish()
+        with suppress(Exception):  # nobody would hear of it, and the others must be given up all the same
+            backend.vanish()
     _open_backends.clear()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from mqsdk.spi import (
@@ -121,7 +122,8 @@ _open_backends: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
 
 def _forget_all() -> None:
     for backend in list(_open_backends):
-        backend.vanish()
+        with suppress(Exception):  # nobody would hear of it, and the others must be given up all the same
+            backend.vanish()
     _open_backends.clear()
 
 

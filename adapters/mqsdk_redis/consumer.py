@@ -107,7 +107,7 @@ class RedisConsumer(Consumer):
 
     def vanish(self) -> None:
         """Close the sockets and fail from now on: a forked child gives up its copies, the parent keeps its leases. Takes no lock."""
-        if not self._closed:
+        if not (self._closed or self._stale):  # once: by then its descriptors may be somebody else's
             self._stale = True
             if self._wire is not None:
                 self._wire.vanish()

@@ -255,6 +255,9 @@ class TestConnection(RedisStage):
     def test_a_forked_child_is_refused_and_the_parent_goes_on(self) -> None:
         topic = self.topic()
         reader = self.join(topic)
+        gone = self.connect()
+        self.join(topic, 0, backend=gone)
+        gone.vanish()  # a copy that was given up before is not given up again, and keeps no other one from it
         producer = self.backend.producer(Answers(self.timeout_s))
         child = os.fork()
         if child == 0:
