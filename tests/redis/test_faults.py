@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mqsdk_redis import names
+from mqsdk_redis.backend import RedisBackend
 
 from mqsdk import App, PublishRejected
 from mqsdk.events import FlowChanged
@@ -256,6 +257,7 @@ class TestConnection(RedisStage):
         topic = self.topic()
         reader = self.join(topic)
         gone = self.connect()
+        assert isinstance(gone, RedisBackend)
         self.join(topic, 0, backend=gone)
         gone.vanish()  # a copy that was given up before is not given up again, and keeps no other one from it
         producer = self.backend.producer(Answers(self.timeout_s))
