@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -617,6 +618,7 @@ def test_after_close(app: App) -> None:
 
 def in_child(action: Callable[[], str]) -> str:
     """What `action` says in a forked child."""
+    gc.collect()  # what earlier tests have left of crashed backends would close its descriptors there, and they may be this pipe by then
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

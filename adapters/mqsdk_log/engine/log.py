@@ -257,6 +257,7 @@ class Log:
         for found in self._topics.values():
             found.forget(gone)
         self._end(gone)
+        _open_logs.discard(self)  # its descriptors may be somebody else's at a further fork
 
     def _end(self, gone: Gone) -> None:
         files.close_all((self._topics_directory, self._directory, self._presence))
